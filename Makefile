@@ -1,0 +1,39 @@
+# Two commands: `make demo` runs the whole journey on real data, `make test` runs every test.
+# Both set up .venv by themselves and reuse it; `make help` lists the other targets.
+PYTHON ?= python3
+DEMO = demo_output
+ARGS =
+BIN = .venv/bin
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo    protect the bundled CT data end to end, into DEMO=$(DEMO)"
+	@echo "make test    run the tests; ARGS='-m \"not slow\"' is passed to pytest"
+	@echo "make lint    ruff check, ruff format --check, mypy --strict"
+	@echo "make bench   speed and memory on a synthetic export; ARGS='--slices 200' is passed on"
+	@echo "make clean   remove everything these commands made, .venv included"
+	@echo "PYTHON=...   the interpreter for .venv, 3.11 to 3.13 (now: $(PYTHON))"
+
+demo:
+	@PYTHON="$(PYTHON)" .ci/venv demo
+	@$(BIN)/salm-dicom demo -o "$(DEMO)"
+
+test:
+	@PYTHON="$(PYTHON)" .ci/venv dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint:
+	@PYTHON="$(PYTHON)" .ci/venv dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict salm_dicom
+
+bench:
+	@PYTHON="$(PYTHON)" .ci/venv dev
+	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
+
+clean:
+	rm -rf .venv build dist demo_output demo_output.vault
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,268 @@
+"""Speed and memory of `protect --method random` against raw pydicom, on a synthetic CT export.
+
+Run: make bench, or .venv/bin/python benchmarks/pipeline.py [--slices 2000] [--repeats 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parents[1]
+SERIES = 10
+SIDE = 512
+LIBRARIES = ("salm_dicom", "pydicom", "numpy", "torch")
+
+sys.path.insert(0, str(ROOT))  # for tests.synthetic
+
+
+def raw_pydicom(source: Path, out: Path) -> None:
+    """Read, decode and write every file with pydicom alone: what protecting must compete with."""
+    import pydicom
+
+    for path in sorted(p for p in source.rglob("*") if p.is_file()):
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData = dataset.pixel_array.tobytes()
+        target = out / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        dataset.save_as(target)
+
+
+def protect_in_process(source: Path, out: Path) -> None:
+    """Protect like the command line does, in this process, so that start-up can be left out."""
+    from click.testing import CliRunner
+
+    from salm_dicom.cli.main import main
+
+    result = CliRunner().invoke(main, protect_arguments(source, out, jobs=1))
+    if result.exit_code:
+        raise SystemExit(f"protect ended with {result.exit_code}: {result.output[-2000:]}")
+
+
+def protect_arguments(source: Path, out: Path, *, jobs: int) -> list[str]:
+    """Return the arguments of `salm-dicom` for the run that is measured."""
+    return ["protect", str(source), "-o", str(out), "--method", "random",
+            "--jobs", str(jobs), "--progress", "none"]  # fmt: skip
+
+
+WORK: dict[str, Callable[[Path, Path], None]] = {
+    "raw": raw_pydicom,
+    "protect": protect_in_process,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One measured process."""
+
+    seconds: float
+    peak_mb: float
+    work_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contestant:
+    """What is measured: its name in the table, and the command that does it."""
+
+    title: str
+    command: Callable[[Path, Path], list[str]]
+    prints_seconds: bool = False
+
+    def run(self, source: Path, folder: Path) -> Run:
+        """Run the command once into a fresh folder, and remove what it wrote."""
+        os.sync()
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            return run(self.command(source, Path(scratch) / "out"), timed=self.prints_seconds)
+
+
+def this_script(name: str) -> Callable[[Path, Path], list[str]]:
+    """Return the command that does one piece of `WORK` and prints the seconds it took."""
+    return lambda source, out: [
+        sys.executable, __file__, "--work", name, str(source), str(out)
+    ]  # fmt: skip
+
+
+def command_line(jobs: int) -> Callable[[Path, Path], list[str]]:
+    """Return the command a user would type."""
+    return lambda source, out: [
+        sys.executable, "-m", "salm_dicom", *protect_arguments(source, out, jobs=jobs)
+    ]  # fmt: skip
+
+
+CONTESTANTS = {
+    "raw": Contestant(
+        title="raw pydicom, read+decode+write", command=this_script("raw"), prints_seconds=True
+    ),
+    "protect": Contestant(title="salm-dicom protect --jobs 1", command=command_line(1)),
+    "protect_inside": Contestant(
+        title="the same in a started process",
+        command=this_script("protect"),
+        prints_seconds=True,
+    ),
+    "protect_2_jobs": Contestant(title="salm-dicom protect --jobs 2", command=command_line(2)),
+}
+
+
+def run(command: list[str], *, timed: bool) -> Run:
+    """Run a process to its end; its peak is that of its largest process (children included)."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as messages:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=output, stderr=messages, cwd=ROOT)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        messages.seek(0)
+        if process.returncode:
+            raise SystemExit(
+                f"{command} ended with {process.returncode}:\n{messages.read()[-2000:]}"
+            )
+        inside = float(output.read().split()[-1]) if timed else None
+    unit = 1024**2 if sys.platform == "darwin" else 1024
+    return Run(seconds=seconds, peak_mb=usage.ru_maxrss / unit, work_seconds=inside)
+
+
+def do_work(name: str, source: Path, out: Path) -> None:
+    """Print the seconds that one piece of `WORK` takes after a warm-up that imports everything."""
+    from tests.synthetic import write_ct_series
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_ct_series(Path(folder) / "source", slices=2)
+        WORK[name](Path(folder) / "source", Path(folder) / "out")
+    start = time.perf_counter()
+    WORK[name](source, out)
+    print(time.perf_counter() - start)
+
+
+def make_export(folder: Path, slices: int) -> None:
+    """Write ten series of ten patients, `slices` instances in all."""
+    from tests.synthetic import write_ct_series
+
+    for index in range(SERIES):
+        patient = f"SYN{index:03d}"
+        write_ct_series(
+            folder / patient, slices=slices // SERIES, rows=SIDE, columns=SIDE,
+            patient_id=patient, seed=index,
+        )  # fmt: skip
+
+
+def measure(slices: int, repeats: int, folder: Path) -> dict[str, list[Run]]:
+    """Return the runs of every contestant, taken in turns there and back, and of a tenth."""
+    source = folder / "source"
+    # In a process of its own: a child's peak counts from the size of the parent that started it.
+    subprocess.run([sys.executable, __file__, "--export", source, f"--slices={slices}"], check=True)
+    runs: dict[str, list[Run]] = {name: [] for name in CONTESTANTS}
+    for repeat in range(repeats):
+        for name in list(CONTESTANTS)[:: -1 if repeat % 2 else 1]:
+            runs[name].append(CONTESTANTS[name].run(source, folder))
+            print(f"{name}: {runs[name][-1].seconds:.1f} s", file=sys.stderr)
+    tenth = source / "SYN000"
+    runs["protect_tenth"] = [CONTESTANTS["protect"].run(tenth, folder) for _ in range(repeats)]
+    return runs
+
+
+def summary(runs: dict[str, list[Run]], slices: int) -> dict[str, float]:
+    """Return medians: slices per second, peaks in MB, and the ratios that have targets."""
+
+    def whole(name: str) -> float:
+        return slices / median(r.seconds for r in runs[name])
+
+    def inside(name: str) -> float:
+        return slices / median(r.work_seconds or 0 for r in runs[name])
+
+    def peak(name: str) -> float:
+        return median(r.peak_mb for r in runs[name])
+
+    return {
+        "raw_slices_per_s": whole("raw"),
+        "raw_slices_per_s_without_start": inside("raw"),
+        "protect_slices_per_s": whole("protect"),
+        "protect_slices_per_s_without_start": inside("protect_inside"),
+        "protect_2_jobs_slices_per_s": whole("protect_2_jobs"),
+        "protect_to_raw": whole("protect") / whole("raw"),
+        "protect_to_raw_without_start": inside("protect_inside") / inside("raw"),
+        "jobs_2_to_1": whole("protect_2_jobs") / whole("protect"),
+        "raw_peak_mb": peak("raw"),
+        "protect_peak_mb_tenth": peak("protect_tenth"),
+        "protect_peak_mb": peak("protect"),
+        "peak_all_to_tenth": peak("protect") / peak("protect_tenth"),
+    }
+
+
+def table(numbers: dict[str, float], slices: int) -> str:
+    """Return the table that is printed."""
+    rows = [
+        ("", "slices/s", "without start-up"),
+        (CONTESTANTS["raw"].title, "raw_slices_per_s", "raw_slices_per_s_without_start"),
+        (
+            CONTESTANTS["protect"].title,
+            "protect_slices_per_s",
+            "protect_slices_per_s_without_start",
+        ),
+        (CONTESTANTS["protect_2_jobs"].title, "protect_2_jobs_slices_per_s", ""),
+        ("protect / raw pydicom", "protect_to_raw", "protect_to_raw_without_start"),
+        ("2 jobs / 1 job", "jobs_2_to_1", ""),
+        ("", "", ""),
+        ("", f"{slices // SERIES} slices", f"{slices} slices"),
+        ("peak memory of protect, MB", "protect_peak_mb_tenth", "protect_peak_mb"),
+        (f"peak, {slices} / {slices // SERIES} slices", "", "peak_all_to_tenth"),
+    ]
+
+    def cell(text: str) -> str:
+        if text not in numbers:
+            return text
+        return f"{numbers[text]:.2f}x" if "_to_" in text else f"{numbers[text]:.0f}"
+
+    return "\n".join(f"{a:34}{cell(b):>12}{cell(c):>18}".rstrip() for a, b, c in rows)
+
+
+def main() -> None:
+    """Measure, print the table and write the numbers as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--slices", type=int, default=2000, help="in all; ten series (2000)")
+    parser.add_argument("--repeats", type=int, default=3, help="of each measurement (3)")
+    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/pipeline.json")
+    parser.add_argument("--export", type=Path, help="only write the synthetic export, here")
+    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        name, source, out = options.work
+        do_work(name, Path(source), Path(out))
+        return
+    if options.export:
+        make_export(options.export, options.slices)
+        return
+    (ROOT / "build").mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=ROOT / "build"))
+    try:
+        runs = measure(options.slices, options.repeats, folder)
+    finally:
+        shutil.rmtree(folder)
+    numbers = summary(runs, options.slices)
+    print(table(numbers, options.slices))
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    about = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "os": platform.system()},
+        "versions": {"python": platform.python_version()} | {n: version(n) for n in LIBRARIES},
+        "slices": options.slices,
+        "repeats": options.repeats,
+    }
+    options.json.write_text(json.dumps(about | {"medians": numbers}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

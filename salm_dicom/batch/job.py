@@ -1,0 +1,87 @@
+"""One series, disk to disk: load, SALM, save; and what came of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from salm_dicom.batch.vault import DeltaWriter, Vault
+from salm_dicom.errors import InputError, MismatchError, PlanError, UnexpectedFailure
+from salm_dicom.transforms import SALM, LoadVolume, SaveVolume
+from salm_dicom.transforms.convert import RECORD_KEY
+
+NO_SPACE = "E_NO_SPACE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a worker needs for one series; small, picklable, the same on every engine."""
+
+    source: str
+    name: str
+    paths: tuple[Path, ...]
+    label: str | None
+    protector: Path
+    output: Path
+    vault: Path
+    created: datetime
+    site_key: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a job: a record, or a code and a reason; `frames` for the log file only."""
+
+    source: str
+    name: str
+    record: str = ""
+    code: str = ""
+    reason: str = ""
+    frames: str = ""
+
+
+def protect_series(job: Job) -> Outcome:
+    """Protect one series; everything that can go wrong with it is in the outcome."""
+    try:
+        return Outcome(source=job.source, name=job.name, record=_run(job))
+    except (InputError, MismatchError, PlanError) as error:
+        return _failed(job, error.code, str(error))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _failed(job, NO_SPACE, "no space left for the output")
+        return _failed(job, UnexpectedFailure.code, _kind(error), frames())
+    except Exception as error:
+        return _failed(job, UnexpectedFailure.code, _kind(error), frames())
+
+
+def _run(job: Job) -> str:
+    deltas = DeltaWriter()
+    vault = Vault(job.vault)
+    image = LoadVolume(allow_irregular=True)(job.paths)
+    image = SALM(job.protector)(image, job.label)
+    save = SaveVolume(job.output, job.created, job.site_key)
+    save(image, job.name, deltas.add)
+    deltas.write(vault.delta(job.name))
+    return str(image.meta[RECORD_KEY])
+
+
+def _failed(job: Job, code: str, reason: str, frames: str = "") -> Outcome:
+    return Outcome(source=job.source, name=job.name, code=code, reason=reason, frames=frames)
+
+
+def _kind(error: BaseException) -> str:
+    return f"an unforeseen {type(error).__name__}; --log-file has where it happened"
+
+
+def frames() -> str:
+    """Return where the current exception happened, without any value it may quote."""
+    import sys
+
+    error = sys.exception()
+    stack = traceback.extract_tb(error.__traceback__ if error else None)
+    lines = [f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in stack]
+    return f"{type(error).__name__}: " + " < ".join(reversed(lines))

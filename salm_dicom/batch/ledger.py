@@ -1,0 +1,107 @@
+"""Ledger: which series of an output are done, and when its run began; SQLite in the vault."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from salm_dicom.errors import UnsafeError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS series (
+    source TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, slices INTEGER NOT NULL,
+    code TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '',
+    record TEXT NOT NULL DEFAULT '', done INTEGER NOT NULL DEFAULT 0
+);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What the ledger knows of one series; `record` is JSON, empty while it is not done."""
+
+    source: str
+    name: str
+    slices: int
+    code: str
+    reason: str
+    record: str
+    done: bool
+
+
+class Ledger:
+    """One output's rows; every change is a transaction that survives a kill."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[Ledger]:
+        """Open or make the ledger."""
+        connection = sqlite3.connect(path)
+        path.chmod(0o600)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.executescript(_SCHEMA)
+            yield cls(connection)
+        finally:
+            connection.close()
+
+    def begin(self, digest: str, created: datetime) -> datetime:
+        """Return when the first run began; remember digest and time if this is it.
+
+        Raises
+        ------
+        UnsafeError
+            The output was begun with other settings.
+        """
+        with self._connection as transaction:
+            known = dict(transaction.execute("SELECT key, value FROM run"))
+            if known and known["digest"] != digest:
+                raise UnsafeError(
+                    "the output was begun with other settings or another protector; "
+                    "use a new output folder, or the settings of the first run"
+                )
+            if not known:
+                rows = [("digest", digest), ("created", created.isoformat())]
+                transaction.executemany("INSERT INTO run VALUES (?, ?)", rows)
+        return datetime.fromisoformat(known["created"]) if known else created
+
+    def rows(self) -> dict[str, Row]:
+        """Return every row by its source."""
+        query = "SELECT source, name, slices, code, reason, record, done FROM series ORDER BY name"
+        return {
+            source: Row(
+                source=source,
+                name=name,
+                slices=slices,
+                code=code,
+                reason=reason,
+                record=record,
+                done=bool(done),
+            )
+            for source, name, slices, code, reason, record, done in self._connection.execute(query)
+        }
+
+    def plan(self, source: str, name: str, slices: int) -> None:
+        """Add a series that is to be protected, unless it is there."""
+        with self._connection as transaction:
+            transaction.execute(
+                "INSERT OR IGNORE INTO series (source, name, slices) VALUES (?, ?, ?)",
+                (source, name, slices),
+            )
+
+    def finish(self, source: str, *, record: str = "", code: str = "", reason: str = "") -> None:
+        """Note that a series is done, or left out with a code."""
+        with self._connection as transaction:
+            transaction.execute(
+                "UPDATE series SET record = ?, code = ?, reason = ?, done = ? WHERE source = ?",
+                (record, code, reason, not code, source),
+            )

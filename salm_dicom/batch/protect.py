@@ -1,0 +1,252 @@
+"""Protect an export: scan, fit if asked for, one job for each series, a manifest to share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, as_completed
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from salm_dicom.batch.engines import ENGINES
+from salm_dicom.batch.job import NO_SPACE, Job, Outcome, protect_series
+from salm_dicom.batch.labels import Labels
+from salm_dicom.batch.ledger import Ledger, Row
+from salm_dicom.batch.manifest import MANIFEST, Done, Result, write_manifest
+from salm_dicom.batch.names import new_names, source_key
+from salm_dicom.batch.vault import Vault
+from salm_dicom.dicom.scan import LeftOut, Scan, SeriesFiles, scan
+from salm_dicom.dicom.series import read_series
+from salm_dicom.errors import DiskFull, NoLabel, PlanError, UnsafeError
+from salm_dicom.plan import ProtectionPlan
+from salm_dicom.protector import Protector, Study, fit, load, save
+from salm_dicom.record import ProtectionRecord
+from salm_dicom.volume import Volume
+
+Labelled = tuple[SeriesFiles, str | None]
+# Called with what is going on, how much is done and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What an operator asked for.
+
+    Parameters
+    ----------
+    source, output, vault
+        The export (read only), the folder to share, the folder to keep.
+    plan
+        Settings for a fit on the way or a method without one; not used with `protector`.
+    protector
+        Folder of a fitted protector, or None.
+    labels
+        Labels of the series, or None.
+    created
+        When the run began; a resumed run keeps the first one's.
+    site_key
+        Key of the new UIDs.
+    jobs
+        Worker processes; 1 works in this process.
+    """
+
+    source: Path
+    output: Path
+    vault: Path
+    plan: ProtectionPlan
+    protector: Path | None
+    labels: Labels | None
+    created: datetime
+    site_key: bytes
+    jobs: int = 1
+
+
+def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
+    """Protect every series of an export that can be; a second run finishes what is missing.
+
+    Raises
+    ------
+    UnsafeError, PlanError, Locked, DiskFull, NoLabel
+    """
+    check_places(request.source, request.output, request.vault)
+    found = scan(request.source)
+    if not found.series:
+        return Result(done=(), left_out=found.left_out, resumed=0)
+    vault = Vault(request.vault)
+    vault.create()
+    with vault.locked(), Ledger.open(vault.ledger) as ledger:
+        _check_output(request.output, ledger)
+        given = None if request.protector is None else load(request.protector)
+        plan = given.plan if given else request.plan
+        labelled, unlabelled = labelled_series(found, plan, request.labels)
+        protector = given or _fitted(request, vault, labelled, progress)
+        save(protector, vault.protector)
+        created = ledger.begin(protector.digest, request.created)
+        request.output.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for source, name in new_names(found.series, ledger.rows()).items():
+            ledger.plan(source, name.folder, name.slices)
+        before = ledger.rows()
+        todo = [
+            _job(request, vault, created, series, before[source_key(series)].name, label)
+            for series, label in labelled
+            if not _is_done(request.output, before[source_key(series)])
+        ]
+        log = _run(todo, request, ledger, progress)
+        result = _result(found, unlabelled, ledger.rows(), len(labelled) - len(todo), log)
+        write_manifest(request.output, protector, created, result)
+    return result
+
+
+def check_places(source: Path, output: Path, vault: Path) -> None:
+    """Refuse an output or vault that would mix with the source or with each other.
+
+    Raises
+    ------
+    PlanError
+        The source does not exist.
+    UnsafeError
+        One folder lies inside another.
+    """
+    if not source.exists():
+        raise PlanError("SOURCE does not exist; give the folder of an export")
+    places = {"SOURCE": source.resolve(), "OUT": output.resolve(), "the vault": vault.resolve()}
+    for inner, a in places.items():
+        for outer, b in places.items():
+            if inner != outer and (a == b or b in a.parents):
+                raise UnsafeError(f"{inner} lies in {outer}; give folders apart from each other")
+
+
+def _check_output(output: Path, ledger: Ledger) -> None:
+    if output.exists() and not output.is_dir():
+        raise UnsafeError("OUT is a file; a folder is needed")
+    known = {row.name.split("/")[0] for row in ledger.rows().values()} | {MANIFEST}
+    strange = [p for p in (output.iterdir() if output.exists() else ()) if p.name not in known]
+    if strange:
+        raise UnsafeError(
+            f"OUT holds {len(strange)} files or folders that are not from a run with this vault; "
+            "use an empty folder, or give the vault it was made with"
+        )
+
+
+def labelled_series(
+    found: Scan, plan: ProtectionPlan, labels: Labels | None
+) -> tuple[list[Labelled], list[LeftOut]]:
+    """Return the series to protect with their labels, and those that lack one they need."""
+    if not plan.needs_surrogate:
+        return [(series, None) for series in found.series], []
+    if labels is None:
+        raise PlanError(
+            f"method {plan.method} needs labels: give --labels labels.csv, "
+            "or use --method random, which needs none"
+        )
+    labelled: list[Labelled] = []
+    missing: list[LeftOut] = []
+    for series in found.series:
+        try:
+            labelled.append((series, labels.of(series)))
+        except NoLabel as error:
+            missing += [LeftOut(path, error.code, str(error)) for path in series.paths]
+    if not labelled:
+        raise NoLabel("no series of the export has a label; is --labels-by right?")
+    return labelled, missing
+
+
+def _fitted(
+    request: Request, vault: Vault, labelled: list[Labelled], progress: Progress
+) -> Protector:
+    """Return the protector of a run that was given none: from the vault, or fitted now."""
+    if not request.plan.needs_surrogate:
+        return Protector(plan=request.plan)
+    if (vault.protector / "protector.json").exists():
+        protector = load(vault.protector)
+        if protector.plan != request.plan:
+            raise UnsafeError(
+                "the vault holds a protector with other settings; use a new output folder"
+            )
+        return protector
+    return fit(studies(labelled), request.plan, vault.folder, progress)
+
+
+def studies(labelled: list[Labelled]) -> list[Study]:
+    """Return what a fit needs of labelled series; each is read when it is its turn."""
+
+    def loader(series: SeriesFiles) -> Callable[[], Volume]:
+        return lambda: read_series(series.paths).volume
+
+    return [Study(label=str(label), load=loader(series)) for series, label in labelled]
+
+
+def _is_done(output: Path, row: Row) -> bool:
+    return row.done and (output / row.name).is_dir()
+
+
+def _job(
+    request: Request,
+    vault: Vault,
+    created: datetime,
+    series: SeriesFiles,
+    name: str,
+    label: str | None,
+) -> Job:
+    return Job(
+        source=source_key(series),
+        name=name,
+        paths=series.paths,
+        label=label,
+        protector=vault.protector,
+        output=request.output,
+        vault=vault.folder,
+        created=created,
+        site_key=request.site_key,
+    )
+
+
+def _run(jobs: list[Job], request: Request, ledger: Ledger, progress: Progress) -> list[str]:
+    """Run the jobs and note each outcome; return frames for the log file."""
+    log: list[str] = []
+    progress("protect", 0, len(jobs))
+    for count, outcome in enumerate(_outcomes(jobs, request), start=1):
+        ledger.finish(
+            outcome.source, record=outcome.record, code=outcome.code, reason=outcome.reason
+        )
+        if outcome.frames:
+            log.append(f"{outcome.name}: {outcome.frames}")
+        progress("protect", count, len(jobs))
+        if outcome.code == NO_SPACE:
+            raise DiskFull(
+                f"no space left after {count - 1} of {len(jobs)} series; they are kept. "
+                "Make room and run the same command again"
+            )
+    return log
+
+
+def _outcomes(jobs: list[Job], request: Request) -> Iterator[Outcome]:
+    engine = "local" if request.jobs > 1 and len(jobs) > 1 else "serial"
+    if engine == "serial":
+        yield from (protect_series(job) for job in jobs)
+        return
+    with ENGINES[engine](min(request.jobs, len(jobs))) as executor:
+        futures: list[Future[Outcome]] = [executor.submit(protect_series, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            executor.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _result(
+    found: Scan, unlabelled: list[LeftOut], rows: dict[str, Row], resumed: int, log: list[str]
+) -> Result:
+    done: list[Done] = []
+    left_out = [*found.left_out, *unlabelled]
+    for series in found.series:
+        row = rows[source_key(series)]
+        if row.done:
+            record = ProtectionRecord.from_json(row.record)
+            modality = series.headers[0].modality
+            done.append(Done(name=row.name, slices=row.slices, modality=modality, record=record))
+        elif row.code:
+            left_out += [LeftOut(path, row.code, row.reason) for path in series.paths]
+    left_out.sort(key=lambda entry: str(entry.path))
+    return Result(done=tuple(done), left_out=tuple(left_out), resumed=resumed, log=tuple(log))

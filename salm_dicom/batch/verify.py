@@ -1,0 +1,189 @@
+"""Verify: measure a protected export against its source from disk; no manifest is believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from salm_dicom.dicom import header as h
+from salm_dicom.dicom.conformance import Finding, Instance, check
+from salm_dicom.dicom.part10 import read
+from salm_dicom.dicom.pixels import stored_values
+from salm_dicom.dicom.scan import SeriesFiles, scan
+from salm_dicom.dicom.series import read_series
+from salm_dicom.errors import InputError, PlanError
+from salm_dicom.fidelity import Fidelity, Limits, measure, missed
+from salm_dicom.foreground import foreground
+from salm_dicom.plan import ProtectionPlan, intensity_range
+from salm_dicom.volume import StoredPixels, Volume
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What was found for one source series."""
+
+    name: str
+    modality: str
+    slices: int
+    findings: tuple[Finding, ...]
+    missed: tuple[str, ...]
+    fidelity: Fidelity | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What was found for a whole output.
+
+    Parameters
+    ----------
+    series
+        One for each series of the source that is in the output.
+    absent
+        Series of the source that have no protected instance.
+    strange
+        Files of the output that could not be paired, with the reason.
+    """
+
+    series: tuple[Verified, ...]
+    absent: int
+    strange: tuple[tuple[Path, str], ...] = field(default=())
+
+
+def verify(
+    source: Path,
+    output: Path,
+    limits: Limits,
+    window: tuple[float, float] | None = None,
+    progress: Progress = lambda *_: None,
+) -> Verification:
+    """Return what is wrong with a protected export, measured from disk.
+
+    Files are paired by Source Image Sequence. The foreground is computed again from the source.
+
+    Parameters
+    ----------
+    window
+        Modality values that PSNR and SSIM are stated for; None: as the plan's default.
+    """
+    for place, name in ((source, "SOURCE"), (output, "OUT")):
+        if not place.is_dir():
+            raise PlanError(f"{name} is not a folder")
+    plan = ProtectionPlan(method="random", intensity_range=window)
+    partners, strange = _partners(output)
+    found = scan(source).series
+    known = {instance.sop_uid for series in found for instance in series.headers}
+    strange += [
+        (path, "names a source that is not in SOURCE")
+        for uid, paths in partners.items()
+        if uid not in known
+        for path in paths
+    ]
+    verified, absent = [], 0
+    for index, series in enumerate(found):
+        progress("verify", index, len(found))
+        pairs = {i.sop_uid: partners.get(i.sop_uid, []) for i in series.headers}
+        if any(pairs.values()):
+            verified.append(_series(series, pairs, output, limits, plan))
+        else:
+            absent += 1
+    progress("verify", len(found), len(found))
+    return Verification(series=tuple(verified), absent=absent, strange=tuple(strange))
+
+
+def _partners(output: Path) -> tuple[dict[str, list[Path]], list[tuple[Path, str]]]:
+    """Return the files of the output by the source instance that they name."""
+    partners: dict[str, list[Path]] = {}
+    strange: list[tuple[Path, str]] = []
+    for path in sorted(p for p in output.rglob("*") if p.is_file() and p.suffix != ".json"):
+        try:
+            file = read(path)
+        except InputError as error:
+            strange.append((path, f"{error.code}: {error}"))
+            continue
+        items = file.dataset.get("SourceImageSequence") or []
+        if not items or not h.is_protected(file):
+            strange.append((path, "does not say what it was derived from, or not by salm_dicom"))
+            continue
+        partners.setdefault(str(items[-1].get("ReferencedSOPInstanceUID")), []).append(path)
+    return partners, strange
+
+
+def _series(
+    series: SeriesFiles,
+    pairs: dict[str, list[Path]],
+    output: Path,
+    limits: Limits,
+    plan: ProtectionPlan,
+) -> Verified:
+    volume = read_series(series.paths).volume
+    mask = foreground(volume.pixels, volume.modality, volume.photometric)
+    findings: list[Finding] = []
+    identities: list[h.Identity] = []
+    after = volume.pixels.values.copy()
+    for index, instance in enumerate(series.headers):
+        paths = pairs[instance.sop_uid]
+        if len(paths) != 1:
+            text = f"slice {index + 1} has {len(paths)} protected instances"
+            findings.append(Finding("PAIR", text))
+            continue
+        try:
+            protected = read(paths[0])
+            values = stored_values(protected)
+            identities.append(h.identity_of(protected))
+            before = Instance(read(instance.path), volume.pixels.values[index])
+            findings += check(before, Instance(protected, values), may_change=mask[index])
+            if values.shape == after[index].shape:
+                after[index] = values
+        except InputError as error:
+            findings.append(Finding(error.code, str(error)))
+    name = _folder(pairs.values(), output)
+    findings += _consistency(identities)
+    fidelity = _fidelity(volume, after, mask, plan)
+    return Verified(
+        name=name,
+        modality=volume.modality,
+        slices=len(series.headers),
+        findings=tuple(findings),
+        missed=tuple(missed(fidelity, limits, volume.modality)) if fidelity else (),
+        fidelity=fidelity,
+    )
+
+
+def _fidelity(
+    volume: Volume,
+    after: np.ndarray,
+    mask: np.ndarray,
+    plan: ProtectionPlan,
+) -> Fidelity | None:
+    if not mask.any():
+        return None
+    pixels = volume.pixels
+    protected = StoredPixels(
+        values=after,
+        slope=pixels.slope,
+        intercept=pixels.intercept,
+        bits_stored=pixels.bits_stored,
+        signed=pixels.signed,
+    )
+    window = intensity_range(plan, volume, mask)
+    return measure(pixels.modality_values(), protected.modality_values(), mask, window)
+
+
+def _consistency(identities: list[h.Identity]) -> list[Finding]:
+    """Return a finding when the instances of a series do not agree that they are one."""
+    series = {identity.series_uid for identity in identities}
+    if len(series) > 1:
+        return [Finding("SERIES_UID", f"one source series became {len(series)} series")]
+    if len({identity.sop_uid for identity in identities}) != len(identities):
+        return [Finding("UID_REUSED", "two protected instances have one SOP Instance UID")]
+    return []
+
+
+def _folder(paths: Iterable[list[Path]], output: Path) -> str:
+    folders = sorted({str(p.parent.relative_to(output)) for same in paths for p in same})
+    return folders[0] if folders else ""

@@ -1,0 +1,160 @@
+"""What people see: progress on stderr, lists and summaries, exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec
+
+import click
+from tqdm import tqdm
+
+from salm_dicom.cli.options import printable
+from salm_dicom.errors import (
+    DiskFull,
+    Locked,
+    MismatchError,
+    PlanError,
+    SalmDicomError,
+    UnsafeError,
+)
+
+P = ParamSpec("P")
+
+DONE, UNEXPECTED, USAGE, PARTIAL, NOTHING, LIMIT, UNSAFE, NO_SPACE, LOCKED, MISMATCH = range(10)
+INTERRUPTED = 130
+# Which of several codes wins.
+_ORDER = (UNEXPECTED, UNSAFE, NO_SPACE, MISMATCH, LIMIT, PARTIAL)
+_EXIT_OF: dict[type[SalmDicomError], int] = {
+    PlanError: USAGE,
+    UnsafeError: UNSAFE,
+    DiskFull: NO_SPACE,
+    Locked: LOCKED,
+    MismatchError: MISMATCH,
+}
+# Codes of left-out series that mean more than "partial".
+_EXIT_OF_CODE = {"E_UNEXPECTED": UNEXPECTED, "E_MISMATCH": MISMATCH}
+# So many files of one code are listed by name; --json lists all.
+_LISTED = 10
+
+
+def worst(codes: Iterable[int]) -> int:
+    """Return the exit code that wins; 0 when there is none."""
+    found = set(codes)
+    return next((code for code in _ORDER if code in found), DONE)
+
+
+def exit_of_left_out(codes: Iterable[str]) -> list[int]:
+    """Return the exit codes that left-out files and series stand for."""
+    return [_EXIT_OF_CODE.get(code, PARTIAL) for code in codes]
+
+
+def reports_errors(function: Callable[P, int]) -> Callable[P, None]:
+    """Turn our errors into a message and an exit code; no traceback ever reaches the user."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        log_file = kwargs.get("log_file")
+        try:
+            code = function(*args, **kwargs)
+        except SalmDicomError as error:
+            code = next((c for kind, c in _EXIT_OF.items() if isinstance(error, kind)), PARTIAL)
+            say(f"error: {error} [{error.code}]")
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+            say("interrupted; finished series are kept. Run the same command again to go on")
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            from salm_dicom.batch.job import frames
+
+            code = UNEXPECTED
+            say(f"unexpected {type(error).__name__}; --log-file FILE keeps where it happened")
+            if isinstance(log_file, Path):
+                append_log(log_file, [frames()])
+        _leave(code)
+
+    return run
+
+
+def _leave(code: int) -> NoReturn:
+    sys.exit(code)
+
+
+def say(text: str) -> None:
+    """Write one line for the operator to stderr."""
+    click.echo(printable(text), err=True)
+
+
+def emit(kind: str, **values: Any) -> None:
+    """Write one JSON line to stdout; its first field is the kind of message."""
+    click.echo(json.dumps({"type": kind, **values}))
+
+
+def append_log(path: Path, lines: Iterable[str]) -> None:
+    """Append lines with a time stamp to the log file."""
+    stamp = datetime.now(UTC).isoformat(timespec="seconds")
+    with path.open("a", encoding="utf-8") as stream:
+        stream.writelines(f"{stamp} {line}\n" for line in lines)
+
+
+@contextmanager
+def progress_to_stderr(mode: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Give a progress function: a bar for each phase on a terminal, a line otherwise."""
+    bars: dict[str, tqdm] = {}
+    is_terminal = sys.stderr.isatty()
+
+    def show(what: str, done: int, total: int) -> None:
+        if mode == "none" or total == 0:
+            return
+        if not is_terminal:
+            if done in (0, total):
+                say(f"{what}: {done} of {total}")
+            return
+        if what not in bars:
+            for bar in bars.values():
+                bar.close()
+            bars[what] = tqdm(total=total, desc=what, unit="", file=sys.stderr)
+        bars[what].update(done - bars[what].n)
+
+    try:
+        yield show
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def list_left_out(entries: Iterable[tuple[Path, str, str]], root: Path) -> None:
+    """Print what was left out, by code, with the first files of each and what to do."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for path, code, reason in entries:
+        inside = path.relative_to(root) if path.is_relative_to(root) else path
+        by_reason.setdefault((code, reason), []).append(str(inside))
+    if not by_reason:
+        return
+    click.echo(f"\nLeft out: {sum(map(len, by_reason.values()))} files")
+    for (code, reason), names in sorted(by_reason.items()):
+        click.echo(f"  {code}  {printable(reason)}  ({len(names)})")
+        for name in names[:_LISTED]:
+            click.echo(f"      {printable(name)}")
+        if len(names) > _LISTED:
+            click.echo(f"      ... and {len(names) - _LISTED} more; --json lists all")
+
+
+def counted(codes: Iterable[str]) -> Mapping[str, int]:
+    """Return how often each code occurs, by code."""
+    return dict(sorted(Counter(codes).items()))
+
+
+def table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...]) -> None:
+    """Print a table with left-aligned columns."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    for row in (head, *rows):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  " + line.rstrip())

@@ -1,0 +1,72 @@
+"""`salm-dicom fit`: train a protector on a labelled export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from salm_dicom.cli import console
+from salm_dicom.cli.options import (
+    FOLDER,
+    labels_options,
+    log_option,
+    plan_options,
+    progress_option,
+    source_argument,
+)
+
+
+@click.command("fit", epilog="Example:  salm-dicom fit export/ --labels labels.csv -o protector/")
+@source_argument
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the protector.")
+@labels_options
+@plan_options
+@progress_option
+@log_option
+@console.reports_errors
+def command(
+    source: Path,
+    output: Path,
+    labels: Path | None,
+    labels_by: str,
+    progress: str,
+    log_file: Path | None,
+    **settings: object,
+) -> int:
+    """Train a protector on the labelled series of the export SOURCE.
+
+    The protector is secret: whoever holds it can remove the protection. Use it with
+    `salm-dicom protect --protector`.
+    """
+    from salm_dicom.batch.labels import Labels
+    from salm_dicom.batch.protect import check_places, labelled_series, studies
+    from salm_dicom.dicom.scan import scan
+    from salm_dicom.errors import PlanError, UnsafeError
+    from salm_dicom.plan import ProtectionPlan
+    from salm_dicom.protector import fit, save
+
+    plan = ProtectionPlan.from_dict(settings)
+    if not plan.needs_surrogate:
+        raise PlanError(f"method {plan.method} needs no fit; use it with `salm-dicom protect`")
+    if labels is None:
+        raise PlanError("a fit needs labels: give --labels labels.csv")
+    check_places(source, output, output.with_name(output.name + ".none"))
+    if output.exists() and any(output.iterdir()):
+        raise UnsafeError("the protector's folder is not empty; use a new one")
+    found = scan(source)
+    if not found.series:
+        return console.NOTHING
+    table = Labels.read(labels, by=labels_by, root=source)
+    labelled, missing = labelled_series(found, plan, table)
+    output.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with console.progress_to_stderr(progress) as show:
+        protector = fit(studies(labelled), plan, output, show)
+    save(protector, output)
+    click.echo(f"fitted on {len(labelled)} series with labels {', '.join(protector.classes)}")
+    for name, value in sorted(protector.report.items()):
+        click.echo(f"  {name.replace('_', ' ')}: {value:.3g}")
+    click.echo(f"protector: {output} (secret)")
+    left_out = [*found.left_out, *missing]
+    console.list_left_out(((e.path, e.code, e.reason) for e in left_out), source)
+    return console.worst(console.exit_of_left_out(entry.code for entry in left_out))

@@ -1,0 +1,61 @@
+"""`salm-dicom`: finds a command by name and imports it only then, so that --help is quick."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from salm_dicom import __version__
+
+# Command, and the sentence that `--help` shows; the module is salm_dicom.cli.<command>.
+COMMANDS = {
+    "scan": "Show what is in an export, and what would be left out and why.",
+    "fit": "Train a protector on a labelled export.",
+    "protect": "Protect every series of an export.",
+    "verify": "Measure a protected export against its source.",
+    "demo": "Run the whole journey on bundled real CT data.",
+}
+
+
+class LazyGroup(click.Group):
+    """Commands by name; each module is imported when its command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order people meet them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"salm_dicom.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+EPILOG = """\b
+Exit status: 0 done; 1 unexpected failure; 2 usage; 3 something was left out (listed);
+4 nothing to do; 5 a fidelity limit is missed; 6 refused as unsafe; 7 no space; 8 another
+run holds OUT; 9 a mismatch was found; 130 interrupted.
+
+\b
+Start with:  salm-dicom demo -o demo_output
+"""
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="salm-dicom")
+def main() -> None:
+    """Protect medical images against unauthorised training.
+
+    Adds a small change to the most significant foreground voxels of CT and MR series, so that a
+    model trained on them learns badly, and writes valid DICOM that says what was done. It raises
+    the cost of casual training on a whole collection; it does not stop a determined party, and it
+    is neither de-identification nor encryption.
+    """

@@ -1,0 +1,170 @@
+"""Options that several commands share, and what their text means."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from salm_dicom.errors import PlanError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FOLDER = click.Path(path_type=Path)
+LABELS_BY = ("series", "study", "patient", "instance", "path")
+
+
+def source_argument(function: F) -> F:
+    """Add SOURCE, an export that is only read."""
+    return click.argument("source", type=FOLDER)(function)
+
+
+def plan_options(function: F) -> F:
+    """Add the options that make a ProtectionPlan."""
+    for option in reversed(
+        [
+            click.option(
+                "--method",
+                type=click.Choice(["salm", "dense", "random"]),
+                default="salm",
+                show_default=True,
+                help="salm: the most salient voxels. dense: all foreground. random: a control "
+                "that needs no labels.",
+            ),
+            click.option(
+                "--epsilon",
+                default="4/255",
+                show_default=True,
+                help="Largest change: fraction of the intensity range (4/255), modality units "
+                "(6HU) or stored units ('6 stored').",
+            ),
+            click.option(
+                "--rho",
+                type=float,
+                default=0.2,
+                show_default=True,
+                help="Share of foreground voxels that may change.",
+            ),
+            click.option(
+                "--steps", type=int, default=10, show_default=True, help="Gradient steps."
+            ),
+            click.option(
+                "--extent",
+                type=click.Choice(["slice", "volume"]),
+                default="slice",
+                show_default=True,
+                help="What is perturbed as one: each slice, or the whole volume.",
+            ),
+            click.option(
+                "--intensity-range",
+                type=(float, float),
+                default=None,
+                metavar="LO HI",
+                help="Modality values that networks see as 0 and 1. Default: -160 240 HU for CT, "
+                "percentiles of the foreground otherwise.",
+            ),
+            click.option(
+                "--rounds", type=int, default=8, show_default=True, help="Rounds of a fit."
+            ),
+            click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def labels_options(function: F) -> F:
+    """Add --labels and --labels-by."""
+    function = click.option(
+        "--labels-by",
+        type=click.Choice(LABELS_BY),
+        default="series",
+        show_default=True,
+        help="What the keys of the labels file are.",
+    )(function)
+    return click.option(
+        "--labels",
+        type=FOLDER,
+        default=None,
+        help="CSV file with the columns key and label.",
+    )(function)
+
+
+def progress_option(function: F) -> F:
+    """Add --progress auto|none."""
+    return click.option(
+        "--progress",
+        type=click.Choice(["auto", "none"]),
+        default="auto",
+        show_default=True,
+        help="A bar on a terminal, lines otherwise; or nothing.",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Results as JSON lines.")(function)
+
+
+def log_option(function: F) -> F:
+    """Add --log-file."""
+    return click.option(
+        "--log-file",
+        type=FOLDER,
+        default=None,
+        help="Append where unforeseen errors happened; holds no patient values.",
+    )(function)
+
+
+def created_option(function: F) -> F:
+    """Add --created."""
+    return click.option(
+        "--created",
+        default=None,
+        metavar="ISO-8601",
+        help="Creation time written to every instance. Default: SOURCE_DATE_EPOCH, else now.",
+    )(function)
+
+
+def creation_time(text: str | None) -> datetime:
+    """Return when the run began: the option, else SOURCE_DATE_EPOCH (UTC), else the clock.
+
+    Raises
+    ------
+    PlanError
+        The text is no time.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        if text is not None:
+            return datetime.fromisoformat(text)
+        if epoch:
+            return datetime.fromtimestamp(int(epoch), tz=UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise PlanError(
+            "the creation time is not understood; write --created 2026-01-31T12:00:00+00:00"
+        ) from error
+    return datetime.now().astimezone().replace(microsecond=0)
+
+
+def site_key(path: Path | None, default: bytes) -> bytes:
+    """Return the key of the UIDs' HMAC from a file of at least 16 bytes."""
+    if path is None:
+        return default
+    try:
+        key = path.read_bytes()
+    except OSError as error:
+        raise PlanError(f"the site key cannot be read ({type(error).__name__})") from error
+    if len(key) < 16:
+        raise PlanError(f"the site key has {len(key)} bytes; at least 16 are needed")
+    return key
+
+
+def printable(text: str) -> str:
+    """Return text without control characters, so that no file name can drive a terminal."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", "?", text)

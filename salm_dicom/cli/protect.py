@@ -1,0 +1,163 @@
+"""`salm-dicom protect`: protect every series of an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from salm_dicom.cli import console
+from salm_dicom.cli.options import (
+    FOLDER,
+    created_option,
+    creation_time,
+    json_option,
+    labels_options,
+    log_option,
+    plan_options,
+    progress_option,
+    site_key,
+    source_argument,
+)
+from salm_dicom.cli.scan import show
+
+if TYPE_CHECKING:
+    from salm_dicom.batch.manifest import Result
+
+EXAMPLES = """\b
+Examples:
+  salm-dicom protect export/ -o shared/ --labels labels.csv
+  salm-dicom protect export/ -o shared/ --protector protector/ --labels labels.csv
+  salm-dicom protect export/ -o try/ --method random
+"""
+
+
+@click.command("protect", epilog=EXAMPLES)
+@source_argument
+@click.option("-o", "--output", type=FOLDER, required=True, help="OUT: holds only what is shared.")
+@click.option("--vault", type=FOLDER, help="What stays private. Default: OUT.vault")
+@click.option("--protector", type=FOLDER, help="From `salm-dicom fit`; brings its own settings.")
+@labels_options
+@plan_options
+@click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Workers.")
+@created_option
+@click.option("--site-key", "key_file", type=FOLDER, help="File with the key of the new UIDs.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@json_option
+@progress_option
+@log_option
+@console.reports_errors
+def command(
+    source: Path,
+    output: Path,
+    vault: Path | None,
+    protector: Path | None,
+    labels: Path | None,
+    labels_by: str,
+    jobs: int,
+    created: str | None,
+    key_file: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    progress: str,
+    log_file: Path | None,
+    **settings: object,
+) -> int:
+    """Protect every CT and MR series of the export SOURCE and write derived copies to OUT.
+
+    SOURCE is only read. OUT gets DICOM files and manifest.json, no patient data in its names.
+    The vault keeps the protector and what is needed to restore the originals: keep it private.
+    A second run with the same options finishes what is missing.
+    """
+    from salm_dicom.batch.labels import Labels
+    from salm_dicom.batch.protect import Request, check_places, protect
+    from salm_dicom.dicom.derive import PUBLIC_SITE_KEY
+    from salm_dicom.plan import ProtectionPlan
+
+    vault = vault or output.with_name(output.name + ".vault")
+    check_places(source, output, vault)
+    if dry_run:
+        console.say("dry run: nothing is written")
+        return show(source, as_json=as_json)
+    request = Request(
+        source=source,
+        output=output,
+        vault=vault,
+        plan=ProtectionPlan.from_dict(settings),
+        protector=protector,
+        labels=None if labels is None else Labels.read(labels, by=labels_by, root=source),
+        created=creation_time(created),
+        site_key=site_key(key_file, PUBLIC_SITE_KEY),
+        jobs=jobs,
+    )
+    with console.progress_to_stderr(progress) as report:
+        result = protect(request, report)
+    if log_file is not None:
+        console.append_log(log_file, result.log)
+    if as_json:
+        _emit(result)
+    else:
+        print_result(result, source, output, vault)
+    if not result.done and not result.left_out:
+        return console.NOTHING
+    codes = {entry.code for entry in result.left_out}
+    if not result.done and not codes & {"E_UNEXPECTED", "E_MISMATCH"}:
+        return console.NOTHING
+    return console.worst(console.exit_of_left_out(codes))
+
+
+def _emit(result: Result) -> None:
+    for one in result.done:
+        console.emit(
+            "series",
+            folder=one.name,
+            instances=one.slices,
+            modality=one.modality,
+            extent=one.record.extent,
+            budget_stored=one.record.budget_stored,
+            largest_change_stored=one.record.largest_change_stored,
+            changed_share=one.record.changed_share,
+            warnings=list(one.record.warnings),
+        )
+    for entry in result.left_out:
+        console.emit("left_out", path=str(entry.path), code=entry.code, reason=entry.reason)
+    console.emit(
+        "summary",
+        series=len(result.done),
+        instances=sum(one.slices for one in result.done),
+        resumed=result.resumed,
+        left_out=console.counted(entry.code for entry in result.left_out),
+    )
+
+
+def print_result(result: Result, source: Path, output: Path, vault: Path) -> None:
+    """Print what was protected, the budget in its three units, what was left out, where it is."""
+    images = sum(one.slices for one in result.done)
+    click.echo(f"Protected {len(result.done)} series with {images} images")
+    if result.resumed:
+        click.echo(f"  ({result.resumed} of them by an earlier run)")
+    rows = []
+    for one in result.done:
+        r = one.record
+        rows.append(
+            (
+                one.name, one.modality, str(one.slices), f"{r.method}/{r.extent}",
+                f"{r.epsilon * 255:.3g}/255 = {r.budget_modality:.3g} {_short(r.units)} "
+                f"= {r.budget_stored} stored",
+                f"{r.changed_share:.1%}",
+            )
+        )  # fmt: skip
+    if rows:
+        head = ("series", "modality", "images", "method", "largest allowed change", "changed")
+        console.table(rows, head)
+        click.echo("  (changed: share of foreground voxels; the background is bit-identical)")
+    for text in sorted({w for one in result.done for w in one.record.warnings}):
+        click.echo(f"  warning {text}")
+    console.list_left_out(((e.path, e.code, e.reason) for e in result.left_out), source)
+    click.echo(f"\nTo share:        {output}")
+    click.echo(f"To keep private: {vault}")
+
+
+def _short(units: str) -> str:
+    return "HU" if units == "HU" else "units"

@@ -1,0 +1,75 @@
+"""`salm-dicom scan`: what is in an export, and every file that would be left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from salm_dicom.cli import console
+from salm_dicom.cli.options import json_option, source_argument
+
+if TYPE_CHECKING:
+    from salm_dicom.dicom.scan import Scan
+
+
+@click.command("scan", epilog="Example:  salm-dicom scan export/")
+@source_argument
+@json_option
+@console.reports_errors
+def command(source: Path, as_json: bool) -> int:
+    """Show what is in the export SOURCE, and what would be left out and why.
+
+    Nothing is written. Exit 3 when files would be left out, 4 when nothing can be protected.
+    """
+    return show(source, as_json=as_json)
+
+
+def show(source: Path, *, as_json: bool) -> int:
+    """Print what a scan finds and return the exit code."""
+    from salm_dicom.dicom.scan import scan
+    from salm_dicom.errors import PlanError
+
+    if not source.exists():
+        raise PlanError("SOURCE does not exist; give the folder of an export")
+    found = scan(source)
+    if as_json:
+        for series in found.series:
+            first = series.headers[0]
+            console.emit(
+                "series",
+                series_uid=first.series_uid,
+                modality=first.modality,
+                slices=len(series.paths),
+                rows=first.pixel_format[0],
+                columns=first.pixel_format[1],
+                geometry=series.stack.irregular or "regular",
+                extent="slice" if series.stack.irregular or len(series.paths) == 1 else "volume",
+                files=[str(path) for path in series.paths],
+            )
+        for entry in found.left_out:
+            console.emit("left_out", path=str(entry.path), code=entry.code, reason=entry.reason)
+        codes = [entry.code for entry in found.left_out]
+        console.emit("summary", series=len(found.series), left_out=console.counted(codes))
+    else:
+        _print(found, source)
+    if not found.series:
+        return console.NOTHING
+    return console.worst(console.exit_of_left_out(entry.code for entry in found.left_out))
+
+
+def _print(found: Scan, source: Path) -> None:
+    rows = []
+    for number, series in enumerate(found.series, start=1):
+        first = series.headers[0]
+        size = f"{first.pixel_format[0]} x {first.pixel_format[1]}"
+        rows.append(
+            (str(number), first.modality, str(len(series.paths)), size,
+             series.stack.irregular or "regular")
+        )  # fmt: skip
+    files = sum(len(series.paths) for series in found.series)
+    click.echo(f"{len(found.series)} series with {files} images can be protected")
+    if rows:
+        console.table(rows, ("no.", "modality", "slices", "rows x columns", "geometry"))
+    console.list_left_out(((e.path, e.code, e.reason) for e in found.left_out), source)

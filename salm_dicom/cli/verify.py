@@ -1,0 +1,139 @@
+"""`salm-dicom verify`: measure a protected export against its source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from salm_dicom.cli import console
+from salm_dicom.cli.options import (
+    FOLDER,
+    json_option,
+    log_option,
+    printable,
+    progress_option,
+    source_argument,
+)
+
+if TYPE_CHECKING:
+    from salm_dicom.batch.verify import Verification
+
+
+@click.command("verify", epilog="Example:  salm-dicom verify export/ shared/")
+@source_argument
+@click.argument("output", metavar="OUT", type=FOLDER)
+@click.option("--min-psnr", type=float, default=35.0, show_default=True, help="Of any slice, dB.")
+@click.option("--min-ssim", type=float, default=0.90, show_default=True, help="Of any slice.")
+@click.option(
+    "--max-mean-shift",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Of the foreground mean of any CT slice, HU.",
+)
+@click.option(
+    "--intensity-range",
+    type=(float, float),
+    default=None,
+    metavar="LO HI",
+    help="Range of PSNR and SSIM. Default: -160 240 HU for CT, percentiles otherwise.",
+)
+@json_option
+@progress_option
+@log_option
+@console.reports_errors
+def command(
+    source: Path,
+    output: Path,
+    min_psnr: float,
+    min_ssim: float,
+    max_mean_shift: float,
+    intensity_range: tuple[float, float] | None,
+    as_json: bool,
+    progress: str,
+    log_file: Path | None,
+) -> int:
+    """Measure the protected export OUT against SOURCE from disk.
+
+    Checks attributes, UIDs, provenance, background and budget of every instance, and measures
+    fidelity. Exit 9 when an instance is wrong, 5 when a limit is missed, 3 when series of SOURCE
+    are not in OUT.
+    """
+    from salm_dicom.batch.verify import verify
+    from salm_dicom.fidelity import Limits
+
+    limits = Limits(psnr_db=min_psnr, ssim=min_ssim, mean_shift_hu=max_mean_shift)
+    with console.progress_to_stderr(progress) as show:
+        found = verify(source, output, limits, intensity_range, show)
+    if as_json:
+        _emit(found)
+    else:
+        print_verification(found, output)
+    return exit_code(found)
+
+
+def exit_code(found: Verification) -> int:
+    """Return the exit code of a verification."""
+    if not found.series and not found.strange:
+        return console.NOTHING
+    codes = [console.MISMATCH] if found.strange else []
+    codes += [console.MISMATCH for one in found.series if one.findings]
+    codes += [console.LIMIT for one in found.series if one.missed]
+    codes += [console.PARTIAL] if found.absent else []
+    return console.worst(codes)
+
+
+def _emit(found: Verification) -> None:
+    from dataclasses import asdict
+
+    for one in found.series:
+        console.emit("series", **asdict(one))
+    for path, reason in found.strange:
+        console.emit("strange", path=str(path), reason=reason)
+    console.emit(
+        "summary",
+        series=len(found.series),
+        wrong=sum(bool(one.findings) for one in found.series),
+        limits_missed=sum(bool(one.missed) for one in found.series),
+        absent=found.absent,
+        strange=len(found.strange),
+    )
+
+
+def print_verification(found: Verification, output: Path) -> None:
+    """Print fidelity and findings for each series, and a verdict."""
+    rows = []
+    for one in found.series:
+        f = one.fidelity
+        verdict = "WRONG" if one.findings else "limit missed" if one.missed else "ok"
+        numbers = ("-",) * 5
+        if f is not None:
+            low, high = f.intensity_range
+            numbers = (
+                f"{f.psnr_db:.1f} dB", f"{f.ssim:.4f}", f"{f.mean_shift:.2g}",
+                f"{f.largest_change:.3g}", f"{low:.4g}..{high:.4g}",
+            )  # fmt: skip
+        rows.append((one.name, *numbers, verdict))
+    click.echo("Measured from disk, lowest or largest of the slices:")
+    if rows:
+        head = ("series", "PSNR", "SSIM", "mean shift", "largest change", "range", "verdict")
+        console.table(rows, head)
+    for one in found.series:
+        for finding in one.findings[:5]:
+            click.echo(f"  {one.name}: {finding.code}: {finding.text}")
+        if len(one.findings) > 5:
+            click.echo(f"  {one.name}: ... and {len(one.findings) - 5} more; --json lists all")
+        for text in one.missed:
+            click.echo(f"  {one.name}: limit missed: {text}")
+    for path, reason in found.strange:
+        click.echo(f"  {printable(str(path.relative_to(output)))}: {reason}")
+    if found.absent:
+        click.echo(f"  {found.absent} series of SOURCE are not in OUT")
+    wrong = sum(bool(one.findings) for one in found.series) + len(found.strange)
+    click.echo(
+        f"{len(found.series)} series: every attribute, UID, background voxel and budget is right"
+        if not wrong
+        else f"{wrong} series or files are WRONG: do not share this output"
+    )

@@ -1,0 +1,1 @@
+"""DICOM: the only home of pydicom. Scan an export, read a series, write its derivation."""

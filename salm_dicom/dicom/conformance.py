@@ -1,0 +1,166 @@
+"""Our own check of a protected instance against its source.
+
+`protect` runs it before it keeps a file, `verify` runs it on what lies on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salm_dicom.dicom import header as h
+from salm_dicom.dicom import pixels, provenance
+from salm_dicom.dicom.derive import REMOVED
+from salm_dicom.dicom.part10 import Part10, text
+from salm_dicom.volume import Booleans, Integers
+
+# Attributes the write policy changes; every other one must keep its bytes.
+CHANGED = {
+    h.IMAGE_TYPE, 0x00080012, 0x00080013, h.SOP_INSTANCE_UID, 0x0008103E, 0x00082111, 0x00082112,
+    0x00089215, h.EQUIPMENT, h.SERIES_UID, 0x00200011, 0x00280106, 0x00280107, pixels.PIXEL_DATA,
+}  # fmt: skip
+DERIVATION = 0x00082111
+SOURCE_IMAGE = 0x00082112
+_LOSSY_SYNTAXES = {
+    "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81",
+    "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong with a protected instance; never quotes a value of the patient's."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An instance and its decoded stored values, (rows, columns)."""
+
+    file: Part10
+    values: Integers
+
+
+def check(
+    source: Instance,
+    protected: Instance,
+    *,
+    may_change: Booleans | None = None,
+    largest: int | None = None,
+) -> list[Finding]:
+    """Return everything that is wrong with `protected`; an empty list is a pass.
+
+    Parameters
+    ----------
+    may_change
+        True where a stored value may differ, (rows, columns); None checks the padding only.
+    largest
+        Largest allowed absolute change in stored units; None takes what the file itself states.
+    """
+    return [
+        *_uids(source.file, protected.file),
+        *_attributes(source.file, protected.file),
+        *_provenance(source.file, protected.file),
+        *_pixels(source, protected, may_change, largest),
+    ]
+
+
+def _tag(tag: int) -> str:
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def _uids(source: Part10, protected: Part10) -> Iterator[Finding]:
+    old, new = h.identity_of(source), h.identity_of(protected)
+    if new.sop_uid == old.sop_uid:
+        yield Finding("UID_REUSED", "(0008,0018) SOP Instance UID is the source's")
+    if new.series_uid == old.series_uid:
+        yield Finding("UID_REUSED", "(0020,000E) Series Instance UID is the source's")
+    meta = protected.meta
+    if text(meta.get(h.META_SOP_UID, b"")) != new.sop_uid:
+        yield Finding("META_UID", "(0002,0003) is not the SOP Instance UID of the data set")
+    if {text(meta.get(h.META_SOP_CLASS_UID, b"")), new.sop_class} != {old.sop_class}:
+        yield Finding("META_UID", "the SOP Class UID is not the source's")
+
+
+def _attributes(source: Part10, protected: Part10) -> Iterator[Finding]:
+    before, after = source.element_bytes(), protected.element_bytes()
+    for tag in sorted(before.keys() | after.keys()):
+        if tag in CHANGED or tag & 0xFFFF == 0 or before.get(tag) == after.get(tag):
+            continue
+        if tag == h.SOP_CLASS_UID and not h.text_of(source, tag):
+            continue
+        if tag in REMOVED:
+            if tag in after:
+                code = "STALE_ICON" if tag == 0x00880200 else "STALE_ATTRIBUTE"
+                yield Finding(code, f"{_tag(tag)} {REMOVED[tag]} no longer describes the pixels")
+        elif tag not in after:
+            yield Finding("ATTRIBUTE_REMOVED", f"{_tag(tag)} is missing")
+        elif tag not in before:
+            yield Finding("ATTRIBUTE_ADDED", f"{_tag(tag)} was added")
+        elif source.dataset[tag] != protected.dataset[tag]:
+            yield Finding("ATTRIBUTE_CHANGED", f"{_tag(tag)} is not the source's")
+
+
+def _provenance(source: Part10, protected: Part10) -> Iterator[Finding]:
+    if h.text_of(protected, h.IMAGE_TYPE).split("\\")[0] != "DERIVED":
+        yield Finding("NOT_DERIVED", "(0008,0008) Image Type does not begin with DERIVED")
+    if provenance.stated_largest_change(h.text_of(protected, DERIVATION)) is None:
+        yield Finding("NO_PROVENANCE", "(0008,2111) Derivation Description has no sentence of ours")
+    if provenance.DERIVATION_CODE not in protected.value(0x00089215):
+        yield Finding("NO_PROVENANCE", "(0008,9215) Derivation Code Sequence lacks our code")
+    if h.identity_of(source).sop_uid.encode() not in protected.value(SOURCE_IMAGE):
+        yield Finding("NO_PROVENANCE", "(0008,2112) Source Image Sequence does not name the source")
+    equipment = protected.value(h.EQUIPMENT)
+    if not h.is_protected(protected) or provenance.EQUIPMENT_CODE not in equipment:
+        yield Finding("NO_PROVENANCE", "(0018,A001) Contributing Equipment does not name us")
+    if not h.text_of(protected, 0x00080012):
+        yield Finding("NO_PROVENANCE", "(0008,0012) Instance Creation Date is missing")
+    if str(protected.transfer_syntax) in _LOSSY_SYNTAXES:
+        yield Finding("LOSSY", "written with a lossy transfer syntax")
+
+
+def _pixels(
+    source: Instance, protected: Instance, may_change: Booleans | None, largest: int | None
+) -> Iterator[Finding]:
+    before, after = source.values, protected.values
+    if before.shape != after.shape or before.dtype != after.dtype:
+        yield Finding("PIXEL_FORMAT", "rows, columns or number type of the pixels changed")
+        return
+    delta = after.astype(np.int32) - before
+    if may_change is not None:
+        outside = int(np.count_nonzero(delta[~may_change]))
+        if outside:
+            yield Finding("BACKGROUND_CHANGED", f"{outside} voxels outside the foreground changed")
+    yield from _padding(source.file, before, after)
+    found = int(np.abs(delta).max(initial=0))
+    allowed = largest
+    if allowed is None:
+        allowed = provenance.stated_largest_change(h.text_of(protected.file, DERIVATION))
+    if allowed is not None and found > allowed:
+        yield Finding("BUDGET_EXCEEDED", f"a value changed by {found}, {allowed} is allowed")
+    yield from _range(protected.file, after)
+
+
+def _padding(source: Part10, before: Integers, after: Integers) -> Iterator[Finding]:
+    edges = pixels.padding(source)
+    if edges is None:
+        return
+    moved = int(np.count_nonzero(_within(before, edges) != _within(after, edges)))
+    if moved:
+        yield Finding("PADDING_CHANGED", f"{moved} padding voxels appeared or vanished")
+
+
+def _range(protected: Part10, after: Integers) -> Iterator[Finding]:
+    for tag, find in ((0x00280106, np.min), (0x00280107, np.max)):
+        if protected.value(tag) and h.short_of(protected, tag) != int(find(after)) & 0xFFFF:
+            yield Finding("STALE_RANGE", f"{_tag(tag)} is not what the pixels give")
+
+
+def _within(values: Integers, edges: tuple[int, int]) -> NDArray[np.bool_]:
+    inside: NDArray[np.bool_] = (values >= edges[0]) & (values <= edges[1])
+    return inside

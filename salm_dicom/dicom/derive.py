@@ -1,0 +1,156 @@
+"""Header and bytes of a derived instance: what changes, attribute by attribute (write policy)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydicom.charset import convert_encodings, encode_string
+
+from salm_dicom import __version__
+from salm_dicom.dicom import header as h
+from salm_dicom.dicom import pixels, provenance
+from salm_dicom.dicom.part10 import Part10
+from salm_dicom.dicom.splice import Encoding, file_meta, splice
+from salm_dicom.record import ProtectionRecord
+from salm_dicom.volume import Integers
+
+# Stale, void or untrue in a derived instance (write policy).
+REMOVED = {
+    0x00080001: "Length to End",
+    0x00880200: "Icon Image Sequence",
+    0x4FFE0001: "MAC Parameters Sequence",
+    0x01000410: "SOP Instance Status",
+    0xFFFAFFFA: "Digital Signatures Sequence",
+    0x7FE00001: "Extended Offset Table",
+    0x7FE00002: "Extended Offset Table Lengths",
+}
+# Used where a site gives no key: new UIDs can then be computed from old ones by anyone, which a
+# file reveals anyway as long as its Source Image Sequence names the source.
+PUBLIC_SITE_KEY = b"salm_dicom"
+_LEAST = 0x00280106
+_MOST = 0x00280107
+_SERIES_DESCRIPTION = 0x0008103E
+_DERIVATION = 0x00082111
+_SERIES_SUFFIX = " SALM"
+_SERIES_NUMBER_STEP = 5000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derivation:
+    """What all derived instances of one series share.
+
+    Parameters
+    ----------
+    record
+        What was done; its digest is part of every new UID.
+    created
+        When the run began; Instance Creation Date and Time, and Contribution Date Time.
+    site_key
+        Key of the UIDs' HMAC: who lacks it cannot compute new UIDs from old ones.
+    """
+
+    record: ProtectionRecord
+    created: datetime
+    site_key: bytes
+
+    def uid(self, level: str, source_uid: str) -> str:
+        """Return the new UID for a source UID: same inputs, same UID.
+
+        `2.25.` and the integer of a version 8 UUID (RFC 9562) from HMAC-SHA256; PS3.5 B.2.
+        """
+        message = "\0".join((self.record.digest, level, source_uid)).encode()
+        number = int.from_bytes(hmac.new(self.site_key, message, hashlib.sha256).digest()[:16])
+        number = number & ~(0xF << 76) | (8 << 76)
+        return f"2.25.{number & ~(0b11 << 62) | (0b10 << 62)}"
+
+
+def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
+    """Return the protected instance as a DICOM file.
+
+    Parameters
+    ----------
+    file
+        The source instance.
+    values
+        Its stored values after the change, shape (rows, columns).
+    """
+    code = Encoding.of(file)
+    source = h.identity_of(file)
+    sop_uid = derivation.uid("instance", source.sop_uid)
+    series_uid = derivation.uid("series", source.series_uid)
+    syntax, data, encapsulated = pixels.encode(file, values)
+    record, created = derivation.record, derivation.created
+
+    def appended(tag: int, item: bytes) -> bytes:
+        return code.element(tag, "SQ", file.value(tag) + item)
+
+    changes: dict[int, bytes | None] = {
+        h.IMAGE_TYPE: code.element(h.IMAGE_TYPE, "CS", _derived_type(file)),
+        0x00080012: code.element(0x00080012, "DA", created.strftime("%Y%m%d")),
+        0x00080013: code.element(0x00080013, "TM", created.strftime("%H%M%S")),
+        h.SOP_INSTANCE_UID: code.element(h.SOP_INSTANCE_UID, "UI", sop_uid),
+        _SERIES_DESCRIPTION: code.element(_SERIES_DESCRIPTION, "LO", _series_description(file)),
+        _DERIVATION: code.element(_DERIVATION, "ST", _derivation_description(file, record)),
+        0x00082112: appended(
+            0x00082112, provenance.source_image(code, source.sop_class, source.sop_uid)
+        ),
+        0x00089215: appended(0x00089215, provenance.derivation_code(code)),
+        h.EQUIPMENT: appended(h.EQUIPMENT, provenance.equipment(code, record, created)),
+        h.SERIES_UID: code.element(h.SERIES_UID, "UI", series_uid),
+        0x00200011: code.element(0x00200011, "IS", _series_number(file)),
+        pixels.PIXEL_DATA: code.element(
+            pixels.PIXEL_DATA, _pixel_vr(file, encapsulated), data, undefined=encapsulated
+        ),
+    }
+    for tag, extreme in ((_LEAST, values.min()), (_MOST, values.max())):
+        if file.value(tag):
+            vr = "SS" if h.short_of(file, h.PIXEL_REPRESENTATION) else "US"
+            changes[tag] = code.element(tag, vr, code.unsigned_short(int(extreme)))
+    if not file.value(h.SOP_CLASS_UID):
+        changes[h.SOP_CLASS_UID] = code.element(h.SOP_CLASS_UID, "UI", source.sop_class)
+    changes |= dict.fromkeys(REMOVED)
+    return splice(file, changes, file_meta(source.sop_class, sop_uid, syntax, __version__))
+
+
+def _derived_type(file: Part10) -> bytes:
+    rest = file.value(h.IMAGE_TYPE).rstrip(b" \0").split(b"\\")[1:]
+    return b"\\".join([b"DERIVED", *(rest or [b"PRIMARY"])])
+
+
+def _series_description(file: Part10) -> bytes:
+    """Return the description with our suffix, cut to the 64 characters of an LO."""
+    room = 64 - len(_SERIES_SUFFIX)
+    old = file.value(_SERIES_DESCRIPTION).rstrip(b" \0")
+    if old.isascii() and b"\x1b" not in old:
+        return old[:room] + _SERIES_SUFFIX.encode()
+    text = str(file.dataset[_SERIES_DESCRIPTION].value)[:room]
+    names = file.dataset.get("SpecificCharacterSet")
+    return encode_string(text + _SERIES_SUFFIX, convert_encodings(names))
+
+
+def _derivation_description(file: Part10, record: ProtectionRecord) -> bytes:
+    """Return the old description, if there is room for it, and ours."""
+    old = file.value(_DERIVATION).rstrip(b" \0")
+    ours = provenance.sentence(record).encode("ascii")
+    if old and len(old) + len(ours) + 2 <= 1024:
+        return old + b"; " + ours
+    return ours
+
+
+def _series_number(file: Part10) -> str:
+    text = file.value(0x00200011).strip(b" \0").decode("latin-1")
+    try:
+        return str(int(text or 0) + _SERIES_NUMBER_STEP)
+    except ValueError:
+        return str(_SERIES_NUMBER_STEP)
+
+
+def _pixel_vr(file: Part10, encapsulated: bool) -> str:
+    """Return the VR of Pixel Data: OB where encapsulated, the source's where it stays raw words."""
+    if encapsulated:
+        return "OB"
+    vr = file.vr(pixels.PIXEL_DATA)
+    return vr if vr in ("OB", "OW") and not file.transfer_syntax.is_encapsulated else "OW"

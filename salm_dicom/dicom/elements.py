@@ -1,0 +1,126 @@
+"""Find the top-level elements of a data set without decoding them.
+
+A pass over element headers (PS3.5 7.1) that is several times quicker than building a data set and
+is all that scanning, splicing and checking need. It understands exactly what the standard says and
+raises `Unusual` at anything else; the caller then asks pydicom, which knows what vendors do.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
+
+UNDEFINED = 0xFFFFFFFF
+ITEM = 0xFFFEE000
+ITEM_END = 0xFFFEE00D
+SEQUENCE_END = 0xFFFEE0DD
+_DEEPEST = 50
+
+_LONG = {str(vr).encode() for vr in EXPLICIT_VR_LENGTH_32}
+_KNOWN = {str(vr).encode() for vr in VR if len(str(vr)) == 2}
+_ORDER = {True: "<", False: ">"}
+_IMPLICIT = {little: Struct(f"{order}HHL").unpack_from for little, order in _ORDER.items()}
+_EXPLICIT = {little: Struct(f"{order}HH2sH").unpack_from for little, order in _ORDER.items()}
+_LENGTH = {little: Struct(f"{order}L").unpack_from for little, order in _ORDER.items()}
+
+
+class Unusual(Exception):
+    """The bytes are not what the standard says; not necessarily an error."""
+
+
+class Span:
+    """Where one element lies: header, value and end, as offsets; `vr` is empty if implicit."""
+
+    __slots__ = ("start", "stop", "tag", "value", "value_stop", "vr")
+
+    def __init__(
+        self, tag: int, vr: str, start: int, value: int, value_stop: int, stop: int
+    ) -> None:
+        self.tag, self.vr, self.start = tag, vr, start
+        self.value, self.value_stop, self.stop = value, value_stop, stop
+
+
+def walk(
+    data: bytes, start: int, *, implicit: bool, little: bool, before: int = UNDEFINED
+) -> list[Span]:
+    """Return the elements from `start` to the end of the data, or up to tag `before`.
+
+    Raises
+    ------
+    Unusual
+        Unknown VR, tags out of order, a delimiter out of place, or the data end too early.
+    """
+    spans: list[Span] = []
+    position, size, last = start, len(data), -1
+    while position < size:
+        tag, vr, value, length = _head(data, position, implicit, little)
+        if tag >= before:
+            break
+        if tag <= last or tag >= ITEM:
+            raise Unusual
+        last = tag
+        if length == UNDEFINED:
+            stop = _skip_items(data, value, implicit or vr == b"UN", little, 1)
+            value_stop = stop - 8
+        else:
+            stop = value_stop = value + length
+            if stop > size:
+                raise Unusual
+        spans.append(Span(tag, vr.decode(), position, value, value_stop, stop))
+        position = stop
+    return spans
+
+
+def _head(data: bytes, position: int, implicit: bool, little: bool) -> tuple[int, bytes, int, int]:
+    """Return tag, VR, where the value starts, and its length."""
+    if position + 12 > len(data) and position + 8 != len(data):
+        raise Unusual
+    if implicit:
+        group, element, length = _IMPLICIT[little](data, position)
+        return group << 16 | element, b"", position + 8, length
+    group, element, vr, short = _EXPLICIT[little](data, position)
+    tag = group << 16 | element
+    if group == 0xFFFE:
+        return tag, b"", position + 8, _LENGTH[little](data, position + 4)[0]
+    if vr in _LONG:
+        if position + 12 > len(data):
+            raise Unusual
+        return tag, vr, position + 12, _LENGTH[little](data, position + 8)[0]
+    if vr not in _KNOWN:
+        raise Unusual
+    return tag, vr, position + 8, short
+
+
+def _skip_items(data: bytes, position: int, implicit: bool, little: bool, depth: int) -> int:
+    """Return where a sequence or encapsulated value of undefined length ends."""
+    if depth > _DEEPEST:
+        raise Unusual
+    while True:
+        if position + 8 > len(data):
+            raise Unusual
+        group, element, length = _IMPLICIT[little](data, position)
+        tag = group << 16 | element
+        position += 8
+        if tag == SEQUENCE_END:
+            return position
+        if tag != ITEM:
+            raise Unusual
+        if length == UNDEFINED:
+            position = _skip_elements(data, position, implicit, little, depth)
+        else:
+            position += length
+
+
+def _skip_elements(data: bytes, position: int, implicit: bool, little: bool, depth: int) -> int:
+    """Return where an item of undefined length ends."""
+    while True:
+        tag, vr, value, length = _head(data, position, implicit, little)
+        if tag == ITEM_END:
+            return value
+        if length == UNDEFINED:
+            position = _skip_items(data, value, implicit or vr == b"UN", little, depth + 1)
+        else:
+            position = value + length
+        if position > len(data):
+            raise Unusual

@@ -1,0 +1,272 @@
+"""One DICOM file in memory: its bytes, where each element lies, and pydicom's view on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from operator import itemgetter
+from pathlib import Path
+from struct import pack
+
+import pydicom
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+)
+
+from salm_dicom.dicom.elements import UNDEFINED, Span, Unusual, walk
+from salm_dicom.errors import (
+    EmptyFile,
+    MissingTag,
+    NotDicom,
+    ParseError,
+    Truncated,
+    Unreadable,
+    UnsupportedTransferSyntax,
+)
+
+TRANSFER_SYNTAX = 0x00020010
+# Float, double float and integer pixel data: whatever comes from here on is not header.
+FIRST_PIXEL_TAG = 0x7FE00008
+# Most headers end within this many bytes.
+_HEAD = 1 << 16
+
+
+@dataclass(frozen=True)
+class Part10:
+    """One DICOM file.
+
+    Parameters
+    ----------
+    data
+        As on disk; of a header only, if `parse_header` read it.
+    spans
+        Top-level elements in file order; together they cover the data set.
+    meta
+        Value of each file meta element.
+    is_implicit_vr, is_little_endian
+        How the data set really is encoded (the meta information can be wrong).
+    """
+
+    data: bytes
+    spans: tuple[Span, ...]
+    meta: dict[int, bytes]
+    is_implicit_vr: bool
+    is_little_endian: bool
+
+    @cached_property
+    def _by_tag(self) -> dict[int, Span]:
+        return {span.tag: span for span in self.spans}
+
+    @cached_property
+    def dataset(self) -> FileDataset:
+        """The same file as a pydicom data set, parsed when first asked for."""
+        return _pydicom(self.data)
+
+    @property
+    def transfer_syntax(self) -> UID:
+        """Transfer Syntax UID of the file meta information."""
+        return UID(text(self.meta.get(TRANSFER_SYNTAX, b"")))
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file, hexadecimal."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def __contains__(self, tag: int) -> bool:
+        return tag in self._by_tag
+
+    def value(self, tag: int) -> bytes:
+        """Return an element's value as encoded, without delimiter; empty when it is absent."""
+        span = self._by_tag.get(tag)
+        return b"" if span is None else self.data[span.value : span.value_stop]
+
+    def vr(self, tag: int) -> str:
+        """Return an element's VR; empty when it is absent or the VR implicit."""
+        span = self._by_tag.get(tag)
+        return "" if span is None else span.vr
+
+    def element_bytes(self) -> dict[int, bytes]:
+        """Return every top-level element's bytes, header included, by tag."""
+        return {span.tag: self.data[span.start : span.stop] for span in self.spans}
+
+
+def text(value: bytes) -> str:
+    """Return a text value without padding; bytes that are not ASCII stay one character each."""
+    return value.decode("latin-1").strip(" \0")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a file, or say by code why not."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Unreadable(f"cannot be read ({type(error).__name__})") from error
+    if not data:
+        raise EmptyFile("the file has no bytes")
+    return data
+
+
+def read(path: Path) -> Part10:
+    """Return a DICOM file in memory; see `parse`."""
+    return parse(read_bytes(path))
+
+
+def read_header(path: Path) -> tuple[Part10, int]:
+    """Return the elements before the pixel data, and how many bytes follow them in the file."""
+    try:
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            data = stream.read(_HEAD)
+            file = _quick_header(data)
+            if file is None:
+                data += stream.read()
+                file = parse(data, before=FIRST_PIXEL_TAG) if data else None
+    except OSError as error:
+        raise Unreadable(f"cannot be read ({type(error).__name__})") from error
+    if file is None:
+        raise EmptyFile("the file has no bytes")
+    end = max((s.stop for s in file.spans if s.tag < FIRST_PIXEL_TAG), default=0)
+    return file, size - end
+
+
+def _quick_header(data: bytes) -> Part10 | None:
+    """Return the header if the first bytes of the file hold all of it."""
+    try:
+        if data[128:132] != b"DICM":
+            return None
+        file = _walked(data, FIRST_PIXEL_TAG)
+    except Unusual:
+        return None
+    return file if file.spans and file.spans[-1].stop < len(data) else None
+
+
+def _walked(data: bytes, before: int) -> Part10:
+    spans, start = _meta_spans(data)
+    meta = {span.tag: data[span.value : span.value_stop] for span in spans}
+    syntax = _known_syntax(text(meta.get(TRANSFER_SYNTAX, b"")))
+    implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+    found = walk(data, start, implicit=implicit, little=little, before=before)
+    return Part10(data, tuple(found), meta, implicit, little)
+
+
+def parse(data: bytes, *, before: int = UNDEFINED) -> Part10:
+    """Return the file with its elements found; of a header, those below tag `before`.
+
+    Raises
+    ------
+    NotDicom, ParseError, Truncated, MissingTag, UnsupportedTransferSyntax
+    """
+    if data[128:132] != b"DICM":
+        raise NotDicom("no DICM prefix at byte 128: not a DICOM Part 10 file")
+    try:
+        file = _walked(data, before)
+    except Unusual:
+        return _by_pydicom(data)
+    if not file.spans:
+        raise Truncated("the file ends before the first element of the data set")
+    return file
+
+
+def _known_syntax(syntax: str) -> str:
+    if not syntax:
+        raise MissingTag("(0002,0010) Transfer Syntax UID is missing from the file meta group")
+    if not UID(syntax).is_transfer_syntax:
+        raise UnsupportedTransferSyntax("the Transfer Syntax UID is not one of the standard's")
+    if syntax == DeflatedExplicitVRLittleEndian:
+        raise UnsupportedTransferSyntax("deflated data sets are not supported yet")
+    return syntax
+
+
+def _meta_spans(data: bytes) -> tuple[list[Span], int]:
+    """Return the file meta elements, always Explicit VR Little Endian, and where they end."""
+    first = walk(data[:160], 132, implicit=False, little=True, before=0x00020001)
+    if not first or first[0].tag != 0x00020000:
+        raise Unusual
+    length = int.from_bytes(data[first[0].value : first[0].value_stop], "little")
+    end = first[0].stop + length
+    if end > len(data):
+        raise Unusual
+    return walk(data[:end], 132, implicit=False, little=True), end
+
+
+def _pydicom(data: bytes) -> FileDataset:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pydicom.dcmread(BytesIO(data))
+    except InvalidDicomError as error:
+        raise NotDicom("no DICM prefix at byte 128: not a DICOM Part 10 file") from error
+    except EOFError as error:
+        raise Truncated("the file ends inside the data set") from error
+    except Exception as error:
+        raise ParseError(f"the data set cannot be parsed ({type(error).__name__})") from error
+
+
+def _by_pydicom(data: bytes) -> Part10:
+    """Return the file as pydicom understands it: wrong VRs, odd nesting, missing group lengths."""
+    dataset = _pydicom(data)
+    meta = {int(e.tag): str(e.value).encode("latin-1", "replace") for e in dataset.file_meta}
+    _known_syntax(text(meta.get(TRANSFER_SYNTAX, b"")))
+    implicit, little = (bool(flag) for flag in dataset.original_encoding)
+    elements = [dataset.get_item(tag) for tag in dataset.keys()]  # noqa: SIM118
+    places = sorted(((_value_start(e), e) for e in elements), key=itemgetter(0))
+    if not places:
+        raise Truncated("the file ends before the first element of the data set")
+    _check_complete(data, *places[-1])
+    starts = [_header_start(data, tell, int(e.tag), little) for tell, e in places]
+    stops = [*starts[1:], len(data)]
+    spans = tuple(
+        Span(
+            int(e.tag),
+            "" if implicit else text(data[start + 4 : start + 6]),
+            start,
+            tell,
+            _value_stop(e, tell, stop),
+            stop,
+        )
+        for (tell, e), start, stop in zip(places, starts, stops, strict=True)
+    )
+    return Part10(data, spans, meta, implicit, little)
+
+
+def _check_complete(data: bytes, tell: int, last: RawDataElement | DataElement) -> None:
+    """Raise `Truncated` when the last element promises more bytes than there are."""
+    if not isinstance(last, RawDataElement):
+        return
+    length = len(last.value or b"") + 8 if last.length == UNDEFINED else last.length
+    missing = tell + length - len(data)
+    if missing > 0:
+        raise Truncated(f"the file ends {missing} bytes before the end of {BaseTag(last.tag)}")
+
+
+def _value_start(element: RawDataElement | DataElement) -> int:
+    if isinstance(element, RawDataElement):
+        return int(element.value_tell)
+    return int(element.file_tell or 0)
+
+
+def _value_stop(element: RawDataElement | DataElement, tell: int, stop: int) -> int:
+    if isinstance(element, RawDataElement) and element.length != UNDEFINED:
+        return tell + element.length
+    is_undefined = isinstance(element, RawDataElement) or element.is_undefined_length
+    return stop - 8 if is_undefined else stop
+
+
+def _header_start(data: bytes, tell: int, tag: int, little: bool) -> int:
+    """Return where the element's tag stands: 8 or 12 bytes before its value."""
+    wanted = pack("<HH" if little else ">HH", tag >> 16, tag & 0xFFFF)
+    for size in (8, 12):
+        if data[tell - size : tell - size + 4] == wanted:
+            return tell - size
+    raise ParseError(f"element {BaseTag(tag)} is not where the parser found it")

@@ -1,0 +1,84 @@
+"""ProtectionRecord to standard attributes: the sentence and the sequence items a file carries.
+
+No seed, key or surrogate name leaves the vault; the digest ties a file to its vault entry.
+References: PS3.3 C.7.6.1 (General Image), C.12.1 (SOP Common), PS3.16 CID 7202, 7203, 7005.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from salm_dicom import __version__
+from salm_dicom.dicom.header import PRODUCT
+from salm_dicom.dicom.splice import Encoding
+from salm_dicom.record import ProtectionRecord
+
+MANUFACTURER = "salm_dicom project"
+CONTRIBUTION = "Added a masked perturbation against unauthorised training"
+DERIVATION_CODE = b"113042"
+EQUIPMENT_CODE = b"109102"
+_LARGEST = re.compile(r"largest change (\d+) stored units")
+
+
+def sentence(record: ProtectionRecord) -> str:
+    """Return the Derivation Description of a protected instance, ASCII, under 300 characters."""
+    return (
+        f"Protected against unauthorised training by {PRODUCT} {__version__}: method "
+        f"{record.method}, {record.extent} extent, at most {record.rho * 100:.3g} % of foreground "
+        f"voxels changed; largest change {record.largest_change_stored} stored units "
+        f"({record.largest_change_modality:.4g} {record.units})"
+    )
+
+
+def stated_largest_change(description: str) -> int | None:
+    """Return the largest change in stored units that a Derivation Description states, or None."""
+    found = _LARGEST.findall(description)
+    return int(found[-1]) if found else None
+
+
+def code_item(encoding: Encoding, value: bytes, meaning: str) -> bytes:
+    """Return a code sequence item of the DICOM controlled terminology (PS3.16)."""
+    return encoding.item(
+        (
+            encoding.element(0x00080100, "SH", value),
+            encoding.element(0x00080102, "SH", "DCM"),
+            encoding.element(0x00080104, "LO", meaning),
+        )
+    )
+
+
+def derivation_code(encoding: Encoding) -> bytes:
+    """Return the item of Derivation Code Sequence (0008,9215)."""
+    return code_item(encoding, DERIVATION_CODE, "Pixel by pixel addition")
+
+
+def source_image(encoding: Encoding, sop_class: str, sop_uid: str) -> bytes:
+    """Return the item of Source Image Sequence (0008,2112) that names the source instance."""
+    purpose = code_item(encoding, b"121322", "Source image for image processing operation")
+    return encoding.item(
+        (
+            encoding.element(0x00081150, "UI", sop_class),
+            encoding.element(0x00081155, "UI", sop_uid),
+            encoding.element(0x0028135A, "CS", "YES"),
+            encoding.element(0x0040A170, "SQ", purpose),
+        )
+    )
+
+
+def equipment(encoding: Encoding, record: ProtectionRecord, created: datetime) -> bytes:
+    """Return the item of Contributing Equipment Sequence (0018,A001) that names this software."""
+    stamp = created.strftime("%Y%m%d%H%M%S") + (created.strftime("%z") or "")
+    purpose = code_item(encoding, EQUIPMENT_CODE, "Processing Equipment")
+    return encoding.item(
+        (
+            encoding.element(0x00080070, "LO", MANUFACTURER),
+            encoding.element(0x00081090, "LO", PRODUCT),
+            encoding.element(0x00181020, "LO", __version__),
+            encoding.element(0x0018A002, "DT", stamp),
+            encoding.element(
+                0x0018A003, "ST", f"{CONTRIBUTION}; plan and protector {record.digest[:32]}"
+            ),
+            encoding.element(0x0040A170, "SQ", purpose),
+        )
+    )

@@ -1,0 +1,193 @@
+"""Walk an export: group instances into volumes, and say by code why a file is left out."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.uid import UID, MediaStorageDirectoryStorage
+
+from salm_dicom.dicom import header as h
+from salm_dicom.dicom import pixels
+from salm_dicom.dicom.geometry import Stack, stacks
+from salm_dicom.dicom.header import InstanceHeader
+from salm_dicom.dicom.part10 import read_header, text
+from salm_dicom.dicom.writers import WRITERS
+from salm_dicom.errors import (
+    AlreadyProtected,
+    DuplicatePosition,
+    DuplicateUid,
+    InputError,
+    MissingTag,
+    NotImage,
+    NotRegularFile,
+    Quantitative,
+    Truncated,
+    UnsupportedPixels,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """One file that is not protected: where, the code, and what to do about it."""
+
+    path: Path
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesFiles:
+    """The instances of one volume, in spatial order."""
+
+    stack: Stack
+
+    @property
+    def headers(self) -> tuple[InstanceHeader, ...]:
+        """Headers in order of the slices."""
+        return self.stack.headers
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Files in order of the slices."""
+        return tuple(instance.path for instance in self.headers)
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """(column, row, slice) to RAS mm."""
+        return self.stack.affine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """What is in an export: the volumes that can be protected, and every other file."""
+
+    series: tuple[SeriesFiles, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def scan(root: Path) -> Scan:
+    """Return what is in the folder (or single file) `root`; every file is in the result once."""
+    headers: list[InstanceHeader] = []
+    left_out: list[LeftOut] = []
+    for path in _walk(root):
+        try:
+            headers.append(image_header(path))
+        except InputError as error:
+            left_out.append(LeftOut(path, error.code, str(error)))
+    kept, doubles = _without_duplicates(headers)
+    series, unusable = group(kept)
+    rows = sorted([*left_out, *doubles, *unusable], key=lambda row: str(row.path))
+    return Scan(series=tuple(series), left_out=tuple(rows))
+
+
+def group(headers: Iterable[InstanceHeader]) -> tuple[list[SeriesFiles], list[LeftOut]]:
+    """Return the volumes that the instances make, ordered by patient, study, series, position."""
+    by_key: dict[tuple[object, ...], list[InstanceHeader]] = {}
+    for instance in headers:
+        by_key.setdefault(instance.volume_key, []).append(instance)
+    found: list[SeriesFiles] = []
+    left_out: list[LeftOut] = []
+    for members in by_key.values():
+        try:
+            found.extend(SeriesFiles(stack=stack) for stack in stacks(members))
+        except InputError as error:
+            left_out.extend(LeftOut(i.path, error.code, str(error)) for i in members)
+    return sorted(found, key=_order), left_out
+
+
+def image_header(path: Path) -> InstanceHeader:
+    """Return the header of an image that can be protected, or raise the code that says why not."""
+    if not stat.S_ISREG(_mode(path)):
+        raise NotRegularFile("not a regular file (folder link, fifo, socket or device)")
+    file, rest = read_header(path)
+    if text(file.meta.get(h.META_SOP_CLASS_UID, b"")) == MediaStorageDirectoryStorage:
+        raise NotImage("DICOMDIR: an index of the export, it is not copied")
+    if rest < 0:
+        raise Truncated(f"the file ends {-rest} bytes inside an element of the header")
+    sop_class = h.text_of(file, h.SOP_CLASS_UID)
+    if h.ROWS not in file:
+        if sop_class in WRITERS:
+            raise MissingTag("(0028,0010) Rows is missing: a header without an image")
+        raise NotImage(f"{_class_name(sop_class)} is not an image; it is not copied")
+    instance = h.header(file, path)
+    _check_supported(instance)
+    pixels.check_format(file)
+    least = 28 if file.transfer_syntax.is_encapsulated else 8 + pixels.raw_bytes(file)
+    if rest < least:
+        raise Truncated(f"{rest} bytes are left for the pixel data; {least} are needed")
+    return instance
+
+
+def _check_supported(instance: InstanceHeader) -> None:
+    """Raise the code that says why an image of this kind is not protected, if so."""
+    name = _class_name(instance.sop_class)
+    if instance.modality in ("SEG", "RTDOSE"):
+        raise NotImage(f"{name} is not an image of a patient; it is not copied")
+    if instance.modality in ("PT", "NM"):
+        raise Quantitative(f"{name} holds measurements; it is not protected")
+    if instance.sop_class not in WRITERS:
+        raise UnsupportedPixels(f"{name} is not supported yet")
+    if instance.is_protected:
+        raise AlreadyProtected("written by salm_dicom; protect the source instead")
+    if instance.is_quantitative:
+        raise Quantitative("values are mapped to real-world quantities; they must not change")
+
+
+def _class_name(sop_class: str) -> str:
+    name = UID(sop_class).name if sop_class else "an object without SOP Class UID"
+    return name if name != sop_class else "an object of unknown SOP class"
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield every file under `root` in a fixed order, and links to folders, not followed."""
+    if not root.is_dir():
+        yield root
+        return
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        here = Path(folder)
+        yield from (here / name for name in folders if (here / name).is_symlink())
+        yield from (here / name for name in sorted(files))
+
+
+def _without_duplicates(
+    headers: list[InstanceHeader],
+) -> tuple[list[InstanceHeader], list[LeftOut]]:
+    """Return one instance for each SOP Instance UID, and the copies and contradictions."""
+    by_uid: dict[str, list[InstanceHeader]] = {}
+    for instance in headers:
+        by_uid.setdefault(instance.sop_uid, []).append(instance)
+    kept: list[InstanceHeader] = []
+    left_out: list[LeftOut] = []
+    for same in by_uid.values():
+        contents = {instance.path.read_bytes() for instance in same} if len(same) > 1 else {b""}
+        if len(contents) == 1:
+            kept.append(same[0])
+            text = "a copy of an instance that is in the export already"
+            left_out += [LeftOut(i.path, DuplicatePosition.code, text) for i in same[1:]]
+        else:
+            text = "another file has this SOP Instance UID and different content"
+            left_out += [LeftOut(i.path, DuplicateUid.code, text) for i in same]
+    return kept, left_out
+
+
+def _order(series: SeriesFiles) -> tuple[str, str, str, float, int, str]:
+    first = series.headers[0]
+    along = first.position[2] if first.position else 0.0
+    return (
+        first.patient_id, first.study_uid, first.series_uid,
+        along, first.instance_number, first.sop_uid,
+    )  # fmt: skip

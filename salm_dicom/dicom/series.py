@@ -1,0 +1,223 @@
+"""Series: read one volume of instances; write its derived instances, all files or none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salm_dicom.dicom import pixels
+from salm_dicom.dicom.conformance import Instance, check
+from salm_dicom.dicom.derive import Derivation, derived
+from salm_dicom.dicom.header import (
+    BITS_STORED,
+    PIXEL_REPRESENTATION,
+    InstanceHeader,
+    header,
+    identity_of,
+    short_of,
+)
+from salm_dicom.dicom.part10 import Part10, parse, read
+from salm_dicom.dicom.scan import group, image_header
+from salm_dicom.errors import Changed, GeometryError, MismatchError
+from salm_dicom.volume import Integers, StoredPixels, Volume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The files a volume came from, and their SHA-256: what a writer needs to find it again."""
+
+    paths: tuple[Path, ...]
+    sha256: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One volume, the files it came from in order of the slices, and whose it is.
+
+    `series_uid` is the source's, or what stands for it (`header.identity_of`).
+    """
+
+    volume: Volume
+    origin: Origin
+    series_uid: str
+
+
+def read_series(paths: Sequence[Path]) -> Series:
+    """Return the one volume that the files make; slices are put in spatial order.
+
+    Raises
+    ------
+    InputError
+        A file cannot be read exactly (its code says why), or the files make several volumes.
+    """
+    headers: list[InstanceHeader] = []
+    frames: dict[Path, StoredPixels] = {}
+    digests: dict[Path, str] = {}
+    for path in paths:
+        file = read(path)
+        headers.append(header(file, path))
+        frames[path] = stored_pixels(file)
+        digests[path] = file.sha256
+    volumes, left_out = group(headers)
+    if left_out or len(volumes) != 1:
+        reason = left_out[0].reason if left_out else f"the files make {len(volumes)} volumes"
+        raise GeometryError(f"{reason}; one volume is needed. `salm-dicom scan` shows them")
+    ordered, first = volumes[0].paths, headers[0]
+    slices = [frames[path] for path in ordered]
+    return Series(
+        volume=Volume(
+            pixels=_joined(slices),
+            affine=volumes[0].affine,
+            modality=first.modality,
+            photometric=str(first.pixel_format[3]),
+            irregular=volumes[0].stack.irregular,
+        ),
+        origin=Origin(paths=ordered, sha256=tuple(digests[path] for path in ordered)),
+        series_uid=first.series_uid,
+    )
+
+
+def _joined(slices: Sequence[StoredPixels]) -> StoredPixels:
+    """Return slices of one volume as one stack; padding is the widest of theirs."""
+    edges = [one.padding for one in slices if one.padding is not None]
+    return replace(
+        slices[0],
+        values=np.concatenate([one.values for one in slices]),
+        slope=np.concatenate([one.slope for one in slices]),
+        intercept=np.concatenate([one.intercept for one in slices]),
+        padding=(min(a for a, _ in edges), max(b for _, b in edges)) if edges else None,
+    )
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return the image files below `folder`; a file that cannot be protected raises its code."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [image_header(path).path for path in found]
+
+
+# Called with the source's path, the derived SOP Instance UID and the change (rows, columns).
+OnSlice = Callable[[Path, str, Integers], None]
+
+
+def write_series(
+    origin: Origin,
+    modality_values: NDArray[np.float32],
+    folder: Path,
+    derivation: Derivation,
+    on_slice: OnSlice = lambda *_: None,
+) -> tuple[Path, ...]:
+    """Write the derived instances of a series into a new folder and return their paths.
+
+    One source file is in memory at a time. Every instance is checked against its source before
+    it is kept. Files are written beside the target, flushed to disk and renamed as one folder:
+    all of a series, or none.
+
+    Parameters
+    ----------
+    origin
+        The source; its files are read again and must be the ones that were read before.
+    modality_values
+        After the change, float32, (slices, rows, columns); NaN keeps the source's voxel.
+    folder
+        Target; must not exist.
+    derivation
+        What was done; its record's budget and largest change are enforced.
+    on_slice
+        Told the change of each instance, for the vault.
+
+    Raises
+    ------
+    MismatchError
+        A derived instance is not what was meant (see `conformance.check`).
+    Changed
+        A source file is not the one that was read.
+    """
+    if folder.exists():
+        raise MismatchError("the target folder of the series exists; it is never overwritten")
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True, mode=0o700)
+    names = [f"{index:05d}.dcm" for index in range(1, len(origin.paths) + 1)]
+    changed = 0
+    try:
+        for name, path, sha256, values in zip(
+            names, origin.paths, origin.sha256, modality_values, strict=True
+        ):
+            source = _unchanged(path, sha256)
+            uid, data, delta = _instance(source, values, derivation)
+            _write(partial / name, data)
+            on_slice(path, uid, delta)
+            changed += int(np.count_nonzero(delta))
+        if not changed:
+            raise MismatchError("no voxel of the series differs from the source; was SALM applied?")
+        _flush(partial)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _flush(folder.parent)
+    return tuple(folder / name for name in names)
+
+
+def _instance(
+    source: Part10, modality_values: NDArray[np.float32], derivation: Derivation
+) -> tuple[str, bytes, Integers]:
+    """Return SOP Instance UID, file and change of one derived instance, checked."""
+    before = stored_pixels(source)
+    delta = before.delta_to(modality_values[None])
+    after = before.shifted(delta).values[0]
+    data = derived(source, after, derivation)
+    protected = parse(data)
+    written = pixels.stored_values(protected)
+    findings = check(
+        Instance(source, before.values[0]),
+        Instance(protected, written),
+        largest=derivation.record.budget_stored,
+    )
+    if findings:
+        raise MismatchError("; ".join(f"{f.code}: {f.text}" for f in findings))
+    if not np.array_equal(written, after):
+        raise MismatchError("decoding the written pixel data does not give what was meant")
+    return identity_of(protected).sop_uid, data, delta[0]
+
+
+def stored_pixels(file: Part10) -> StoredPixels:
+    """Return the pixels of one single-frame instance as a stack of one slice."""
+    slope, intercept = pixels.rescale(file)
+    return StoredPixels(
+        values=pixels.stored_values(file)[None],
+        slope=np.array([slope]),
+        intercept=np.array([intercept]),
+        bits_stored=short_of(file, BITS_STORED),
+        signed=bool(short_of(file, PIXEL_REPRESENTATION)),
+        padding=pixels.padding(file),
+    )
+
+
+def _unchanged(path: Path, sha256: str) -> Part10:
+    file = read(path)
+    if file.sha256 != sha256:
+        raise Changed("a source file changed while it was being protected; run again")
+    return file
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,142 @@
+"""ProtectionPlan: every setting that decides what a protected image looks like, and its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from salm_dicom import __version__
+from salm_dicom.errors import PlanError
+from salm_dicom.perturb import METHODS, Epsilon, Method, Settings
+from salm_dicom.volume import Booleans, Volume
+
+EXTENTS = ("slice", "volume")
+SCHEDULES = ("round", "step", "once")
+# CT soft tissue: level 40 HU, width 400 HU.
+CT_RANGE_HU = (-160.0, 240.0)
+# Other modalities: these percentiles of the foreground.
+_PERCENTILES = (0.5, 99.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtectionPlan:
+    """Settings of a protection; equal plans give equal bytes.
+
+    Parameters
+    ----------
+    method
+        A key of `METHODS`.
+    epsilon
+        Budget, as text that `Epsilon.parse` reads: `4/255`, `6HU`, `6 stored`.
+    rho
+        Share of foreground voxels of a sample (slice or volume) that may change.
+    steps, step_size
+        Gradient steps for each sample, and the size of one as a share of the budget.
+    schedule
+        When the mask is made, see `Salm`.
+    extent
+        `slice`: each slice is a sample. `volume`: the whole volume is one; series that are no
+        regular volume are still protected slice by slice, with a warning.
+    intensity_range
+        Modality values that map to [0, 1]; None: -160..240 HU for CT, otherwise the 0.5 to 99.5
+        percentiles of the series' foreground.
+    zero_mean
+        Make the changes of every slice add up to 0.
+    slice_size, volume_size
+        Size of the surrogates' input.
+    rounds, batches, batch_size
+        Of the fit: most rounds, surrogate batches in each, samples in a batch.
+    seed
+        Where all randomness starts.
+    """
+
+    method: str = "salm"
+    epsilon: str = "4/255"
+    rho: float = 0.2
+    steps: int = 10
+    step_size: float = 0.2
+    schedule: str = "round"
+    extent: str = "slice"
+    intensity_range: tuple[float, float] | None = None
+    zero_mean: bool = True
+    slice_size: tuple[int, int] = (128, 128)
+    volume_size: tuple[int, int, int] = (16, 96, 96)
+    rounds: int = 8
+    batches: int = 10
+    batch_size: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, tuple(METHODS))
+        _check_choice("extent", self.extent, EXTENTS)
+        _check_choice("schedule", self.schedule, SCHEDULES)
+        Epsilon.parse(self.epsilon)
+        if not 0 < self.rho <= 1:
+            raise PlanError(f"rho is {self.rho:g}; a share above 0 and up to 1 is needed")
+        if not 0 < self.step_size <= 1:
+            raise PlanError(f"step size is {self.step_size:g}; above 0 and up to 1 is needed")
+        for name in ("steps", "rounds", "batches", "batch_size"):
+            if getattr(self, name) < 1:
+                raise PlanError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        if self.intensity_range is not None:
+            low, high = self.intensity_range
+            if not (np.isfinite([low, high]).all() and low < high):
+                raise PlanError(f"intensity range {low:g} to {high:g} is empty")
+
+    @property
+    def needs_surrogate(self) -> bool:
+        """Whether the method looks at a gradient, and so needs a fit and labels."""
+        return self.build_method().needs_gradient
+
+    def build_method(self) -> Method:
+        """Return the method with this plan's settings."""
+        return METHODS[self.method](
+            Settings(
+                rho=self.rho,
+                steps=self.steps,
+                step_size=self.step_size,
+                schedule=self.schedule,
+                zero_mean=self.zero_mean,
+            )
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> ProtectionPlan:
+        """Return the plan with these settings; an unknown key is an error."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(raw) - known)
+        if unknown:
+            raise PlanError(f"unknown settings {unknown}; known are {sorted(known)}")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        return cls(**values)
+
+    def digest(self, surrogates: str = "") -> str:
+        """Return SHA-256, hexadecimal, of the settings, this version and the surrogates' digest."""
+        content = [__version__, self.to_dict(), surrogates]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def intensity_range(plan: ProtectionPlan, volume: Volume, mask: Booleans) -> tuple[float, float]:
+    """Return the modality values that map to [0, 1] for this volume."""
+    if plan.intensity_range is not None:
+        return plan.intensity_range
+    if volume.modality == "CT":
+        return CT_RANGE_HU
+    values = volume.pixels.modality_values()[mask]
+    low, high = (float(v) for v in np.percentile(values, _PERCENTILES))
+    if not low < high:
+        raise PlanError("the foreground has one value only; give --intensity-range")
+    return low, high
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise PlanError(f"{name} {value!r} is unknown; known are {', '.join(choices)}")

@@ -1,0 +1,7 @@
+"""The artefact that protects new studies: fit it, save it, load it, apply it."""
+
+from salm_dicom.protector.apply import Protected, Protector, Surrogate
+from salm_dicom.protector.fit import Study, fit
+from salm_dicom.protector.store import load, save
+
+__all__ = ["Protected", "Protector", "Study", "Surrogate", "fit", "load", "save"]

@@ -1,0 +1,251 @@
+"""Protector: plan and surrogates, the artefact that protects new studies."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+from torch.nn import functional
+
+from salm_dicom.errors import NoChange, NoForeground, NoLabel, PlanError
+from salm_dicom.foreground import foreground
+from salm_dicom.learning import NetworkSpec, network_input, one_thread
+from salm_dicom.perturb import Epsilon, Limits, Loss, perturb
+from salm_dicom.plan import ProtectionPlan, intensity_range
+from salm_dicom.record import ProtectionRecord
+from salm_dicom.volume import Booleans, Integers, Volume
+
+# Slices that go through a method together; bounds memory whatever the length of a series.
+SLICES_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surrogate:
+    """A trained network that stands for the unknown model of whoever trains on the data."""
+
+    spec: NetworkSpec
+    weights: Mapping[str, Tensor]
+
+    def network(self) -> nn.Module:
+        """Return the network with these weights, frozen, in evaluation mode."""
+        network = self.spec.build(seed=0)
+        network.load_state_dict(dict(self.weights))
+        return network.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protected:
+    """What a protector found for one volume: stored units to add, where they may be, the record."""
+
+    delta: Integers
+    mask: Booleans
+    record: ProtectionRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protector:
+    """Protects volumes; deterministic: same protector, series and label give the same delta.
+
+    It is secret: whoever holds it can remove the protection.
+
+    Parameters
+    ----------
+    plan
+        The settings.
+    classes
+        Labels in the order of the surrogates' outputs; empty for methods without a surrogate.
+    surrogates
+        By extent, `slice` and `volume`.
+    report
+        Numbers of the fit, for people.
+    """
+
+    plan: ProtectionPlan
+    classes: tuple[str, ...] = ()
+    surrogates: Mapping[str, Surrogate] = field(default_factory=dict)
+    report: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of plan and weights; part of every UID that is made with this protector."""
+        blobs = [self.plan.digest(",".join(self.classes))]
+        blobs += [
+            hashlib.sha256(save_tensors(dict(one.weights))).hexdigest()
+            for _, one in sorted(self.surrogates.items())
+        ]
+        return hashlib.sha256("".join(blobs).encode()).hexdigest()
+
+    @cached_property
+    def _networks(self) -> dict[str, nn.Module]:
+        return {extent: one.network() for extent, one in self.surrogates.items()}
+
+    def apply(self, volume: Volume, *, series_uid: str, label: str | None = None) -> Protected:
+        """Return the perturbation for one volume.
+
+        Parameters
+        ----------
+        volume
+            Source; nothing in it is changed.
+        series_uid
+            Goes into the random seed, so that series differ and order does not matter.
+        label
+            One of `classes`; needed by methods with a surrogate.
+
+        Raises
+        ------
+        NoLabel, NoForeground, NoChange, PlanError
+        """
+        pixels = volume.pixels
+        mask = foreground(pixels, volume.modality, volume.photometric)
+        if not mask.any():
+            raise NoForeground("no anatomy was found: the image is constant, air or padding")
+        extent, warning = self._extent(volume)
+        window = intensity_range(self.plan, volume, mask)
+        rng = _generator(self.plan.seed, series_uid)
+        with one_thread():
+            delta = self._delta(volume, mask, window, extent, self._target(label), rng)
+        changed = int(np.count_nonzero(delta))
+        if not changed:
+            raise NoChange("the method found nothing to change within the budget")
+        record = self._record(volume, mask, window, extent, delta, changed, series_uid, warning)
+        return Protected(delta=delta, mask=mask, record=record)
+
+    def _extent(self, volume: Volume) -> tuple[str, tuple[str, ...]]:
+        if self.plan.extent == "volume":
+            if volume.irregular:
+                return "slice", (f"W_SPACING: {volume.irregular}; protected slice by slice",)
+            if volume.pixels.values.shape[0] == 1:
+                return "slice", ("W_SPACING: a single slice; protected as a slice",)
+        return self.plan.extent, ()
+
+    def _target(self, label: str | None) -> int | None:
+        if not self.plan.needs_surrogate:
+            return None
+        if label is None:
+            raise NoLabel(f"method {self.plan.method} needs a label for each series")
+        if label not in self.classes:
+            raise NoLabel(f"the label is not one of the {len(self.classes)} the protector knows")
+        return self.classes.index(label)
+
+    def _delta(
+        self,
+        volume: Volume,
+        mask: Booleans,
+        window: tuple[float, float],
+        extent: str,
+        target: int | None,
+        rng: torch.Generator,
+    ) -> Integers:
+        pixels = volume.pixels
+        budget = budgets(self.plan, volume, window)
+        real = pixels.values[~pixels.is_padding()]
+        low, high = float(real.min()), float(real.max())
+        delta = np.empty(pixels.values.shape, dtype=np.int32)
+        step = SLICES_AT_ONCE if extent == "slice" else len(delta)
+        method = self.plan.build_method()
+        for first in range(0, len(delta), step):
+            part = slice(first, first + step)
+            x = samples(pixels.values[part].astype(np.float32), extent)
+            limits = Limits(
+                budget=per_slice(budget[part], extent), low=low, high=high, padding=pixels.padding
+            )
+            loss = self._loss(
+                extent,
+                target,
+                slope=per_slice(pixels.slope[part], extent),
+                intercept=per_slice(pixels.intercept[part], extent),
+                window=window,
+            )
+            found = perturb(
+                method, x, loss, samples(mask[part], extent), limits, rng,
+                zero_mean=self.plan.zero_mean,
+            )  # fmt: skip
+            delta[part] = found.numpy().reshape(delta[part].shape)
+        return delta
+
+    def _loss(
+        self,
+        extent: str,
+        target: int | None,
+        *,
+        slope: Tensor,
+        intercept: Tensor,
+        window: tuple[float, float],
+    ) -> Loss:
+        """Return the summed cross-entropy of the surrogate at stored values."""
+        if target is None:
+            return torch.sum
+        if extent not in self.surrogates:
+            raise PlanError(f"the protector has no surrogate for {extent} extent; fit it again")
+        network, size = self._networks[extent], self.surrogates[extent].spec.size
+
+        def loss(stored: Tensor) -> Tensor:
+            logits = network(network_input(stored, slope, intercept, window, size))
+            labels = torch.full((len(logits),), target)
+            return functional.cross_entropy(logits, labels, reduction="sum")
+
+        return loss
+
+    def _record(
+        self,
+        volume: Volume,
+        mask: Booleans,
+        window: tuple[float, float],
+        extent: str,
+        delta: Integers,
+        changed: int,
+        series_uid: str,
+        warnings: tuple[str, ...],
+    ) -> ProtectionRecord:
+        budget = budgets(self.plan, volume, window)
+        by_slice = np.abs(delta).reshape(len(delta), -1).max(axis=1)
+        steps = np.abs(volume.pixels.slope)
+        inside = int(mask.sum())
+        return ProtectionRecord(
+            method=self.plan.method,
+            extent=extent,
+            epsilon=float((budget * steps).max() / (window[1] - window[0])),
+            budget_modality=float((budget * steps).max()),
+            budget_stored=int(budget.max()),
+            units="HU" if volume.modality == "CT" else "modality units",
+            intensity_range=window,
+            rho=self.plan.build_method().rho,
+            foreground_share=inside / mask.size,
+            changed_share=changed / inside,
+            largest_change_stored=int(by_slice.max()),
+            largest_change_modality=float((by_slice * steps).max()),
+            digest=self.digest,
+            series_uid=series_uid,
+            warnings=warnings,
+        )
+
+
+def budgets(plan: ProtectionPlan, volume: Volume, window: tuple[float, float]) -> Integers:
+    """Return the budget of each slice in stored units."""
+    epsilon, width = Epsilon.parse(plan.epsilon), window[1] - window[0]
+    by_slope = {s: epsilon.stored_units(width, s) for s in set(volume.pixels.slope.tolist())}
+    return np.array([by_slope[s] for s in volume.pixels.slope.tolist()], dtype=np.int64)
+
+
+def samples(values: np.ndarray, extent: str) -> Tensor:
+    """Return (slices, rows, columns) as (samples, 1, [slices,] rows, columns)."""
+    tensor = torch.from_numpy(values)
+    return tensor[:, None] if extent == "slice" else tensor[None, None]
+
+
+def per_slice(numbers: np.ndarray, extent: str) -> Tensor:
+    """Return one number for each slice, shaped to broadcast over its voxels."""
+    tensor = torch.from_numpy(numbers.astype(np.float32))
+    return tensor[:, None, None, None] if extent == "slice" else tensor[None, None, :, None, None]
+
+
+def _generator(seed: int, series_uid: str) -> torch.Generator:
+    mixed = zlib.crc32(series_uid.encode()) | (seed & 0x7FFFFFFF) << 32
+    return torch.Generator().manual_seed(mixed)

@@ -1,0 +1,270 @@
+"""Fit: train the surrogates of a protector on labelled volumes, by sparse min-min.
+
+    min over theta, u of  mean_i L(f_theta(N(s_i + round(u_i))), y_i),   u_i = 0 outside M_i
+
+in rounds: a surrogate phase (batches of SGD on what is protected so far) and a noise phase (K
+signed gradient steps for every sample). It ends when the surrogate's error on the protected
+samples is at most 1 %, when three rounds bring nothing, or after `plan.rounds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from salm_dicom.errors import NoForeground, NoLabel
+from salm_dicom.foreground import foreground
+from salm_dicom.learning import NetworkSpec, error_rate, network_input, one_thread, train
+from salm_dicom.perturb import Limits
+from salm_dicom.plan import ProtectionPlan, intensity_range
+from salm_dicom.protector.apply import (
+    SLICES_AT_ONCE,
+    Protector,
+    Surrogate,
+    budgets,
+    per_slice,
+    samples,
+)
+from salm_dicom.volume import Volume
+
+_ERROR_ENOUGH = 0.01
+_PATIENCE = 3
+# A long series does not teach the surrogate more than this many of its slices do.
+_SLICES_OF_A_SERIES = 24
+_LEARNING_RATE = 0.02
+
+# Called with what is going on, how much is done and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """One labelled volume; `load` is called once and its result is not kept in memory."""
+
+    label: str
+    load: Callable[[], Volume]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sample:
+    """Samples of one volume: stored values, foreground and shadow, memory-mapped on disk."""
+
+    x: np.memmap
+    mask: np.memmap
+    shadow: np.memmap
+    target: int
+    slope: Tensor
+    intercept: Tensor
+    window: tuple[float, float]
+    limits: Limits
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+    def part(self, which: slice) -> tuple[Tensor, Tensor, Tensor, Limits]:
+        """Return stored values, foreground, shadow and limits of some samples."""
+        x = torch.from_numpy(self.x[which].astype(np.float32))
+        mask = torch.from_numpy(np.array(self.mask[which]))
+        shadow = torch.from_numpy(self.shadow[which].astype(np.float32))
+        limits = Limits(
+            budget=self.limits.budget[which],
+            low=self.limits.low,
+            high=self.limits.high,
+            padding=self.limits.padding,
+        )
+        return x, mask, shadow, limits
+
+
+def fit(
+    studies: Sequence[Study],
+    plan: ProtectionPlan,
+    workspace: Path,
+    progress: Progress = lambda *_: None,
+) -> Protector:
+    """Return a protector whose surrogates were trained on the studies.
+
+    Memory does not grow with the number of studies: samples lie in a temporary folder inside
+    `workspace` and go when the fit ends.
+
+    Raises
+    ------
+    NoLabel
+        There are not two different labels, so that nothing can be learned.
+    NoForeground
+        No study has any anatomy.
+    """
+    classes = tuple(sorted({study.label for study in studies}))
+    if len(classes) < 2:
+        raise NoLabel(
+            f"{len(studies)} labelled series with {len(classes)} different labels; a surrogate "
+            "needs at least 2. Use --method random for a protection without labels"
+        )
+    surrogates: dict[str, Surrogate] = {}
+    report: dict[str, float] = {}
+    extents = ("slice", "volume") if plan.extent == "volume" else ("slice",)
+    for extent in extents:
+        with TemporaryDirectory(dir=workspace, prefix="fit-") as folder, one_thread():
+            found = _load(studies, classes, plan, extent, Path(folder), progress)
+            surrogates[extent] = _min_min(found, plan, extent, len(classes), progress, report)
+    return Protector(plan=plan, classes=classes, surrogates=surrogates, report=report)
+
+
+def _load(
+    studies: Sequence[Study],
+    classes: tuple[str, ...],
+    plan: ProtectionPlan,
+    extent: str,
+    folder: Path,
+    progress: Progress,
+) -> list[_Sample]:
+    found = []
+    for index, study in enumerate(studies):
+        progress(f"read ({extent})", index, len(studies))
+        volume = study.load()
+        if extent == "volume" and (volume.irregular or len(volume.pixels.values) == 1):
+            continue
+        target = classes.index(study.label)
+        sample = _sample(volume, target, plan, extent, folder / f"{index:06d}")
+        if sample is not None:
+            found.append(sample)
+    progress(f"read ({extent})", len(studies), len(studies))
+    if not found:
+        raise NoForeground(f"no labelled series can be used to fit a surrogate of {extent} extent")
+    if len({sample.target for sample in found}) < 2:
+        raise NoLabel(f"the series that suit {extent} extent have one label only; 2 are needed")
+    return found
+
+
+def _sample(
+    volume: Volume, target: int, plan: ProtectionPlan, extent: str, stem: Path
+) -> _Sample | None:
+    pixels = volume.pixels
+    mask = foreground(pixels, volume.modality, volume.photometric)
+    if not mask.any():
+        return None
+    window = intensity_range(plan, volume, mask)
+    count = len(mask)
+    chosen = np.arange(count)
+    if extent == "slice":
+        chosen = np.flatnonzero(mask.reshape(count, -1).any(axis=1))
+        spread = np.linspace(0, len(chosen) - 1, min(len(chosen), _SLICES_OF_A_SERIES))
+        chosen = chosen[np.unique(spread.round().astype(int))]
+    x = samples(pixels.values[chosen], extent).numpy()
+    real = pixels.values[~pixels.is_padding()]
+    return _Sample(
+        x=_on_disk(stem.with_suffix(".x.npy"), x),
+        mask=_on_disk(stem.with_suffix(".mask.npy"), samples(mask[chosen], extent).numpy()),
+        shadow=_on_disk(stem.with_suffix(".shadow.npy"), np.zeros(x.shape, np.float16)),
+        target=target,
+        slope=per_slice(pixels.slope[chosen], extent),
+        intercept=per_slice(pixels.intercept[chosen], extent),
+        window=window,
+        limits=Limits(
+            budget=per_slice(budgets(plan, volume, window)[chosen], extent),
+            low=float(real.min()),
+            high=float(real.max()),
+            padding=pixels.padding,
+        ),
+    )
+
+
+def _min_min(
+    found: Sequence[_Sample],
+    plan: ProtectionPlan,
+    extent: str,
+    classes: int,
+    progress: Progress,
+    report: dict[str, float],
+) -> Surrogate:
+    size = plan.slice_size if extent == "slice" else plan.volume_size
+    spec = NetworkSpec(size=size, classes=classes)
+    network = spec.build(plan.seed)
+    optimiser = torch.optim.SGD(
+        network.parameters(), lr=_LEARNING_RATE, momentum=0.9, weight_decay=5e-4
+    )
+    rng = torch.Generator().manual_seed(plan.seed)
+    places = [(one, i) for one in range(len(found)) for i in range(len(found[one]))]
+
+    def batches(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        drawn = torch.randint(len(places), (plan.batch_size,), generator=generator).tolist()
+        inputs = [_input(found[places[d][0]], places[d][1], size) for d in drawn]
+        labels = [found[places[d][0]].target for d in drawn]
+        return torch.cat(inputs), torch.tensor(labels)
+
+    best, waited, rounds = float("inf"), 0, 0
+    error = 1.0
+    while rounds < plan.rounds and waited < _PATIENCE and error > _ERROR_ENOUGH:
+        progress(f"fit ({extent})", rounds, plan.rounds)
+        train(network, optimiser, batches, plan.batches, rng)
+        frozen = network.eval().requires_grad_(False)
+        for sample in found:
+            _perturb_sample(sample, frozen, plan, size, rng)
+        network.requires_grad_(True)
+        error = _error(network, found, size)
+        best, waited = (error, 0) if error < best else (best, waited + 1)
+        rounds += 1
+    progress(f"fit ({extent})", plan.rounds, plan.rounds)
+    passes = rounds * (plan.steps + plan.batches * plan.batch_size / len(places))
+    report |= {
+        f"{extent}_samples": float(len(places)),
+        f"{extent}_rounds": float(rounds),
+        f"{extent}_error_on_protected": error,
+        f"{extent}_passes_per_image": passes,
+    }
+    weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    return Surrogate(spec=spec, weights=weights)
+
+
+def _perturb_sample(
+    sample: _Sample,
+    network: nn.Module,
+    plan: ProtectionPlan,
+    size: tuple[int, ...],
+    rng: torch.Generator,
+) -> None:
+    """Advance the shadow of one volume's samples by one noise phase."""
+    method = plan.build_method()
+    for first in range(0, len(sample), SLICES_AT_ONCE):
+        which = slice(first, first + SLICES_AT_ONCE)
+        x, mask, shadow, limits = sample.part(which)
+        slope, intercept = sample.slope[which], sample.intercept[which]
+
+        def loss(stored: Tensor, slope: Tensor = slope, intercept: Tensor = intercept) -> Tensor:
+            logits = network(network_input(stored, slope, intercept, sample.window, size))
+            labels = torch.full((len(logits),), sample.target)
+            return functional.cross_entropy(logits, labels, reduction="sum")
+
+        sample.shadow[which] = method(x, loss, mask, limits, rng, shadow).numpy()
+
+
+def _input(sample: _Sample, index: int, size: tuple[int, ...]) -> Tensor:
+    """Return what the surrogate sees of one protected sample, shape (1, 1, *size)."""
+    which = slice(index, index + 1)
+    x, _, shadow, _ = sample.part(which)
+    protected = x + torch.round(shadow)
+    return network_input(
+        protected, sample.slope[which], sample.intercept[which], sample.window, size
+    )
+
+
+def _error(network: nn.Module, found: Sequence[_Sample], size: tuple[int, ...]) -> float:
+    wrong = total = 0.0
+    for sample in found:
+        for index in range(len(sample)):
+            label = torch.tensor([sample.target])
+            wrong += error_rate(network, _input(sample, index, size), label)
+            total += 1
+    return wrong / total
+
+
+def _on_disk(path: Path, values: np.ndarray) -> np.memmap:
+    np.save(path, values)
+    mapped: np.memmap = np.load(path, mmap_mode="r+")
+    return mapped

@@ -1,0 +1,81 @@
+"""A protector on disk: `protector.json` and one safetensors file for each surrogate."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from salm_dicom.errors import PlanError
+from salm_dicom.learning import NetworkSpec
+from salm_dicom.plan import ProtectionPlan
+from salm_dicom.protector.apply import Protector, Surrogate
+
+_FORMAT = 1
+
+
+def save(protector: Protector, folder: Path) -> None:
+    """Write `protector.json` and `surrogate-*.safetensors`; folder 0700, files 0600."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for extent, one in protector.surrogates.items():
+        _write(folder / f"surrogate-{extent}.safetensors", save_tensors(dict(one.weights)))
+    content = {
+        "format": _FORMAT,
+        "digest": protector.digest,
+        "plan": protector.plan.to_dict(),
+        "classes": list(protector.classes),
+        "surrogates": {
+            extent: {"size": one.spec.size, "width": one.spec.width}
+            for extent, one in protector.surrogates.items()
+        },
+        "report": dict(protector.report),
+    }
+    _write(folder / "protector.json", json.dumps(content, indent=1, sort_keys=True).encode())
+
+
+def load(folder: Path) -> Protector:
+    """Return the protector that `save` wrote; nothing is unpickled, the digest is checked.
+
+    Raises
+    ------
+    PlanError
+        The folder holds no protector, or one that was changed.
+    """
+    try:
+        content = json.loads((folder / "protector.json").read_text())
+        if content["format"] != _FORMAT:
+            raise PlanError(f"protector format {content['format']!r}; {_FORMAT} is needed")
+        classes = tuple(content["classes"])
+        found = Protector(
+            plan=ProtectionPlan.from_dict(content["plan"]),
+            classes=classes,
+            surrogates={
+                extent: Surrogate(
+                    spec=NetworkSpec(
+                        size=tuple(spec["size"]), classes=len(classes), width=spec["width"]
+                    ),
+                    weights=load_tensors((folder / f"surrogate-{extent}.safetensors").read_bytes()),
+                )
+                for extent, spec in content["surrogates"].items()
+            },
+            report=content["report"],
+        )
+        digest = content["digest"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise PlanError(
+            f"the folder holds no protector that can be read ({type(error).__name__}); "
+            "make one with `salm-dicom fit`"
+        ) from error
+    if found.digest != digest:
+        raise PlanError("the protector's digest does not fit its files; fit it again")
+    return found
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)

@@ -1,0 +1,187 @@
+"""StoredPixels and Volume: stored integers, a linear mapping, and an affine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salm_dicom.errors import BadValue, MismatchError
+
+Integers = NDArray[np.integer]
+Booleans = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+# A modality value further than this from a stored value was not made by adding stored units.
+_OFF_GRID = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPixels:
+    """Stored values of a stack of slices, and how each slice maps to modality values.
+
+    Parameters
+    ----------
+    values
+        Integers, shape (slices, rows, columns), as the file stores them (sign extended).
+    slope, intercept
+        float64, shape (slices,): modality value = slope * stored + intercept.
+    bits_stored, signed
+        DICOM's *Bits Stored* and *Pixel Representation*; they bound what can be written.
+    padding
+        Lowest and highest stored value that mean "no pixel here", inclusive, or None.
+
+    References
+    ----------
+    PS3.3 C.7.6.3 (Image Pixel), C.7.5.1.1.2 (Pixel Padding), C.11.1 (Modality LUT).
+    """
+
+    values: Integers
+    slope: Floats
+    intercept: Floats
+    bits_stored: int
+    signed: bool
+    padding: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3 or self.values.dtype.kind not in "iu":
+            raise BadValue(
+                f"stored values are {self.values.dtype} of {self.values.ndim} dimensions; "
+                "integers of shape (slices, rows, columns) are needed"
+            )
+        slices = (self.values.shape[0],)
+        if self.slope.shape != slices or self.intercept.shape != slices:
+            raise BadValue("slope and intercept need one number for each slice")
+        if not (np.isfinite(self.slope).all() and np.isfinite(self.intercept).all()):
+            raise BadValue("rescale slope or intercept is not a finite number")
+        if not self.slope.all():
+            raise BadValue("rescale slope is 0; modality values would all be equal")
+
+    @property
+    def representable(self) -> tuple[int, int]:
+        """Lowest and highest integer that *Bits Stored* can hold."""
+        if self.signed:
+            half = 1 << (self.bits_stored - 1)
+            return -half, half - 1
+        return 0, (1 << self.bits_stored) - 1
+
+    def at(self, index: int) -> StoredPixels:
+        """Return one slice as a stack of its own."""
+        part = slice(index, index + 1)
+        return replace(
+            self, values=self.values[part], slope=self.slope[part], intercept=self.intercept[part]
+        )
+
+    def is_padding(self) -> Booleans:
+        """Return True where a stored value means "no pixel here"; shape of `values`."""
+        if self.padding is None:
+            return np.zeros(self.values.shape, dtype=bool)
+        low, high = self.padding
+        return (self.values >= low) & (self.values <= high)
+
+    def modality_values(self) -> NDArray[np.float32]:
+        """Return slope * stored + intercept, float32, shape of `values`.
+
+        float32 holds every 16-bit stored value exactly enough that `delta_to` finds it again.
+        """
+        out = self.values.astype(np.float32)
+        if (self.slope != 1).any():
+            out *= self.slope.astype(np.float32)[:, None, None]
+        if self.intercept.any():
+            out += self.intercept.astype(np.float32)[:, None, None]
+        return out
+
+    def delta_to(self, modality_values: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Return the integers that lead from these stored values to `modality_values`.
+
+        Where a modality value is NaN (the image does not cover the voxel) the change is 0.
+
+        Raises
+        ------
+        MismatchError
+            The modality values do not lie on the grid of stored values: they were resampled,
+            smoothed, scaled or cast on the way, and could not be written exactly.
+        """
+        exact = modality_values.astype(np.float64)
+        if self.intercept.any():
+            exact -= self.intercept[:, None, None]
+        if (self.slope != 1).any():
+            exact /= self.slope[:, None, None]
+        exact -= self.values
+        missing = np.isnan(exact)
+        if missing.any():
+            exact[missing] = 0
+        whole = np.rint(exact)
+        exact -= whole
+        off = float(np.abs(exact, out=exact).max(initial=0.0))
+        if not off <= _OFF_GRID:
+            raise MismatchError(
+                f"a value lies {off:.3g} stored units off the source's grid; only values that "
+                "SALM changed can be written. Put resampling and intensity transforms after "
+                "SaveVolume, or leave them to the protector"
+            )
+        return whole.astype(np.int32)
+
+    def shifted(self, delta: Integers) -> StoredPixels:
+        """Return these pixels with `delta` stored units added, or refuse.
+
+        Raises
+        ------
+        MismatchError
+            A value would leave the range of *Bits Stored*, or padding would appear or vanish.
+        """
+        if delta.shape != self.values.shape or delta.dtype.kind not in "iu":
+            raise MismatchError(
+                f"delta is {delta.dtype} {delta.shape}; integers {self.values.shape} are needed"
+            )
+        wide = self.values.astype(np.int64) + delta
+        low, high = self.representable
+        moved = delta != 0
+        if ((wide < low) | (wide > high))[moved].any():
+            raise MismatchError(f"a value would leave {low}..{high} ({self.bits_stored} bits)")
+        if self.padding is not None:
+            first, last = self.padding
+            after = (wide >= first) & (wide <= last)
+            if (moved & (after | self.is_padding())).any():
+                raise MismatchError("a change would make padding appear or vanish")
+        return replace(self, values=wide.astype(self.values.dtype))
+
+
+class Source(Protocol):
+    """What can be protected: pixels, and where its voxels are."""
+
+    @property
+    def pixels(self) -> StoredPixels:
+        """Stored values with their mapping."""
+
+    @property
+    def affine(self) -> Floats:
+        """(column, row, slice, 1) to RAS millimetres, shape (4, 4)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """A stack of slices with its place in space.
+
+    Parameters
+    ----------
+    pixels
+        Stored values, (slices, rows, columns).
+    affine
+        (4, 4) float64, (column, row, slice, 1) to RAS millimetres.
+    modality
+        DICOM's *Modality*, e.g. `CT`.
+    photometric
+        DICOM's *Photometric Interpretation*; MONOCHROME1 shows high values dark.
+    irregular
+        Empty, or why the slices are no evenly spaced parallel stack; then the third column of
+        the affine is only a placeholder and the stack must be treated slice by slice.
+    """
+
+    pixels: StoredPixels
+    affine: Floats
+    modality: str
+    photometric: str = "MONOCHROME2"
+    irregular: str = ""
