@@ -1,6 +1,7 @@
 """Speed and memory of `protect --method random` against raw pydicom, on a synthetic CT export.
 
 Run: make bench, or .venv/bin/python benchmarks/pipeline.py [--slices 2000] [--repeats 3]
+It needs 3 GB in the folder for temporary files; set TMPDIR if that is not on a disk.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -245,12 +245,8 @@ def main() -> None:
     if options.export:
         make_export(options.export, options.slices)
         return
-    (ROOT / "build").mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=ROOT / "build"))
-    try:
-        runs = measure(options.slices, options.repeats, folder)
-    finally:
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="salm-bench-") as folder:
+        runs = measure(options.slices, options.repeats, Path(folder))
     numbers = summary(runs, options.slices)
     print(table(numbers, options.slices))
     options.json.parent.mkdir(parents=True, exist_ok=True)

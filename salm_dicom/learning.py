@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from monai.networks.nets.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,6 +35,9 @@ class NetworkSpec:
 
     def build(self, seed: int) -> nn.Module:
         """Return a small residual network with random weights that depend on `seed` alone."""
+        # half of this program's start-up time; methods without a surrogate do without it
+        from monai.networks.nets.resnet import ResNet
+
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network: nn.Module = ResNet(

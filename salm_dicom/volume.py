@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,17 @@ class StoredPixels:
         low, high = self.padding
         return (self.values >= low) & (self.values <= high)
 
+    def extremes(self) -> tuple[int, int]:
+        """Return the smallest and largest stored value that is no padding; 0, 0 if all is."""
+        found: list[int] = []
+        for stored in self.values:
+            real = stored
+            if self.padding is not None:
+                real = stored[(stored < self.padding[0]) | (stored > self.padding[1])]
+            if real.size:
+                found += [int(real.min()), int(real.max())]
+        return (min(found), max(found)) if found else (0, 0)
+
     def modality_values(self) -> NDArray[np.float32]:
         """Return slope * stored + intercept, float32, shape of `values`.
 
@@ -104,25 +115,28 @@ class StoredPixels:
             The modality values do not lie on the grid of stored values: they were resampled,
             smoothed, scaled or cast on the way, and could not be written exactly.
         """
-        exact = modality_values.astype(np.float64)
+        # float32 is exact for what `modality_values` makes of 16-bit integers with slope 1
+        simple = (self.slope == 1).all() and (self.intercept == np.rint(self.intercept)).all()
+        kind = np.float32 if simple else np.float64
+        exact: NDArray[Any] = modality_values.astype(kind)
         if self.intercept.any():
-            exact -= self.intercept[:, None, None]
-        if (self.slope != 1).any():
+            exact -= self.intercept.astype(kind)[:, None, None]
+        if not simple:
             exact /= self.slope[:, None, None]
         exact -= self.values
-        missing = np.isnan(exact)
-        if missing.any():
-            exact[missing] = 0
+        if np.isnan(exact.sum()):
+            exact[np.isnan(exact)] = 0
         whole = np.rint(exact)
         exact -= whole
-        off = float(np.abs(exact, out=exact).max(initial=0.0))
+        off = max(float(exact.max(initial=0.0)), -float(exact.min(initial=0.0)))
         if not off <= _OFF_GRID:
             raise MismatchError(
                 f"a value lies {off:.3g} stored units off the source's grid; only values that "
                 "SALM changed can be written. Put resampling and intensity transforms after "
                 "SaveVolume, or leave them to the protector"
             )
-        return whole.astype(np.int32)
+        delta: NDArray[np.int32] = whole.astype(np.int32)
+        return delta
 
     def shifted(self, delta: Integers) -> StoredPixels:
         """Return these pixels with `delta` stored units added, or refuse.
@@ -136,17 +150,18 @@ class StoredPixels:
             raise MismatchError(
                 f"delta is {delta.dtype} {delta.shape}; integers {self.values.shape} are needed"
             )
-        wide = self.values.astype(np.int64) + delta
+        after = self.values + delta.astype(np.int32)
         low, high = self.representable
-        moved = delta != 0
-        if ((wide < low) | (wide > high))[moved].any():
-            raise MismatchError(f"a value would leave {low}..{high} ({self.bits_stored} bits)")
+        if after.min() < low or after.max() > high:
+            changed = after[delta != 0]
+            if changed.size and (changed.min() < low or changed.max() > high):
+                raise MismatchError(f"a value would leave {low}..{high} ({self.bits_stored} bits)")
         if self.padding is not None:
             first, last = self.padding
-            after = (wide >= first) & (wide <= last)
-            if (moved & (after | self.is_padding())).any():
+            touched = self.is_padding() | ((after >= first) & (after <= last))
+            if (touched & (delta != 0)).any():
                 raise MismatchError("a change would make padding appear or vanish")
-        return replace(self, values=wide.astype(self.values.dtype))
+        return replace(self, values=after.astype(self.values.dtype))
 
 
 class Source(Protocol):

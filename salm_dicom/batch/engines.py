@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import signal
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# glibc malloc.h
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 
 
 class SerialExecutor(Executor):
@@ -25,6 +31,7 @@ class SerialExecutor(Executor):
 
 
 def _serial(workers: int) -> Executor:
+    keep_memory()
     return SerialExecutor()
 
 
@@ -34,13 +41,20 @@ def _local(workers: int) -> Executor:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
 
 
-def _prepare_worker(*_: Any) -> None:
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _prepare_worker() -> None:
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    keep_memory()
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep freed memory: slices come and go, and fresh pages cost more than work."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, 1 << 28)
+        mallopt(_M_MMAP_THRESHOLD, 1 << 25)
 
 
 ENGINES: dict[str, Callable[[int], Executor]] = {"serial": _serial, "local": _local}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,9 @@ from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, Study, fit, load, save
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Volume
+
+# Jobs that may wait for each worker; an export of a million series does not sit in memory.
+_WAITING = 3
 
 Labelled = tuple[SeriesFiles, str | None]
 # Called with what is going on, how much is done and how much there is.
@@ -222,13 +225,15 @@ def _run(jobs: list[Job], request: Request, ledger: Ledger, progress: Progress) 
 
 def _outcomes(jobs: list[Job], request: Request) -> Iterator[Outcome]:
     engine = "local" if request.jobs > 1 and len(jobs) > 1 else "serial"
-    if engine == "serial":
-        yield from (protect_series(job) for job in jobs)
-        return
-    with ENGINES[engine](min(request.jobs, len(jobs))) as executor:
-        futures: list[Future[Outcome]] = [executor.submit(protect_series, job) for job in jobs]
+    with ENGINES[engine](min(request.jobs, len(jobs) or 1)) as executor:
+        waiting: set[Future[Outcome]] = set()
         try:
-            for future in as_completed(futures):
+            for job in jobs:
+                waiting.add(executor.submit(protect_series, job))
+                if len(waiting) >= _WAITING * request.jobs or engine == "serial":
+                    finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in finished)
+            for future in as_completed(waiting):
                 yield future.result()
         except BaseException:
             executor.shutdown(wait=True, cancel_futures=True)

@@ -73,7 +73,7 @@ class DeltaWriter:
     def add(self, source: Path, sop_uid: str, delta: Integers) -> None:
         """Remember the change of one instance, (rows, columns)."""
         changed = delta != 0
-        values = delta[changed]
+        values = delta.reshape(-1)[np.flatnonzero(changed)]
         small = not len(values) or np.abs(values).max() < 128
         self._arrays[f"{sop_uid}.where"] = np.packbits(changed)
         self._arrays[f"{sop_uid}.change"] = values.astype(np.int8 if small else np.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,13 @@ Examples:
 @click.option("--protector", type=FOLDER, help="From `salm-dicom fit`; brings its own settings.")
 @labels_options
 @plan_options
-@click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Workers.")
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1),
+    default=None,
+    help="Workers. Default: one for each core.",
+)
 @created_option
 @click.option("--site-key", "key_file", type=FOLDER, help="File with the key of the new UIDs.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
@@ -55,7 +62,7 @@ def command(
     protector: Path | None,
     labels: Path | None,
     labels_by: str,
-    jobs: int,
+    jobs: int | None,
     created: str | None,
     key_file: Path | None,
     dry_run: bool,
@@ -89,7 +96,7 @@ def command(
         labels=None if labels is None else Labels.read(labels, by=labels_by, root=source),
         created=creation_time(created),
         site_key=site_key(key_file, PUBLIC_SITE_KEY),
-        jobs=jobs,
+        jobs=jobs or len(os.sched_getaffinity(0)),
     )
     with console.progress_to_stderr(progress) as report:
         result = protect(request, report)

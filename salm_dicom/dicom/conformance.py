@@ -1,6 +1,7 @@
 """Our own check of a protected instance against its source.
 
-`protect` runs it before it keeps a file, `verify` runs it on what lies on disk.
+`protect` checks the header of every file before it keeps it, and that its pixels decode to what was
+meant; `verify` runs all of it on what lies on disk.
 """
 
 from __future__ import annotations
@@ -62,11 +63,16 @@ def check(
     largest
         Largest allowed absolute change in stored units; None takes what the file itself states.
     """
+    header = check_header(source.file, protected.file)
+    return [*header, *_pixels(source, protected, may_change, largest)]
+
+
+def check_header(source: Part10, protected: Part10) -> list[Finding]:
+    """Return what is wrong with everything but the pixels, by the write policy."""
     return [
-        *_uids(source.file, protected.file),
-        *_attributes(source.file, protected.file),
-        *_provenance(source.file, protected.file),
-        *_pixels(source, protected, may_change, largest),
+        *_uids(source, protected),
+        *_attributes(source, protected),
+        *_provenance(source, protected),
     ]
 
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from salm_dicom.dicom import pixels
-from salm_dicom.dicom.conformance import Instance, check
+from salm_dicom.dicom.conformance import check_header
 from salm_dicom.dicom.derive import Derivation, derived
 from salm_dicom.dicom.header import (
     BITS_STORED,
@@ -57,38 +56,49 @@ def read_series(paths: Sequence[Path]) -> Series:
         A file cannot be read exactly (its code says why), or the files make several volumes.
     """
     headers: list[InstanceHeader] = []
-    frames: dict[Path, StoredPixels] = {}
-    digests: dict[Path, str] = {}
-    for path in paths:
+    slices: list[StoredPixels] = []
+    digests: list[str] = []
+    stack: Integers | None = None
+    for index, path in enumerate(paths):
         file = read(path)
         headers.append(header(file, path))
-        frames[path] = stored_pixels(file)
-        digests[path] = file.sha256
+        one = stored_pixels(file)
+        if stack is None:
+            stack = np.empty((len(paths), *one.values.shape[1:]), dtype=one.values.dtype)
+        if one.values.shape[1:] != stack.shape[1:] or one.values.dtype != stack.dtype:
+            raise GeometryError("the files differ in size or pixel type; one volume is needed")
+        stack[index] = one.values[0]
+        digests.append(file.sha256)
+        # the file's bytes go here: a series is in memory once
+        slices.append(replace(one, values=stack[index : index + 1]))
     volumes, left_out = group(headers)
-    if left_out or len(volumes) != 1:
+    if stack is None or left_out or len(volumes) != 1:
         reason = left_out[0].reason if left_out else f"the files make {len(volumes)} volumes"
         raise GeometryError(f"{reason}; one volume is needed. `salm-dicom scan` shows them")
     ordered, first = volumes[0].paths, headers[0]
-    slices = [frames[path] for path in ordered]
+    places = {path: index for index, path in enumerate(paths)}
+    order = [places[path] for path in ordered]
+    if order != list(range(len(order))):
+        stack = stack[order]
     return Series(
         volume=Volume(
-            pixels=_joined(slices),
+            pixels=_joined([slices[index] for index in order], stack),
             affine=volumes[0].affine,
             modality=first.modality,
             photometric=str(first.pixel_format[3]),
             irregular=volumes[0].stack.irregular,
         ),
-        origin=Origin(paths=ordered, sha256=tuple(digests[path] for path in ordered)),
+        origin=Origin(paths=ordered, sha256=tuple(digests[index] for index in order)),
         series_uid=first.series_uid,
     )
 
 
-def _joined(slices: Sequence[StoredPixels]) -> StoredPixels:
+def _joined(slices: Sequence[StoredPixels], values: Integers) -> StoredPixels:
     """Return slices of one volume as one stack; padding is the widest of theirs."""
     edges = [one.padding for one in slices if one.padding is not None]
     return replace(
         slices[0],
-        values=np.concatenate([one.values for one in slices]),
+        values=values,
         slope=np.concatenate([one.slope for one in slices]),
         intercept=np.concatenate([one.intercept for one in slices]),
         padding=(min(a for a, _ in edges), max(b for _, b in edges)) if edges else None,
@@ -101,13 +111,15 @@ def files_of(folder: Path) -> list[Path]:
     return [image_header(path).path for path in found]
 
 
+# Given a slice's index and its stored pixels, returns the stored units to add, (1, rows, columns).
+ChangeOf = Callable[[int, StoredPixels], Integers]
 # Called with the source's path, the derived SOP Instance UID and the change (rows, columns).
 OnSlice = Callable[[Path, str, Integers], None]
 
 
 def write_series(
     origin: Origin,
-    modality_values: NDArray[np.float32],
+    change_of: ChangeOf,
     folder: Path,
     derivation: Derivation,
     on_slice: OnSlice = lambda *_: None,
@@ -122,8 +134,8 @@ def write_series(
     ----------
     origin
         The source; its files are read again and must be the ones that were read before.
-    modality_values
-        After the change, float32, (slices, rows, columns); NaN keeps the source's voxel.
+    change_of
+        What to add to each slice; asked in order.
     folder
         Target; must not exist.
     derivation
@@ -134,7 +146,7 @@ def write_series(
     Raises
     ------
     MismatchError
-        A derived instance is not what was meant (see `conformance.check`).
+        A derived instance is not what was meant (see `conformance.check_header`).
     Changed
         A source file is not the one that was read.
     """
@@ -146,13 +158,13 @@ def write_series(
     names = [f"{index:05d}.dcm" for index in range(1, len(origin.paths) + 1)]
     changed = 0
     try:
-        for name, path, sha256, values in zip(
-            names, origin.paths, origin.sha256, modality_values, strict=True
-        ):
+        for index, (path, sha256) in enumerate(zip(origin.paths, origin.sha256, strict=True)):
             source = _unchanged(path, sha256)
-            uid, data, delta = _instance(source, values, derivation)
-            _write(partial / name, data)
-            on_slice(path, uid, delta)
+            before = stored_pixels(source)
+            delta = change_of(index, before)
+            uid, data = _instance(source, before, delta, derivation)
+            _write(partial / names[index], data)
+            on_slice(path, uid, delta[0])
             changed += int(np.count_nonzero(delta))
         if not changed:
             raise MismatchError("no voxel of the series differs from the source; was SALM applied?")
@@ -166,25 +178,26 @@ def write_series(
 
 
 def _instance(
-    source: Part10, modality_values: NDArray[np.float32], derivation: Derivation
-) -> tuple[str, bytes, Integers]:
-    """Return SOP Instance UID, file and change of one derived instance, checked."""
-    before = stored_pixels(source)
-    delta = before.delta_to(modality_values[None])
+    source: Part10, before: StoredPixels, delta: Integers, derivation: Derivation
+) -> tuple[str, bytes]:
+    """Return SOP Instance UID and file of one derived instance.
+
+    Range and padding are checked by `shifted`, the budget here, the header against the write
+    policy, and the written pixels by decoding them again.
+    """
+    most = derivation.record.budget_stored
+    found = max(int(delta.max(initial=0)), -int(delta.min(initial=0)))
+    if found > most:
+        raise MismatchError(f"a value would change by {found} stored units, {most} are allowed")
     after = before.shifted(delta).values[0]
     data = derived(source, after, derivation)
     protected = parse(data)
-    written = pixels.stored_values(protected)
-    findings = check(
-        Instance(source, before.values[0]),
-        Instance(protected, written),
-        largest=derivation.record.budget_stored,
-    )
+    findings = check_header(source, protected)
     if findings:
         raise MismatchError("; ".join(f"{f.code}: {f.text}" for f in findings))
-    if not np.array_equal(written, after):
+    if not np.array_equal(pixels.stored_values(protected), after):
         raise MismatchError("decoding the written pixel data does not give what was meant")
-    return identity_of(protected).sop_uid, data, delta[0]
+    return identity_of(protected).sop_uid, data
 
 
 def stored_pixels(file: Part10) -> StoredPixels:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -121,6 +122,11 @@ def quota(foreground: Tensor, rho: float) -> int:
     return math.ceil(rho * int(foreground.sum()) - 1e-9)
 
 
+def places(mask: Tensor) -> Tensor:
+    """Return the flat indices where a mask is True; numpy finds them faster than torch does."""
+    return torch.from_numpy(np.flatnonzero(mask.numpy(force=True))).to(mask.device)
+
+
 def to_integers(
     shadow: Tensor, x: Tensor, foreground: Tensor, limits: Limits, *, rho: float, zero_mean: bool
 ) -> Tensor:
@@ -135,47 +141,42 @@ def to_integers(
     Tensor
         int32, shape of x (samples, 1, *spatial).
     """
-    delta = torch.round(torch.minimum(torch.maximum(shadow, -limits.budget), limits.budget))
-    delta = torch.where(foreground, delta, 0.0)
-    delta = torch.clamp(x + delta, limits.low, limits.high) - x
-    if limits.padding is not None:
-        after = x + delta
-        first, last = limits.padding
-        delta = torch.where((after >= first) & (after <= last), 0.0, delta)
-    delta = torch.where(foreground, delta, 0.0)
-    delta = _sparse(delta, shadow, foreground, rho)
-    if zero_mean:
-        delta = _balanced(delta, shadow)
-    return delta.to(torch.int32)
-
-
-def _sparse(delta: Tensor, shadow: Tensor, foreground: Tensor, rho: float) -> Tensor:
-    """Drop the weakest changes of a sample that has more than its quota."""
-    for sample in range(delta.shape[0]):
-        changed = delta[sample].reshape(-1) != 0
+    delta = torch.zeros(x.shape, dtype=torch.int32)
+    budget = limits.budget.expand(x.shape)
+    for sample in range(len(x)):
+        where = places((shadow[sample] != 0).logical_and_(foreground[sample]))
+        wish, before = shadow[sample].reshape(-1)[where], x[sample].reshape(-1)[where]
+        most = budget[sample].reshape(-1)[where]
+        change = torch.round(torch.clamp(wish, -most, most))
+        change = torch.clamp(before + change, limits.low, limits.high) - before
+        if limits.padding is not None:
+            after = before + change
+            change[(after >= limits.padding[0]) & (after <= limits.padding[1])] = 0
         allowed = quota(foreground[sample], rho)
-        if int(changed.sum()) > allowed:
-            strength = torch.where(changed, shadow[sample].reshape(-1).abs(), 0.0)
-            kept = _largest(strength, allowed).reshape(delta[sample].shape)
-            delta[sample] = torch.where(kept, delta[sample], 0.0)
+        if int(torch.count_nonzero(change)) > allowed:
+            strong = _largest(torch.where(change != 0, wish.abs(), 0.0), allowed)
+            change = torch.where(strong, change, 0.0)
+        if zero_mean:
+            area = x.shape[-2] * x.shape[-1]
+            change = _balanced(change, wish.abs(), torch.div(where, area, rounding_mode="floor"))
+        delta[sample].view(-1)[where] = change.to(torch.int32)
     return delta
 
 
-def _balanced(delta: Tensor, shadow: Tensor) -> Tensor:
+def _balanced(change: Tensor, strength: Tensor, slice_of: Tensor) -> Tensor:
     """Shrink the weakest changes of the prevailing sign until each slice adds up to 0."""
-    rows, columns = delta.shape[-2:]
-    slices, strength = delta.reshape(-1, rows * columns), shadow.abs().reshape(-1, rows * columns)
-    for index, surplus in enumerate(slices.sum(1).tolist()):
-        if surplus == 0:
-            continue
+    slices = int(slice_of[-1]) + 1 if len(slice_of) else 0
+    sums = torch.zeros(slices, dtype=torch.float64).index_add_(0, slice_of, change.double())
+    for index in torch.nonzero(sums)[:, 0].tolist():
+        surplus = float(sums[index])
         sign = 1.0 if surplus > 0 else -1.0
-        where = torch.nonzero(slices[index] * sign > 0)[:, 0]
-        where = where[torch.argsort(strength[index, where], stable=True)]
-        amount = slices[index, where] * sign
+        where = torch.nonzero((slice_of == index) & (change * sign > 0))[:, 0]
+        where = where[torch.argsort(strength[where], stable=True)]
+        amount = change[where] * sign
         before = torch.cumsum(amount, 0) - amount
         taken = torch.minimum(amount, torch.clamp(abs(surplus) - before, min=0))
-        slices[index, where] = (amount - taken) * sign
-    return slices.reshape(delta.shape)
+        change[where] = (amount - taken) * sign
+    return change
 
 
 def _largest(flat: Tensor, count: int) -> Tensor:

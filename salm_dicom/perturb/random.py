@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from salm_dicom.perturb.budget import Limits, quota
+from salm_dicom.perturb.budget import Limits, places, quota
 from salm_dicom.perturb.loss import Loss
 
 
@@ -37,14 +37,24 @@ class Random:
     ) -> Tensor:
         """Return the perturbation in stored units, shape of x."""
         shadow = torch.zeros_like(x)
-        budget = limits.budget.expand(x.shape[0], *limits.budget.shape[1:])
+        budget = limits.budget.expand(x.shape)
         for sample in range(x.shape[0]):
-            flat = shadow[sample].reshape(-1)
-            size = budget[sample].expand(x.shape[1:]).reshape(-1)
-            inside = torch.nonzero(foreground[sample].reshape(-1))[:, 0]
-            count = quota(foreground[sample], self.rho)
-            order = torch.topk(torch.rand(len(inside), generator=rng), count, sorted=False).indices
-            drawn = inside[order]
-            flat[drawn] = size[drawn]
-            flat[drawn[: count // 2]] *= -1
+            inside = foreground[sample].reshape(-1)
+            count = quota(inside, self.rho)
+            drawn = places(inside & _lottery(inside, count, rng))
+            drawn = drawn[torch.randperm(len(drawn), generator=rng)[:count]]
+            size = budget[sample].reshape(-1)[drawn]
+            size[: len(drawn) // 2] *= -1
+            shadow[sample].view(-1)[drawn] = size
         return shadow
+
+
+def _lottery(inside: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """Return True on random places, so many that about `count` of them lie inside."""
+    share = count / max(int(inside.sum()), 1)
+    if share >= 1:
+        return torch.ones_like(inside)
+    # four 16-bit lots from each 64-bit draw
+    lots = torch.empty((len(inside) + 3) // 4, dtype=torch.int64)
+    lots.random_(-(2**63), None, generator=rng)
+    return lots.view(torch.int16)[: len(inside)] < int(share * 65536) - 32768

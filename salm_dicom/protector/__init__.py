@@ -2,6 +2,6 @@
 
 from salm_dicom.protector.apply import Protected, Protector, Surrogate
 from salm_dicom.protector.fit import Study, fit
-from salm_dicom.protector.store import load, save
+from salm_dicom.protector.store import load, loaded, save
 
-__all__ = ["Protected", "Protector", "Study", "Surrogate", "fit", "load", "save"]
+__all__ = ["Protected", "Protector", "Study", "Surrogate", "fit", "load", "loaded", "save"]

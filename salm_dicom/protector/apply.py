@@ -23,7 +23,7 @@ from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Booleans, Integers, Volume
 
 # Slices that go through a method together; bounds memory whatever the length of a series.
-SLICES_AT_ONCE = 8
+SLICES_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ class Protector:
         rng = _generator(self.plan.seed, series_uid)
         with one_thread():
             delta = self._delta(volume, mask, window, extent, self._target(label), rng)
-        changed = int(np.count_nonzero(delta))
+        changed = sum(int(np.count_nonzero(one)) for one in delta)
         if not changed:
             raise NoChange("the method found nothing to change within the budget")
         record = self._record(volume, mask, window, extent, delta, changed, series_uid, warning)
@@ -145,11 +145,11 @@ class Protector:
     ) -> Integers:
         pixels = volume.pixels
         budget = budgets(self.plan, volume, window)
-        real = pixels.values[~pixels.is_padding()]
-        low, high = float(real.min()), float(real.max())
-        delta = np.empty(pixels.values.shape, dtype=np.int32)
-        step = SLICES_AT_ONCE if extent == "slice" else len(delta)
+        low, high = pixels.extremes()
+        delta = np.empty(pixels.values.shape, dtype=np.min_scalar_type(-int(budget.max())))
         method = self.plan.build_method()
+        together = SLICES_AT_ONCE if method.needs_gradient else 1
+        step = together if extent == "slice" else len(delta)
         for first in range(0, len(delta), step):
             part = slice(first, first + step)
             x = samples(pixels.values[part].astype(np.float32), extent)
@@ -205,7 +205,7 @@ class Protector:
         warnings: tuple[str, ...],
     ) -> ProtectionRecord:
         budget = budgets(self.plan, volume, window)
-        by_slice = np.abs(delta).reshape(len(delta), -1).max(axis=1)
+        by_slice = np.array([max(int(one.max()), -int(one.min())) for one in delta])
         steps = np.abs(volume.pixels.slope)
         inside = int(mask.sum())
         return ProtectionRecord(

@@ -157,7 +157,7 @@ def _sample(
         spread = np.linspace(0, len(chosen) - 1, min(len(chosen), _SLICES_OF_A_SERIES))
         chosen = chosen[np.unique(spread.round().astype(int))]
     x = samples(pixels.values[chosen], extent).numpy()
-    real = pixels.values[~pixels.is_padding()]
+    low, high = pixels.extremes()
     return _Sample(
         x=_on_disk(stem.with_suffix(".x.npy"), x),
         mask=_on_disk(stem.with_suffix(".mask.npy"), samples(mask[chosen], extent).numpy()),
@@ -168,8 +168,8 @@ def _sample(
         window=window,
         limits=Limits(
             budget=per_slice(budgets(plan, volume, window)[chosen], extent),
-            low=float(real.min()),
-            high=float(real.max()),
+            low=low,
+            high=high,
             padding=pixels.padding,
         ),
     )

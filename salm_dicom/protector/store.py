@@ -75,6 +75,19 @@ def load(folder: Path) -> Protector:
     return found
 
 
+def loaded(protector: Protector | Path) -> Protector:
+    """Return the protector of a folder, loaded once for each process; a protector as it is."""
+    if isinstance(protector, Protector):
+        return protector
+    if protector not in _LOADED:
+        _LOADED[protector] = load(protector)
+    return _LOADED[protector]
+
+
+# Protectors of this process by folder: pipelines and jobs pickle as a path.
+_LOADED: dict[Path, Protector] = {}
+
+
 def _write(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as stream:

@@ -37,6 +37,7 @@ class Home:
     affine: NDArray[np.float64]
     slope: NDArray[np.float64]
     intercept: NDArray[np.float64]
+    kind: str
     bits_stored: int
     signed: bool
     padding: tuple[int, int] | None
@@ -55,6 +56,7 @@ class Home:
             affine=volume.affine,
             slope=pixels.slope,
             intercept=pixels.intercept,
+            kind=pixels.values.dtype.str,
             bits_stored=pixels.bits_stored,
             signed=pixels.signed,
             padding=pixels.padding,
@@ -73,6 +75,7 @@ class Home:
             "affine": self.affine.tolist(),
             "slope": self.slope.tolist(),
             "intercept": self.intercept.tolist(),
+            "kind": self.kind,
             "bits_stored": self.bits_stored,
             "signed": self.signed,
             "padding": self.padding,
@@ -96,6 +99,7 @@ class Home:
             affine=np.array(plain["affine"]),
             slope=np.array(plain["slope"]),
             intercept=np.array(plain["intercept"]),
+            kind=plain["kind"],
             bits_stored=plain["bits_stored"],
             signed=plain["signed"],
             padding=None if plain["padding"] is None else tuple(plain["padding"]),
@@ -162,7 +166,7 @@ def to_volume(image: MetaTensor, home: Home) -> Volume:
             "slices of this series map differently to modality values; apply SALM directly after "
             "LoadVolume, before Orientation, Flip or Crop"
         )
-    kind = np.dtype(f"{'i' if home.signed else 'u'}{1 if home.bits_stored <= 8 else 2}")
+    kind = np.dtype(home.kind)
     blank = StoredPixels(
         values=np.zeros(values.shape, dtype=kind),
         slope=slope,
@@ -190,9 +194,10 @@ def to_volume(image: MetaTensor, home: Home) -> Volume:
     )
 
 
-def with_delta(image: MetaTensor, volume: Volume, delta: NDArray[np.integer]) -> MetaTensor:
-    """Return the image with stored units added, as modality values; the input is not changed."""
-    values = volume.pixels.shifted(delta).modality_values()
-    out: MetaTensor = image.clone()
-    out.as_tensor().copy_(torch.from_numpy(values).permute(2, 1, 0)[None])
-    return out
+def add_delta(image: MetaTensor, volume: Volume, delta: NDArray[np.integer]) -> None:
+    """Add stored units to the image, in place, as modality values."""
+    plain = image.as_tensor()[0].permute(2, 1, 0)
+    for index, change in enumerate(delta):
+        if change.any():
+            after = volume.pixels.at(index).shifted(change[None])
+            plain[index] = torch.from_numpy(after.modality_values()[0])

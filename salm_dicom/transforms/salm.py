@@ -11,8 +11,8 @@ from monai.config.type_definitions import KeysCollection
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform, Transform
 
-from salm_dicom.protector import Protector, load
-from salm_dicom.transforms.convert import RECORD_KEY, home_of, to_volume, with_delta
+from salm_dicom.protector import Protector, loaded
+from salm_dicom.transforms.convert import RECORD_KEY, add_delta, home_of, to_volume
 
 
 class SALM(Transform):
@@ -43,22 +43,11 @@ class SALM(Transform):
         """
         home = home_of(image)
         volume = to_volume(image, home)
-        found = self._loaded().apply(volume, series_uid=home.series_uid, label=label)
-        out = with_delta(image, volume, found.delta)
+        found = loaded(self.protector).apply(volume, series_uid=home.series_uid, label=label)
+        out: MetaTensor = image.clone()
+        add_delta(out, volume, found.delta)
         out.meta[RECORD_KEY] = found.record.to_json()
         return out
-
-    def _loaded(self) -> Protector:
-        if isinstance(self.protector, Protector):
-            return self.protector
-        folder = self.protector
-        if folder not in _LOADED:
-            _LOADED[folder] = load(folder)
-        return _LOADED[folder]
-
-
-# Protectors of this process by folder, so that a pipeline pickles as a path.
-_LOADED: dict[Path, Protector] = {}
 
 
 class SALMd(MapTransform):

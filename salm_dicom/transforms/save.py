@@ -19,6 +19,7 @@ from salm_dicom.errors import MismatchError
 from salm_dicom.grid import align
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.transforms.convert import RECORD_KEY, home_of, slices_first
+from salm_dicom.volume import Integers, StoredPixels
 
 
 class SaveVolume(Transform):
@@ -78,7 +79,11 @@ class SaveVolume(Transform):
             home.affine,
         ).transpose(2, 1, 0)
         folder = self.output / (name or derivation.uid("series", home.series_uid))
-        write_series(home.origin, values, folder, derivation, on_slice)
+
+        def change_of(index: int, before: StoredPixels) -> Integers:
+            return before.delta_to(values[index : index + 1])
+
+        write_series(home.origin, change_of, folder, derivation, on_slice)
         image.meta["saved_to"] = str(folder)
         return image
 
