@@ -150,18 +150,22 @@ class StoredPixels:
             raise MismatchError(
                 f"delta is {delta.dtype} {delta.shape}; integers {self.values.shape} are needed"
             )
-        after = self.values + delta.astype(np.int32)
         low, high = self.representable
-        if after.min() < low or after.max() > high:
-            changed = after[delta != 0]
-            if changed.size and (changed.min() < low or changed.max() > high):
+        least = int(self.values.min()) + min(int(delta.min()), 0)
+        most = int(self.values.max()) + max(int(delta.max()), 0)
+        if low <= least and most <= high:
+            after = self.values + delta.astype(self.values.dtype)
+        else:
+            wide = self.values.astype(np.int32) + delta
+            if ((wide < low) | (wide > high))[delta != 0].any():
                 raise MismatchError(f"a value would leave {low}..{high} ({self.bits_stored} bits)")
+            after = wide.astype(self.values.dtype)
         if self.padding is not None:
             first, last = self.padding
             touched = self.is_padding() | ((after >= first) & (after <= last))
             if (touched & (delta != 0)).any():
                 raise MismatchError("a change would make padding appear or vanish")
-        return replace(self, values=after.astype(self.values.dtype))
+        return replace(self, values=after)
 
 
 class Source(Protocol):

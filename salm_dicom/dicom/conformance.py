@@ -23,6 +23,8 @@ CHANGED = {
     h.IMAGE_TYPE, 0x00080012, 0x00080013, h.SOP_INSTANCE_UID, 0x0008103E, 0x00082111, 0x00082112,
     0x00089215, h.EQUIPMENT, h.SERIES_UID, 0x00200011, 0x00280106, 0x00280107, pixels.PIXEL_DATA,
 }  # fmt: skip
+# Filled where the source has none: an instance without them is no valid DICOM.
+FILLED = {h.SOP_CLASS_UID, h.STUDY_UID}
 DERIVATION = 0x00082111
 SOURCE_IMAGE = 0x00082112
 _LOSSY_SYNTAXES = {
@@ -98,7 +100,7 @@ def _attributes(source: Part10, protected: Part10) -> Iterator[Finding]:
     for tag in sorted(before.keys() | after.keys()):
         if tag in CHANGED or tag & 0xFFFF == 0 or before.get(tag) == after.get(tag):
             continue
-        if tag == h.SOP_CLASS_UID and not h.text_of(source, tag):
+        if tag in FILLED and not h.text_of(source, tag):
             continue
         if tag in REMOVED:
             if tag in after:

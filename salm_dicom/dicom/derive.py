@@ -109,10 +109,22 @@ def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
         if file.value(tag):
             vr = "SS" if h.short_of(file, h.PIXEL_REPRESENTATION) else "US"
             changes[tag] = code.element(tag, vr, code.unsigned_short(int(extreme)))
-    if not file.value(h.SOP_CLASS_UID):
-        changes[h.SOP_CLASS_UID] = code.element(h.SOP_CLASS_UID, "UI", source.sop_class)
+    changes |= _filled(file, source, derivation, code)
     changes |= dict.fromkeys(REMOVED)
     return splice(file, changes, file_meta(source.sop_class, sop_uid, syntax, __version__))
+
+
+def _filled(
+    file: Part10, source: h.Identity, derivation: Derivation, code: Encoding
+) -> dict[int, bytes | None]:
+    """Return the UIDs an instance must have and that a careless anonymiser emptied."""
+    wanted = {
+        h.SOP_CLASS_UID: source.sop_class,
+        h.STUDY_UID: derivation.uid("study", source.series_uid),
+    }
+    return {
+        tag: code.element(tag, "UI", uid) for tag, uid in wanted.items() if not h.text_of(file, tag)
+    }
 
 
 def _derived_type(file: Part10) -> bytes:

@@ -59,7 +59,8 @@ class Method(Protocol):
         Parameters
         ----------
         x
-            Stored values, float32, shape (samples, 1, [slices,] rows, columns).
+            Stored values, shape (samples, 1, [slices,] rows, columns); float32 for methods that
+            need a gradient, integers as they are for others.
         loss
             Sum over samples of the surrogate's loss at stored values; methods that need no
             gradient never call it.
@@ -117,7 +118,7 @@ def perturb(
     Returns
     -------
     Tensor
-        int32 stored units, shape of x; see `budget.to_integers` for what holds.
+        Integer stored units, shape of x; see `budget.to_integers` for what holds.
     """
     shadow = method(x, loss, foreground, limits, rng)
     return to_integers(shadow, x, foreground, limits, rho=method.rho, zero_mean=zero_mean)

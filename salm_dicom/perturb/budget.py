@@ -139,13 +139,14 @@ def to_integers(
     Returns
     -------
     Tensor
-        int32, shape of x (samples, 1, *spatial).
+        int16, or int32 for a budget beyond it; shape of x (samples, 1, *spatial).
     """
-    delta = torch.zeros(x.shape, dtype=torch.int32)
+    small = float(limits.budget.max()) <= torch.iinfo(torch.int16).max
+    delta = torch.zeros(x.shape, dtype=torch.int16 if small else torch.int32)
     budget = limits.budget.expand(x.shape)
     for sample in range(len(x)):
         where = places((shadow[sample] != 0).logical_and_(foreground[sample]))
-        wish, before = shadow[sample].reshape(-1)[where], x[sample].reshape(-1)[where]
+        wish, before = (t[sample].reshape(-1)[where].float() for t in (shadow, x))
         most = budget[sample].reshape(-1)[where]
         change = torch.round(torch.clamp(wish, -most, most))
         change = torch.clamp(before + change, limits.low, limits.high) - before
@@ -159,7 +160,7 @@ def to_integers(
         if zero_mean:
             area = x.shape[-2] * x.shape[-1]
             change = _balanced(change, wish.abs(), torch.div(where, area, rounding_mode="floor"))
-        delta[sample].view(-1)[where] = change.to(torch.int32)
+        delta[sample].view(-1)[where] = change.to(delta.dtype)
     return delta
 
 
@@ -170,8 +171,10 @@ def _balanced(change: Tensor, strength: Tensor, slice_of: Tensor) -> Tensor:
     for index in torch.nonzero(sums)[:, 0].tolist():
         surplus = float(sums[index])
         sign = 1.0 if surplus > 0 else -1.0
-        where = torch.nonzero((slice_of == index) & (change * sign > 0))[:, 0]
-        where = where[torch.argsort(strength[where], stable=True)]
+        where = places((slice_of == index) & (change * sign > 0))
+        # each gives at least 1, so no more than `surplus` of them are needed
+        count = min(len(where), round(abs(surplus)))
+        where = where[torch.topk(strength[where], count, largest=False).indices]
         amount = change[where] * sign
         before = torch.cumsum(amount, 0) - amount
         taken = torch.minimum(amount, torch.clamp(abs(surplus) - before, min=0))

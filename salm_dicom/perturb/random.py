@@ -35,8 +35,9 @@ class Random:
         rng: torch.Generator,
         start: Tensor | None = None,
     ) -> Tensor:
-        """Return the perturbation in stored units, shape of x."""
-        shadow = torch.zeros_like(x)
+        """Return the perturbation in stored units, shape of x, int16 where that is enough."""
+        small = float(limits.budget.max()) <= torch.iinfo(torch.int16).max
+        shadow = torch.zeros(x.shape, dtype=torch.int16 if small else torch.int32)
         budget = limits.budget.expand(x.shape)
         for sample in range(x.shape[0]):
             inside = foreground[sample].reshape(-1)
@@ -45,7 +46,7 @@ class Random:
             drawn = drawn[torch.randperm(len(drawn), generator=rng)[:count]]
             size = budget[sample].reshape(-1)[drawn]
             size[: len(drawn) // 2] *= -1
-            shadow[sample].view(-1)[drawn] = size
+            shadow[sample].view(-1)[drawn] = size.to(shadow.dtype)
         return shadow
 
 

@@ -152,7 +152,8 @@ class Protector:
         step = together if extent == "slice" else len(delta)
         for first in range(0, len(delta), step):
             part = slice(first, first + step)
-            x = samples(pixels.values[part].astype(np.float32), extent)
+            stored = pixels.values[part]
+            x = samples(stored.astype(np.float32) if method.needs_gradient else stored, extent)
             limits = Limits(
                 budget=per_slice(budget[part], extent), low=low, high=high, padding=pixels.padding
             )
