@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from salm_dicom.batch.vault import DeltaWriter, Vault
+from salm_dicom.batch.vault import KeptWriter, Vault
 from salm_dicom.dicom.derive import Derivation
 from salm_dicom.dicom.series import read_series, write_series
 from salm_dicom.errors import InputError, MismatchError, PlanError, UnexpectedFailure
@@ -69,13 +69,13 @@ def _run(job: Job) -> str:
     protector = loaded(job.protector)
     found = protector.apply(series.volume, series_uid=series.series_uid, label=job.label)
     derivation = Derivation(record=found.record, created=job.created, site_key=job.site_key)
-    deltas = DeltaWriter()
+    kept = KeptWriter()
 
     def change_of(index: int, _: StoredPixels) -> Integers:
         return found.delta[index : index + 1]
 
-    write_series(series.origin, change_of, job.output / job.name, derivation, deltas.add)
-    deltas.write(Vault(job.vault).delta(job.name))
+    write_series(series.origin, change_of, job.output / job.name, derivation, kept.add)
+    kept.write(Vault(job.vault).kept(job.name))
     return found.record.to_json()
 
 

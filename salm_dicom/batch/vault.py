@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from salm_dicom.dicom.part10 import Part10
+from salm_dicom.dicom.restore import Kept, keep
 from salm_dicom.errors import Locked, MismatchError
 from salm_dicom.volume import Integers
 
@@ -32,13 +37,13 @@ class Vault:
         """Folder of the protector this output was made with."""
         return self.folder / "protector"
 
-    def delta(self, name: str) -> Path:
-        """Return the file with the changes of one series."""
-        return self.folder / "deltas" / f"{name.replace('/', '_')}.npz"
+    def kept(self, name: str) -> Path:
+        """Return the file with what the restoration of one series needs."""
+        return self.folder / "kept" / f"{name.replace('/', '_')}.npz"
 
     def create(self) -> None:
         """Make the folders."""
-        for folder in (self.folder, self.folder / "deltas"):
+        for folder in (self.folder, self.folder / "kept"):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @contextmanager
@@ -64,20 +69,24 @@ class Vault:
             os.close(descriptor)
 
 
-class DeltaWriter:
-    """Collects the changes of a series and writes them sparsely: a bit and a number for each."""
+class KeptWriter:
+    """Collects what a series' restoration needs, and writes it: a bit and a number a change."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, NDArray[np.generic]] = {}
 
-    def add(self, source: Path, sop_uid: str, delta: Integers) -> None:
-        """Remember the change of one instance, (rows, columns)."""
+    def add(self, source: Part10, sop_uid: str, delta: Integers) -> None:
+        """Remember a source instance and its change, (rows, columns), by the derived UID."""
+        kept = keep(source, delta)
         changed = delta != 0
-        values = delta.reshape(-1)[np.flatnonzero(changed)]
-        small = not len(values) or np.abs(values).max() < 128
-        self._arrays[f"{sop_uid}.where"] = np.packbits(changed)
-        self._arrays[f"{sop_uid}.change"] = values.astype(np.int8 if small else np.int32)
-        self._arrays[f"{sop_uid}.shape"] = np.array(delta.shape)
+        self._arrays |= {
+            f"{sop_uid}.where": np.packbits(changed),
+            f"{sop_uid}.change": delta.reshape(-1)[np.flatnonzero(changed)],
+            f"{sop_uid}.shape": np.array([*delta.shape, kept.pixel_header]),
+            f"{sop_uid}.head": np.frombuffer(zlib.compress(kept.head, 1), np.uint8),
+            f"{sop_uid}.tail": np.frombuffer(zlib.compress(kept.tail, 1), np.uint8),
+            f"{sop_uid}.sha256": np.frombuffer(bytes.fromhex(kept.sha256), np.uint8),
+        }
 
     def write(self, path: Path) -> None:
         """Write them to a file of mode 0600, atomically."""
@@ -90,21 +99,37 @@ class DeltaWriter:
         partial.rename(path)
 
 
-def read_deltas(path: Path) -> dict[str, Integers]:
-    """Return the change of each derived instance by its SOP Instance UID, int32 (rows, columns)."""
-    found: dict[str, Integers] = {}
+def read_kept(path: Path) -> dict[str, Kept]:
+    """Return what is needed to restore each instance of a series, by its derived UID.
+
+    Raises
+    ------
+    MismatchError
+        The file is missing or damaged.
+    """
+    found: dict[str, Kept] = {}
     try:
         with np.load(path, allow_pickle=False) as arrays:
             for key in arrays.files:
-                if key.endswith(".where"):
-                    uid = key.removesuffix(".where")
-                    shape = tuple(arrays[f"{uid}.shape"])
-                    where = np.unpackbits(arrays[key], count=int(np.prod(shape))).astype(bool)
-                    delta = np.zeros(where.shape, dtype=np.int32)
-                    delta[where] = arrays[f"{uid}.change"]
-                    found[uid] = delta.reshape(shape)
-    except (OSError, ValueError, KeyError) as error:
+                uid, _, name = key.rpartition(".")
+                if name == "where":
+                    found[uid] = _kept(arrays, uid)
+    except (OSError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
         raise MismatchError(
-            f"the vault's changes of a series cannot be read ({type(error).__name__})"
+            f"what the vault keeps of a series cannot be read ({type(error).__name__})"
         ) from error
     return found
+
+
+def _kept(arrays: Mapping[str, NDArray[Any]], uid: str) -> Kept:
+    rows, columns, pixel_header = arrays[f"{uid}.shape"].tolist()
+    where = np.unpackbits(arrays[f"{uid}.where"], count=rows * columns).astype(bool)
+    delta = np.zeros(rows * columns, dtype=np.int32)
+    delta[where] = arrays[f"{uid}.change"]
+    return Kept(
+        head=zlib.decompress(arrays[f"{uid}.head"].tobytes()),
+        tail=zlib.decompress(arrays[f"{uid}.tail"].tobytes()),
+        pixel_header=pixel_header,
+        sha256=arrays[f"{uid}.sha256"].tobytes().hex(),
+        delta=delta.reshape(rows, columns),
+    )

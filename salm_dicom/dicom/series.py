@@ -113,8 +113,8 @@ def files_of(folder: Path) -> list[Path]:
 
 # Given a slice's index and its stored pixels, returns the stored units to add, (1, rows, columns).
 ChangeOf = Callable[[int, StoredPixels], Integers]
-# Called with the source's path, the derived SOP Instance UID and the change (rows, columns).
-OnSlice = Callable[[Path, str, Integers], None]
+# Called with the source, the derived SOP Instance UID and the change (rows, columns).
+OnSlice = Callable[[Part10, str, Integers], None]
 
 
 def write_series(
@@ -164,7 +164,7 @@ def write_series(
             delta = change_of(index, before)
             uid, data = _instance(source, before, delta, derivation)
             _write(partial / names[index], data)
-            on_slice(path, uid, delta[0])
+            on_slice(source, uid, delta[0])
             changed += int(np.count_nonzero(delta))
         if not changed:
             raise MismatchError("no voxel of the series differs from the source; was SALM applied?")

@@ -1,0 +1,89 @@
+"""Restore: the source instances of a protected export, from the vault."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from salm_dicom.batch.ledger import Ledger
+from salm_dicom.batch.manifest import MANIFEST
+from salm_dicom.batch.protect import check_places
+from salm_dicom.batch.vault import Vault, read_kept
+from salm_dicom.dicom.header import identity_of
+from salm_dicom.dicom.part10 import read
+from salm_dicom.dicom.restore import restored
+from salm_dicom.errors import InputError, MismatchError, PlanError, UnsafeError
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What came of a restoration.
+
+    Parameters
+    ----------
+    identical
+        Files that are the source's, byte for byte.
+    recompressed
+        Files whose stored values are the source's, compressed anew.
+    failed
+        Files of the output that could not be restored, with the reason.
+    """
+
+    identical: int
+    recompressed: int
+    failed: tuple[tuple[Path, str], ...]
+
+
+def restore(
+    output: Path, vault_folder: Path, target: Path, progress: Progress = lambda *_: None
+) -> Restored:
+    """Write the source of every protected instance in `output` to a new folder `target`.
+
+    Raises
+    ------
+    PlanError, UnsafeError
+        A folder is missing, not empty, or inside another.
+    """
+    vault = Vault(vault_folder)
+    if not vault.ledger.exists():
+        raise PlanError("the vault has no ledger; give the vault that the output was made with")
+    check_places(output, target, vault_folder)
+    if target.exists() and any(target.iterdir()):
+        raise UnsafeError("the target is not empty; nothing is ever overwritten")
+    with Ledger.open(vault.ledger) as ledger:
+        rows = [row for row in ledger.rows().values() if row.done]
+    identical = recompressed = 0
+    failed: list[tuple[Path, str]] = []
+    known: set[Path] = {output / MANIFEST}
+    for count, row in enumerate(rows):
+        progress("restore", count, len(rows))
+        kept = read_kept(vault.kept(row.name))
+        for path in sorted((output / row.name).glob("*.dcm")):
+            known.add(path)
+            try:
+                protected = read(path)
+                uid = identity_of(protected).sop_uid
+                if uid not in kept:
+                    raise MismatchError("the vault keeps nothing of this instance")
+                data, is_source = restored(protected, kept.pop(uid))
+            except (InputError, MismatchError) as error:
+                failed.append((path, f"{error.code}: {error}"))
+                continue
+            _write(target / path.relative_to(output), data)
+            identical, recompressed = identical + is_source, recompressed + (not is_source)
+        failed += [(output / row.name, "a protected instance is missing")] * len(kept)
+    progress("restore", len(rows), len(rows))
+    strange = [p for p in sorted(output.rglob("*")) if p.is_file() and p not in known]
+    failed += [(path, "is not from a run with this vault") for path in strange]
+    return Restored(identical=identical, recompressed=recompressed, failed=tuple(failed))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)

@@ -1,0 +1,105 @@
+"""The way back: a source instance from its protected one and what the vault kept of it.
+
+The vault keeps the change of each voxel and every byte of the source but its pixel data. Where the
+source was uncompressed the result is the source file, byte for byte. Where it was compressed its
+stored values come back exactly, compressed anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from salm_dicom import __version__
+from salm_dicom.dicom import pixels
+from salm_dicom.dicom.header import identity_of
+from salm_dicom.dicom.part10 import Part10, parse
+from salm_dicom.dicom.splice import Encoding, file_meta, splice
+from salm_dicom.errors import MismatchError
+from salm_dicom.volume import Integers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What the vault keeps of a source instance.
+
+    Parameters
+    ----------
+    head, tail
+        Bytes of the file up to the value of Pixel Data, and after it.
+    pixel_header
+        Bytes of the Pixel Data element before its value; the end of `head`.
+    sha256
+        Of the whole file.
+    delta
+        Stored units that were added, (rows, columns).
+    """
+
+    head: bytes
+    tail: bytes
+    pixel_header: int
+    sha256: str
+    delta: Integers
+
+
+def keep(source: Part10, delta: Integers) -> Kept:
+    """Return what is needed to restore a source instance."""
+    span = next(span for span in source.spans if span.tag == pixels.PIXEL_DATA)
+    return Kept(
+        head=source.data[: span.value],
+        tail=source.data[span.value_stop :],
+        pixel_header=span.value - span.start,
+        sha256=source.sha256,
+        delta=delta,
+    )
+
+
+def restored(protected: Part10, kept: Kept) -> tuple[bytes, bool]:
+    """Return the source instance, and whether it is the source file byte for byte.
+
+    Raises
+    ------
+    MismatchError
+        Protected file and vault do not belong together, or the file was changed since.
+    """
+    after = pixels.stored_values(protected)
+    if after.shape != kept.delta.shape:
+        raise MismatchError("the protected pixels and the vault's changes differ in size")
+    values = (after.astype(np.int64) - kept.delta).astype(after.dtype)
+    header = _without_pixels(kept)
+    if header.transfer_syntax != protected.transfer_syntax:
+        data = _uncompressed(header, protected, values)
+    else:
+        _, pixel_bytes, _ = pixels.encode(protected, values)
+        data = kept.head + pixel_bytes + kept.tail
+    found = parse(data)
+    if not np.array_equal(pixels.stored_values(found), values):
+        raise MismatchError("decoding the restored pixel data does not give what was meant")
+    is_source = hashlib.sha256(data).hexdigest() == kept.sha256
+    if not is_source and not header.transfer_syntax.is_encapsulated:
+        raise MismatchError(
+            "the restored file is not the source: the protected file was changed, or the vault is "
+            "another run's"
+        )
+    return data, is_source
+
+
+def _without_pixels(kept: Kept) -> Part10:
+    """Return the source without its Pixel Data element."""
+    before = kept.head[: len(kept.head) - kept.pixel_header]
+    # encapsulated pixel data ends with a sequence delimiter of 8 bytes
+    is_undefined = kept.head.endswith(b"\xff\xff\xff\xff")
+    return parse(before + kept.tail[8 if is_undefined else 0 :])
+
+
+def _uncompressed(header: Part10, protected: Part10, values: Integers) -> bytes:
+    """Return the source with raw pixel words, where its own syntax cannot be written."""
+    syntax, pixel_bytes, encapsulated = pixels.encode(protected, values)
+    element = Encoding.of(header).element(
+        pixels.PIXEL_DATA, protected.vr(pixels.PIXEL_DATA), pixel_bytes, undefined=encapsulated
+    )
+    identity = identity_of(header)
+    meta = file_meta(identity.sop_class, identity.sop_uid, syntax, __version__)
+    return splice(header, {pixels.PIXEL_DATA: element}, meta)
