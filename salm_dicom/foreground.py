@@ -7,6 +7,7 @@ anatomy, the air around the patient does not.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,13 @@ _SMALL = 0.1
 
 
 def foreground(pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2") -> Booleans:
-    """Return True on anatomy: no air around it, no padding, no clipped voxels.
+    """Return True on anatomy, shape of the stored values; see `outline`."""
+    found = outline(pixels, modality, photometric)
+    return np.stack([found.at(index) for index in range(len(pixels.values))])
+
+
+def outline(pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2") -> Outline:
+    """Return where anatomy is: no air around it, no padding, no clipped voxels.
 
     Parameters
     ----------
@@ -37,32 +44,78 @@ def foreground(pixels: StoredPixels, modality: str, photometric: str = "MONOCHRO
     photometric
         MONOCHROME1 stores dark as high values: anatomy is then below the threshold.
 
-    Returns
-    -------
-    ndarray
-        bool, shape of the stored values; all False for a constant image.
-
     References
     ----------
     Li & Tam, *An iterative algorithm for minimum cross entropy thresholding*, Pattern Recognition
     Letters 19 (1998).
     """
-    values = pixels.values
+    shape = pixels.values.shape
     least, most = pixels.extremes()
-    if least >= most:
-        return np.zeros(values.shape, dtype=bool)
-    factor = max(1, min(_BLOCK, min(values.shape[1:]) // _COARSE))
-    coarse = _coarse(pixels, factor, least)
-    threshold = _threshold(pixels, modality, coarse)
+    factor = max(1, min(_BLOCK, min(shape[1:]) // _COARSE))
     above = (pixels.slope > 0) == (photometric != "MONOCHROME1")
-    body = _filled(_without_small(_beyond(coarse, threshold, above)))
-    mask = _refined(body, factor, values, threshold, above)
-    for one, stored in zip(mask, values, strict=True):
-        one &= stored != least
-        one &= stored != most
-        if pixels.padding is not None:
-            one &= (stored < pixels.padding[0]) | (stored > pixels.padding[1])
-    return mask
+    coarse = _coarse(pixels, factor, least)
+    if least < most:
+        threshold = _threshold(pixels, modality, coarse)
+        body = _filled(_without_small(_beyond(coarse, threshold, above)))
+    else:
+        threshold = np.zeros(shape[0])
+        body = np.zeros(coarse.shape, dtype=bool)
+    return Outline(
+        pixels=pixels,
+        body=body,
+        rim=body & ~_eroded(body),
+        factor=factor,
+        threshold=threshold,
+        above=above,
+        extremes=(least, most),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outline:
+    """The foreground of a volume, coarse; `at` makes the mask of one slice.
+
+    Parameters
+    ----------
+    body, rim
+        Anatomy and its outermost blocks, (slices, rows, columns) / factor.
+    factor
+        Voxels on a block's side.
+    threshold, above
+        Stored value between air and anatomy, and on which side anatomy lies, for each slice.
+    extremes
+        Smallest and largest stored value; voxels that have them may be clipped.
+    """
+
+    pixels: StoredPixels
+    body: Booleans
+    rim: Booleans
+    factor: int
+    threshold: Floats
+    above: Booleans
+    extremes: tuple[int, int]
+
+    def at(self, index: int) -> Booleans:
+        """Return the mask of one slice, (rows, columns); all False for a constant image."""
+        values, factor = self.pixels.values[index], self.factor
+        rows, columns = values.shape
+        high, wide = self.body.shape[1:]
+        fine = np.empty((high, factor, wide, factor), dtype=bool)
+        fine[...] = self.body[index][:, None, :, None]
+        rim_row, rim_column = np.nonzero(self.rim[index])
+        offsets = np.arange(factor)
+        row = np.minimum(rim_row[:, None] * factor + offsets, rows - 1)
+        column = np.minimum(rim_column[:, None] * factor + offsets, columns - 1)
+        part = slice(index, index + 1)
+        found = values[row[:, :, None], column[:, None, :]][None]
+        side = _beyond(found, self.threshold[part], self.above[part])
+        fine[rim_row, :, rim_column, :] = side[0]
+        mask = fine.reshape(high * factor, wide * factor)[:rows, :columns]
+        mask = mask & (values != self.extremes[0]) & (values != self.extremes[1])
+        if self.pixels.padding is not None:
+            first, last = self.pixels.padding
+            mask &= (values < first) | (values > last)
+        return np.asarray(mask)
 
 
 def _threshold(pixels: StoredPixels, modality: str, coarse: Floats) -> Floats:
@@ -111,24 +164,6 @@ def _coarse(pixels: StoredPixels, factor: int, least: int) -> Floats:
 
 def _starts(size: int, factor: int) -> NDArray[np.intp]:
     return np.arange(0, size, factor)
-
-
-def _refined(
-    body: Booleans, factor: int, values: Integers, threshold: Floats, above: Booleans
-) -> Booleans:
-    """Return the body on the fine grid; of its outermost blocks, voxels beyond the threshold."""
-    slices, rows, columns = values.shape
-    high, wide = body.shape[1:]
-    fine = np.empty((slices, high, factor, wide, factor), dtype=bool)
-    fine[...] = body[:, :, None, :, None]
-    rim = np.nonzero(body & ~_eroded(body))
-    offsets = np.arange(factor)
-    row = np.minimum(rim[1][:, None] * factor + offsets, rows - 1)
-    column = np.minimum(rim[2][:, None] * factor + offsets, columns - 1)
-    found = values[rim[0][:, None, None], row[:, :, None], column[:, None, :]]
-    fine[rim[0], rim[1], :, rim[2], :] = _beyond(found, threshold[rim[0]], above[rim[0]])
-    whole = fine.reshape(slices, high * factor, wide * factor)
-    return np.ascontiguousarray(whole[:, :rows, :columns])
 
 
 def _without_small(solid: Booleans) -> Booleans:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -124,14 +125,24 @@ class ProtectionPlan:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def intensity_range(plan: ProtectionPlan, volume: Volume, mask: Booleans) -> tuple[float, float]:
-    """Return the modality values that map to [0, 1] for this volume."""
+def intensity_range(
+    plan: ProtectionPlan, volume: Volume, mask_at: Callable[[int], Booleans]
+) -> tuple[float, float]:
+    """Return the modality values that map to [0, 1] for this volume.
+
+    Parameters
+    ----------
+    mask_at
+        Returns the foreground of a slice, (rows, columns); asked only where it is needed.
+    """
     if plan.intensity_range is not None:
         return plan.intensity_range
     if volume.modality == "CT":
         return CT_RANGE_HU
-    values = volume.pixels.modality_values()[mask]
-    low, high = (float(v) for v in np.percentile(values, _PERCENTILES))
+    pixels = volume.pixels
+    slices = range(len(pixels.values))
+    values = [pixels.at(i).modality_values()[0][mask_at(i)] for i in slices]
+    low, high = (float(v) for v in np.percentile(np.concatenate(values), _PERCENTILES))
     if not low < high:
         raise PlanError("the foreground has one value only; give --intensity-range")
     return low, high

@@ -170,7 +170,7 @@ def _fidelity(
         bits_stored=pixels.bits_stored,
         signed=pixels.signed,
     )
-    window = intensity_range(plan, volume, mask)
+    window = intensity_range(plan, volume, mask.__getitem__)
     return measure(pixels.modality_values(), protected.modality_values(), mask, window)
 
 

@@ -96,9 +96,11 @@ def _uids(source: Part10, protected: Part10) -> Iterator[Finding]:
 
 
 def _attributes(source: Part10, protected: Part10) -> Iterator[Finding]:
-    before, after = source.element_bytes(), protected.element_bytes()
+    before, after = source.element_bytes(CHANGED), protected.element_bytes(CHANGED)
+    if before == after:
+        return
     for tag in sorted(before.keys() | after.keys()):
-        if tag in CHANGED or tag & 0xFFFF == 0 or before.get(tag) == after.get(tag):
+        if tag & 0xFFFF == 0 or before.get(tag) == after.get(tag):
             continue
         if tag in FILLED and not h.text_of(source, tag):
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -39,7 +40,7 @@ TRANSFER_SYNTAX = 0x00020010
 # Float, double float and integer pixel data: whatever comes from here on is not header.
 FIRST_PIXEL_TAG = 0x7FE00008
 # Most headers end within this many bytes.
-_HEAD = 1 << 16
+_HEAD = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Part10:
         """Transfer Syntax UID of the file meta information."""
         return UID(text(self.meta.get(TRANSFER_SYNTAX, b"")))
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """SHA-256 of the file, hexadecimal."""
         return hashlib.sha256(self.data).hexdigest()
@@ -96,9 +97,9 @@ class Part10:
         span = self._by_tag.get(tag)
         return "" if span is None else span.vr
 
-    def element_bytes(self) -> dict[int, bytes]:
-        """Return every top-level element's bytes, header included, by tag."""
-        return {span.tag: self.data[span.start : span.stop] for span in self.spans}
+    def element_bytes(self, but: Collection[int] = ()) -> dict[int, bytes]:
+        """Return every top-level element's bytes, header included, by tag, but some."""
+        return {s.tag: self.data[s.start : s.stop] for s in self.spans if s.tag not in but}
 
 
 def text(value: bytes) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from salm_dicom.perturb.budget import Limits, places, quota
+from salm_dicom.perturb.budget import Limits, quota
 from salm_dicom.perturb.loss import Loss
 
 
@@ -38,24 +40,28 @@ class Random:
         """Return the perturbation in stored units, shape of x, int16 where that is enough."""
         small = float(limits.budget.max()) <= torch.iinfo(torch.int16).max
         shadow = torch.zeros(x.shape, dtype=torch.int16 if small else torch.int32)
-        budget = limits.budget.expand(x.shape)
-        for sample in range(x.shape[0]):
-            inside = foreground[sample].reshape(-1)
-            count = quota(inside, self.rho)
-            drawn = places(inside & _lottery(inside, count, rng))
-            drawn = drawn[torch.randperm(len(drawn), generator=rng)[:count]]
-            size = budget[sample].reshape(-1)[drawn]
-            size[: len(drawn) // 2] *= -1
-            shadow[sample].view(-1)[drawn] = size.to(shadow.dtype)
+        budget = limits.budget.expand(len(x), *limits.budget.shape[1:])
+        for sample in range(len(x)):
+            inside = foreground[sample].numpy()
+            count = quota(foreground[sample], self.rho)
+            drawn = np.flatnonzero(inside.reshape(-1) & _lottery(inside, count, rng))
+            drawn = drawn[torch.randperm(len(drawn), generator=rng)[:count].numpy()]
+            size = budget[sample].numpy()
+            if size.size > 1:
+                size = np.broadcast_to(size, inside.shape).reshape(-1)[drawn]
+            sign = np.ones(len(drawn), dtype=np.int8)
+            sign[: len(drawn) // 2] = -1
+            shadow[sample].view(-1).numpy()[drawn] = size.reshape(-1) * sign
         return shadow
 
 
-def _lottery(inside: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """Return True on random places, so many that about `count` of them lie inside."""
-    share = count / max(int(inside.sum()), 1)
+def _lottery(inside: NDArray[np.bool_], count: int, rng: torch.Generator) -> NDArray[np.bool_]:
+    """Return True on random places, flat, so many that about `count` of them lie inside."""
+    share = count / max(int(np.count_nonzero(inside)), 1)
     if share >= 1:
-        return torch.ones_like(inside)
+        return np.ones(inside.size, dtype=bool)
     # four 16-bit lots from each 64-bit draw
-    lots = torch.empty((len(inside) + 3) // 4, dtype=torch.int64)
-    lots.random_(-(2**63), None, generator=rng)
-    return lots.view(torch.int16)[: len(inside)] < int(share * 65536) - 32768
+    draws = torch.empty((inside.size + 3) // 4, dtype=torch.int64)
+    draws.random_(-(2**63), None, generator=rng)
+    lots = draws.numpy().view(np.int16)[: inside.size]
+    return np.asarray(lots < int(share * 65536) - 32768)

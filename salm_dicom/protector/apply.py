@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from salm_dicom.errors import NoChange, NoForeground, NoLabel, PlanError
-from salm_dicom.foreground import foreground
+from salm_dicom.foreground import Outline, outline
 from salm_dicom.learning import NetworkSpec, network_input, one_thread
 from salm_dicom.perturb import Epsilon, Limits, Loss, perturb
 from salm_dicom.plan import ProtectionPlan, intensity_range
@@ -42,11 +42,16 @@ class Surrogate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protected:
-    """What a protector found for one volume: stored units to add, where they may be, the record."""
+    """What a protector found for one volume: stored units to add, the foreground, the record."""
 
     delta: Integers
-    mask: Booleans
+    outline: Outline
     record: ProtectionRecord
+
+    @property
+    def mask(self) -> Booleans:
+        """Where a voxel may differ, shape of `delta`."""
+        return np.stack([self.outline.at(index) for index in range(len(self.delta))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,20 +107,21 @@ class Protector:
         ------
         NoLabel, NoForeground, NoChange, PlanError
         """
-        pixels = volume.pixels
-        mask = foreground(pixels, volume.modality, volume.photometric)
-        if not mask.any():
+        found = outline(volume.pixels, volume.modality, volume.photometric)
+        if not found.body.any():
             raise NoForeground("no anatomy was found: the image is constant, air or padding")
+        target = self._target(label)
         extent, warning = self._extent(volume)
-        window = intensity_range(self.plan, volume, mask)
+        window = intensity_range(self.plan, volume, found.at)
         rng = _generator(self.plan.seed, series_uid)
         with one_thread():
-            delta = self._delta(volume, mask, window, extent, self._target(label), rng)
-        changed = sum(int(np.count_nonzero(one)) for one in delta)
-        if not changed:
+            delta, inside = self._delta(volume, found, window, extent, target, rng)
+        if not inside:
+            raise NoForeground("no anatomy was found: every voxel is clipped or padding")
+        record = self._record(volume, window, extent, delta, inside, series_uid, warning)
+        if not record.largest_change_stored:
             raise NoChange("the method found nothing to change within the budget")
-        record = self._record(volume, mask, window, extent, delta, changed, series_uid, warning)
-        return Protected(delta=delta, mask=mask, record=record)
+        return Protected(delta=delta, outline=found, record=record)
 
     def _extent(self, volume: Volume) -> tuple[str, tuple[str, ...]]:
         if self.plan.extent == "volume":
@@ -137,15 +143,16 @@ class Protector:
     def _delta(
         self,
         volume: Volume,
-        mask: Booleans,
+        anatomy: Outline,
         window: tuple[float, float],
         extent: str,
         target: int | None,
         rng: torch.Generator,
-    ) -> Integers:
-        pixels = volume.pixels
+    ) -> tuple[Integers, int]:
+        """Return the change of every voxel, and how many voxels lie in the foreground."""
+        pixels, inside = volume.pixels, 0
         budget = budgets(self.plan, volume, window)
-        low, high = pixels.extremes()
+        low, high = anatomy.extremes
         delta = np.empty(pixels.values.shape, dtype=np.min_scalar_type(-int(budget.max())))
         method = self.plan.build_method()
         together = SLICES_AT_ONCE if method.needs_gradient else 1
@@ -153,6 +160,8 @@ class Protector:
         for first in range(0, len(delta), step):
             part = slice(first, first + step)
             stored = pixels.values[part]
+            mask = np.stack([anatomy.at(first + i) for i in range(len(stored))])
+            inside += int(np.count_nonzero(mask))
             x = samples(stored.astype(np.float32) if method.needs_gradient else stored, extent)
             limits = Limits(
                 budget=per_slice(budget[part], extent), low=low, high=high, padding=pixels.padding
@@ -165,11 +174,11 @@ class Protector:
                 window=window,
             )
             found = perturb(
-                method, x, loss, samples(mask[part], extent), limits, rng,
+                method, x, loss, samples(mask, extent), limits, rng,
                 zero_mean=self.plan.zero_mean,
             )  # fmt: skip
             delta[part] = found.numpy().reshape(delta[part].shape)
-        return delta
+        return delta, inside
 
     def _loss(
         self,
@@ -197,18 +206,17 @@ class Protector:
     def _record(
         self,
         volume: Volume,
-        mask: Booleans,
         window: tuple[float, float],
         extent: str,
         delta: Integers,
-        changed: int,
+        inside: int,
         series_uid: str,
         warnings: tuple[str, ...],
     ) -> ProtectionRecord:
         budget = budgets(self.plan, volume, window)
         by_slice = np.array([max(int(one.max()), -int(one.min())) for one in delta])
         steps = np.abs(volume.pixels.slope)
-        inside = int(mask.sum())
+        changed = sum(int(np.count_nonzero(one)) for one in delta)
         return ProtectionRecord(
             method=self.plan.method,
             extent=extent,
@@ -218,7 +226,7 @@ class Protector:
             units="HU" if volume.modality == "CT" else "modality units",
             intensity_range=window,
             rho=self.plan.build_method().rho,
-            foreground_share=inside / mask.size,
+            foreground_share=inside / delta.size,
             changed_share=changed / inside,
             largest_change_stored=int(by_slice.max()),
             largest_change_modality=float((by_slice * steps).max()),

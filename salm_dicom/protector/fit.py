@@ -149,7 +149,7 @@ def _sample(
     mask = foreground(pixels, volume.modality, volume.photometric)
     if not mask.any():
         return None
-    window = intensity_range(plan, volume, mask)
+    window = intensity_range(plan, volume, mask.__getitem__)
     count = len(mask)
     chosen = np.arange(count)
     if extent == "slice":
