@@ -19,6 +19,8 @@ _DEEPEST = 50
 
 _LONG = {str(vr).encode() for vr in EXPLICIT_VR_LENGTH_32}
 _KNOWN = {str(vr).encode() for vr in VR if len(str(vr)) == 2}
+_SHORT = _KNOWN - _LONG
+_NAMES = {vr: vr.decode() for vr in _KNOWN} | {b"": ""}
 _ORDER = {True: "<", False: ">"}
 _IMPLICIT = {little: Struct(f"{order}HHL").unpack_from for little, order in _ORDER.items()}
 _EXPLICIT = {little: Struct(f"{order}HH2sH").unpack_from for little, order in _ORDER.items()}
@@ -53,8 +55,17 @@ def walk(
     """
     spans: list[Span] = []
     position, size, last = start, len(data), -1
+    quick = not implicit
+    unpack = _EXPLICIT[little]
     while position < size:
-        tag, vr, value, length = _head(data, position, implicit, little)
+        if quick and position + 12 <= size:
+            # the one hot loop of scanning: `_head` for short explicit elements, written out
+            group, element, vr, length = unpack(data, position)
+            tag, value = group << 16 | element, position + 8
+            if vr not in _SHORT:
+                tag, vr, value, length = _head(data, position, implicit, little)
+        else:
+            tag, vr, value, length = _head(data, position, implicit, little)
         if tag >= before:
             break
         if tag <= last or tag >= ITEM:
@@ -67,7 +78,7 @@ def walk(
             stop = value_stop = value + length
             if stop > size:
                 raise Unusual
-        spans.append(Span(tag, vr.decode(), position, value, value_stop, stop))
+        spans.append(Span(tag, _NAMES[vr], position, value, value_stop, stop))
         position = stop
     return spans
 
