@@ -18,6 +18,8 @@ from salm_dicom.volume import Booleans, Floats, Integers, StoredPixels
 
 # CT: between air (-1000 HU) and fat (-100 HU).
 _CT_AIR_HU = -500.0
+# Projections have no air that a threshold could find: all that is not clipped counts.
+_PROJECTIONS = {"CR", "DX", "MG", "RG", "IO", "PX", "XA", "RF"}
 # A coarse slice keeps at least this many rows and columns; a block has at most _BLOCK voxels' side.
 _COARSE = 64
 _BLOCK = 8
@@ -39,8 +41,9 @@ def outline(pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2
     pixels
         Stored values, (slices, rows, columns).
     modality
-        DICOM's *Modality*. CT is split at -500 HU, anything else by Li's minimum cross-entropy
-        threshold of the coarse volume.
+        DICOM's *Modality*. CT is split at -500 HU; of a projection (CR, DX, MG) all that is not
+        clipped counts; anything else is split by Li's minimum cross-entropy threshold of the
+        coarse volume.
     photometric
         MONOCHROME1 stores dark as high values: anatomy is then below the threshold.
 
@@ -54,7 +57,10 @@ def outline(pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2
     factor = max(1, min(_BLOCK, min(shape[1:]) // _COARSE))
     above = (pixels.slope > 0) == (photometric != "MONOCHROME1")
     coarse = _coarse(pixels, factor, least)
-    if least < most:
+    if least < most and modality in _PROJECTIONS:
+        threshold = np.zeros(shape[0])
+        body = np.ones(coarse.shape, dtype=bool)
+    elif least < most:
         threshold = _threshold(pixels, modality, coarse)
         body = _filled(_without_small(_beyond(coarse, threshold, above)))
     else:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pydicom.uid import (
+    ComputedRadiographyImageStorage,
     CTImageStorage,
+    DigitalMammographyXRayImageStorageForPresentation,
+    DigitalMammographyXRayImageStorageForProcessing,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -28,6 +33,11 @@ SINGLE_FRAME = Writer(frames="single")
 WRITERS: dict[str, Writer] = {
     CTImageStorage: SINGLE_FRAME,
     MRImageStorage: SINGLE_FRAME,
+    ComputedRadiographyImageStorage: SINGLE_FRAME,
+    DigitalXRayImageStorageForPresentation: SINGLE_FRAME,
+    DigitalXRayImageStorageForProcessing: SINGLE_FRAME,
+    DigitalMammographyXRayImageStorageForPresentation: SINGLE_FRAME,
+    DigitalMammographyXRayImageStorageForProcessing: SINGLE_FRAME,
 }
 
 # Transfer syntaxes a protected instance keeps, and the encoder that writes them ("" = raw words).
