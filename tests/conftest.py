@@ -1,0 +1,47 @@
+"""Fixtures: the optional folder of real data, outside programs, and a small export made in code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.synthetic import write_ct_series
+
+ROOT = Path(__file__).parent.parent
+_PROGRAMS = ("dciodvfy", "dcmdump", "gdcmconv")
+_REQUIRED = os.environ.get("SALM_REQUIRE_PROGRAMS") == "1"
+
+
+def _missing(what: str) -> None:
+    """Skip with a reason; where everything must be there (CI), fail."""
+    if _REQUIRED:
+        pytest.fail(f"{what}, and SALM_REQUIRE_PROGRAMS=1")
+    pytest.skip(what)
+
+
+@pytest.fixture(autouse=True)
+def _programs(request: pytest.FixtureRequest) -> None:
+    absent = [name for name in _PROGRAMS if shutil.which(name) is None]
+    if request.node.get_closest_marker("programs") and absent:
+        _missing(f"programs {', '.join(absent)} are not installed")
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Folder with more real data and the independent judge: SALM_SHARED, or the neighbour's."""
+    folder = Path(os.environ.get("SALM_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        _missing("no folder of shared test data (SALM_SHARED)")
+    return folder
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    """Two patients' CT series of three slices each, different enough to be told apart."""
+    folder = tmp_path / "export"
+    write_ct_series(folder / "a", patient_id="SYN001", seed=1, icon=True, pixel_range=True)
+    write_ct_series(folder / "b", patient_id="SYN002", seed=2, lungs=False, padding=-2000)
+    return folder
