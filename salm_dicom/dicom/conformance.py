@@ -26,6 +26,7 @@ CHANGED = {
 # Filled where the source has none: an instance without them is no valid DICOM.
 FILLED = {h.SOP_CLASS_UID, h.STUDY_UID}
 DERIVATION = 0x00082111
+_ICON = 0x00880200
 SOURCE_IMAGE = 0x00082112
 _LOSSY_SYNTAXES = {
     "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81",
@@ -97,18 +98,15 @@ def _uids(source: Part10, protected: Part10) -> Iterator[Finding]:
 
 def _attributes(source: Part10, protected: Part10) -> Iterator[Finding]:
     before, after = source.element_bytes(CHANGED), protected.element_bytes(CHANGED)
-    if before == after:
-        return
-    for tag in sorted(before.keys() | after.keys()):
+    for tag in REMOVED.keys() & after.keys():
+        code = "STALE_ICON" if tag == _ICON else "STALE_ATTRIBUTE"
+        yield Finding(code, f"{_tag(tag)} {REMOVED[tag]} no longer describes the pixels")
+    for tag in sorted((before.keys() | after.keys()) - REMOVED.keys()):
         if tag & 0xFFFF == 0 or before.get(tag) == after.get(tag):
             continue
         if tag in FILLED and not h.text_of(source, tag):
             continue
-        if tag in REMOVED:
-            if tag in after:
-                code = "STALE_ICON" if tag == 0x00880200 else "STALE_ATTRIBUTE"
-                yield Finding(code, f"{_tag(tag)} {REMOVED[tag]} no longer describes the pixels")
-        elif tag not in after:
+        if tag not in after:
             yield Finding("ATTRIBUTE_REMOVED", f"{_tag(tag)} is missing")
         elif tag not in before:
             yield Finding("ATTRIBUTE_ADDED", f"{_tag(tag)} was added")
