@@ -28,6 +28,7 @@ from pydicom.uid import (
 from salm_dicom.dicom.elements import UNDEFINED, Span, Unusual, walk
 from salm_dicom.errors import (
     EmptyFile,
+    InputError,
     MissingTag,
     NotDicom,
     ParseError,
@@ -217,6 +218,16 @@ def _pydicom(data: bytes) -> FileDataset:
 def _by_pydicom(data: bytes) -> Part10:
     """Return the file as pydicom understands it: wrong VRs, odd nesting, missing group lengths."""
     dataset = _pydicom(data)
+    try:
+        return _as_parsed(data, dataset)
+    except InputError:
+        raise
+    except Exception as error:
+        raise ParseError(f"the data set cannot be parsed ({type(error).__name__})") from error
+
+
+def _as_parsed(data: bytes, dataset: FileDataset) -> Part10:
+    """Return the spans of a data set from the places where pydicom found its elements."""
     meta = {int(e.tag): str(e.value).encode("latin-1", "replace") for e in dataset.file_meta}
     _known_syntax(text(meta.get(TRANSFER_SYNTAX, b"")))
     implicit, little = (bool(flag) for flag in dataset.original_encoding)
