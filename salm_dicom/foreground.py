@@ -56,7 +56,7 @@ def outline(pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2
     least, most = pixels.extremes()
     factor = max(1, min(_BLOCK, min(shape[1:]) // _COARSE))
     above = (pixels.slope > 0) == (photometric != "MONOCHROME1")
-    coarse = _coarse(pixels, factor, least)
+    coarse = _coarse(pixels, factor, np.where(above, least, most))
     if least < most and modality in _PROJECTIONS:
         threshold = np.zeros(shape[0])
         body = np.ones(coarse.shape, dtype=bool)
@@ -145,8 +145,8 @@ def _beyond(values: Integers | Floats, threshold: Floats, above: Booleans) -> Bo
     return np.asarray(np.where(side, values >= edge, values < edge))
 
 
-def _coarse(pixels: StoredPixels, factor: int, least: int) -> Floats:
-    """Return the mean of four voxels of each block, padding counted as the least value."""
+def _coarse(pixels: StoredPixels, factor: int, air: Integers) -> Floats:
+    """Return the mean of four voxels of each block; padding counts as the slice's air value."""
     values = pixels.values
     first, second = factor // 4, 3 * factor // 4
     rows = [
@@ -163,7 +163,7 @@ def _coarse(pixels: StoredPixels, factor: int, least: int) -> Floats:
             found = values[:, row[:, None], column]
             if pixels.padding is not None:
                 is_padding = (found >= pixels.padding[0]) & (found <= pixels.padding[1])
-                found = np.where(is_padding, found.dtype.type(least), found)
+                found = np.where(is_padding, air[:, None, None], found)
             total += found
     return total / 4
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from salm_dicom import __version__
-from salm_dicom.errors import PlanError
+from salm_dicom.errors import NoForeground, PlanError
 from salm_dicom.perturb import METHODS, Epsilon, Method, Settings
 from salm_dicom.volume import Booleans, Volume
 
@@ -76,17 +76,18 @@ class ProtectionPlan:
         _check_choice("extent", self.extent, EXTENTS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         Epsilon.parse(self.epsilon)
-        if not 0 < self.rho <= 1:
-            raise PlanError(f"rho is {self.rho:g}; a share above 0 and up to 1 is needed")
-        if not 0 < self.step_size <= 1:
-            raise PlanError(f"step size is {self.step_size:g}; above 0 and up to 1 is needed")
+        _check_share("rho", self.rho)
+        _check_share("step size", self.step_size)
         for name in ("steps", "rounds", "batches", "batch_size"):
-            if getattr(self, name) < 1:
-                raise PlanError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+            _check_count(name, getattr(self, name))
+        for name, dimensions in (("slice_size", 2), ("volume_size", 3)):
+            size = getattr(self, name)
+            if not isinstance(size, tuple) or len(size) != dimensions:
+                raise PlanError(f"{name} is {size!r}; {dimensions} numbers are needed")
+            for number in size:
+                _check_count(name, number)
         if self.intensity_range is not None:
-            low, high = self.intensity_range
-            if not (np.isfinite([low, high]).all() and low < high):
-                raise PlanError(f"intensity range {low:g} to {high:g} is empty")
+            _check_range(self.intensity_range)
 
     @property
     def needs_surrogate(self) -> bool:
@@ -142,10 +143,30 @@ def intensity_range(
     pixels = volume.pixels
     slices = range(len(pixels.values))
     values = [pixels.at(i).modality_values()[0][mask_at(i)] for i in slices]
-    low, high = (float(v) for v in np.percentile(np.concatenate(values), _PERCENTILES))
+    inside = np.concatenate(values)
+    if not inside.size:
+        raise NoForeground("no anatomy was found: every voxel is clipped or padding")
+    low, high = (float(v) for v in np.percentile(inside, _PERCENTILES))
     if not low < high:
         raise PlanError("the foreground has one value only; give --intensity-range")
     return low, high
+
+
+def _check_share(name: str, value: object) -> None:
+    if not isinstance(value, int | float) or not 0 < value <= 1:
+        shown = f"{value:g}" if isinstance(value, int | float) else repr(value)
+        raise PlanError(f"{name} is {shown}; a share above 0 and up to 1 is needed")
+
+
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise PlanError(f"{name} is {value}; a whole number of at least 1 is needed")
+
+
+def _check_range(value: tuple[float, ...]) -> None:
+    if len(value) != 2 or not np.isfinite(value).all() or not value[0] < value[1]:
+        shown = " to ".join(f"{number:g}" for number in value)
+        raise PlanError(f"intensity range {shown} is empty; a lower and a higher number are needed")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -115,6 +115,7 @@ class StoredPixels:
             The modality values do not lie on the grid of stored values: they were resampled,
             smoothed, scaled or cast on the way, and could not be written exactly.
         """
+        self._check_float32()
         # float32 is exact for what `modality_values` makes of 16-bit integers with slope 1
         simple = (self.slope == 1).all() and (self.intercept == np.rint(self.intercept)).all()
         kind = np.float32 if simple else np.float64
@@ -137,6 +138,16 @@ class StoredPixels:
             )
         delta: NDArray[np.int32] = whole.astype(np.int32)
         return delta
+
+    def _check_float32(self) -> None:
+        """Refuse a mapping so fine that float32 modality values do not tell stored values apart."""
+        low, high = self.representable
+        largest = np.abs(self.slope) * max(-low, high) + np.abs(self.intercept)
+        if (np.spacing(largest.astype(np.float32)) > _OFF_GRID * np.abs(self.slope)).any():
+            raise MismatchError(
+                "slope and intercept map stored values so finely that float32 cannot hold them; "
+                "protect this series with `salm-dicom protect`, which stays on integers"
+            )
 
     def shifted(self, delta: Integers) -> StoredPixels:
         """Return these pixels with `delta` stored units added, or refuse.

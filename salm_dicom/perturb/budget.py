@@ -40,7 +40,7 @@ class Epsilon:
         found = _EPSILON.fullmatch(text)
         try:
             amount = float(Fraction(found["number"])) if found else 0.0
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ZeroDivisionError, OverflowError):
             amount = 0.0
         if not found or not amount > 0:
             raise PlanError(
@@ -154,14 +154,15 @@ def to_integers(
         most = most.reshape(-1)
         change = np.rint(np.clip(wish, -most, most))
         change = np.clip(before + change, limits.low, limits.high) - before
-        if limits.padding is not None:
-            after = before + change
-            change[(after >= limits.padding[0]) & (after <= limits.padding[1])] = 0
+        _drop_padded(change, before, limits.padding)
         allowed = math.ceil(rho * np.count_nonzero(inside) - 1e-9)
         if np.count_nonzero(change) > allowed:
             change[~_strongest(np.where(change != 0, np.abs(wish), 0), allowed)] = 0
         if zero_mean:
-            _balance(change, np.abs(wish), where // (out.shape[-2] * out.shape[-1]))
+            slice_of = where // (out.shape[-2] * out.shape[-1])
+            _balance(change, np.abs(wish), slice_of)
+            while _drop_padded(change, before, limits.padding):
+                _balance(change, np.abs(wish), slice_of)
         out.reshape(-1)[where] = change.astype(kind)
     return torch.from_numpy(delta)
 
@@ -176,9 +177,20 @@ def _balance(change: Floats, strength: Floats, slice_of: NDArray[np.intp]) -> No
         # each gives at least 1, so no more than `surplus` of them are needed
         weakest = ~_strongest(strength[where], len(where) - min(len(where), round(surplus)))
         where = where[weakest]
+        where = where[np.argsort(strength[where], kind="stable")]
         amount = change[where] * sign
         before = np.cumsum(amount) - amount
         change[where] = (amount - np.minimum(amount, np.clip(surplus - before, 0, None))) * sign
+
+
+def _drop_padded(change: Floats, before: Floats, padding: tuple[int, int] | None) -> bool:
+    """Undo, in place, changes that end in the padding; return whether there were any."""
+    if padding is None:
+        return False
+    after = before + change
+    padded = (after >= padding[0]) & (after <= padding[1]) & (change != 0)
+    change[padded] = 0
+    return bool(padded.any())
 
 
 def _strongest(strength: Floats, count: int) -> NDArray[np.bool_]:

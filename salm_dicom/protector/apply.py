@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -80,12 +80,16 @@ class Protector:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of plan and weights; part of every UID that is made with this protector."""
-        blobs = [self.plan.digest(",".join(self.classes))]
-        blobs += [
-            hashlib.sha256(save_tensors(dict(one.weights))).hexdigest()
-            for _, one in sorted(self.surrogates.items())
+        surrogates = [
+            [
+                extent,
+                list(one.spec.size),
+                one.spec.width,
+                hashlib.sha256(save_tensors(dict(one.weights))).hexdigest(),
+            ]
+            for extent, one in sorted(self.surrogates.items())
         ]
-        return hashlib.sha256("".join(blobs).encode()).hexdigest()
+        return self.plan.digest(json.dumps([list(self.classes), surrogates]))
 
     @cached_property
     def _networks(self) -> dict[str, nn.Module]:
@@ -114,7 +118,7 @@ class Protector:
         extent, warning = self._extent(volume)
         window = intensity_range(self.plan, volume, found.at)
         rng = _generator(self.plan.seed, series_uid)
-        with one_thread():
+        with torch.inference_mode(mode=False), one_thread():
             delta, inside = self._delta(volume, found, window, extent, target, rng)
         if not inside:
             raise NoForeground("no anatomy was found: every voxel is clipped or padding")
@@ -153,7 +157,7 @@ class Protector:
         pixels, inside = volume.pixels, 0
         budget = budgets(self.plan, volume, window)
         low, high = anatomy.extremes
-        delta = np.empty(pixels.values.shape, dtype=np.min_scalar_type(-int(budget.max())))
+        delta = np.empty(pixels.values.shape, dtype=np.min_scalar_type(-int(budget.max()) - 1))
         method = self.plan.build_method()
         together = SLICES_AT_ONCE if method.needs_gradient else 1
         step = together if extent == "slice" else len(delta)
@@ -256,5 +260,6 @@ def per_slice(numbers: np.ndarray, extent: str) -> Tensor:
 
 
 def _generator(seed: int, series_uid: str) -> torch.Generator:
-    mixed = zlib.crc32(series_uid.encode()) | (seed & 0x7FFFFFFF) << 32
-    return torch.Generator().manual_seed(mixed)
+    # torch's generator looks at 32 bits of its seed only
+    mixed = hashlib.sha256(f"{seed}/{series_uid}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(mixed[:4]))

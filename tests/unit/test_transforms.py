@@ -92,7 +92,7 @@ def test_salm_protects_a_volume_that_was_flipped_or_turned_before(series, tmp_pa
     for index, path in enumerate(sorted((tmp_path / "out" / "a").iterdir())):
         source = pydicom.dcmread(sorted(series.iterdir())[index]).pixel_array
         delta = pydicom.dcmread(path).pixel_array.astype(int) - source
-        assert set(np.unique(delta)) == {-6, 0, 6}
+        assert 0 < np.abs(delta).max() <= 6
 
 
 def test_a_crop_leaves_the_rest_of_the_source_as_it_was(series, tmp_path):

@@ -1,0 +1,72 @@
+"""Makes small volumes and protectors in code, for tests that need no files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from salm_dicom.learning import NetworkSpec
+from salm_dicom.plan import ProtectionPlan
+from salm_dicom.protector import Protector, Surrogate
+from salm_dicom.volume import Integers, StoredPixels, Volume
+from tests.synthetic import SeriesRecipe, stored_slices
+
+AFFINE = np.diag([-0.75, -0.75, 2.0, 1.0])
+CLASSES = ("abdomen", "chest")
+
+
+def stored(
+    values: Integers,
+    *,
+    slope: float = 1.0,
+    intercept: float = 0.0,
+    bits_stored: int | None = None,
+    padding: tuple[int, int] | None = None,
+) -> StoredPixels:
+    """Return stored values, (slices, rows, columns), with one mapping for all slices."""
+    return StoredPixels(
+        values=values,
+        slope=np.full(len(values), slope),
+        intercept=np.full(len(values), intercept),
+        bits_stored=bits_stored or values.dtype.itemsize * 8,
+        signed=values.dtype.kind == "i",
+        padding=padding,
+    )
+
+
+def phantom_volume(irregular: str = "", **recipe: Any) -> Volume:
+    """Return the volume that `SeriesRecipe(**recipe)` describes."""
+    wanted = SeriesRecipe(**recipe)
+    is_ct = wanted.modality == "CT"
+    return Volume(
+        pixels=stored(
+            np.stack(list(stored_slices(wanted))),
+            slope=wanted.slope if is_ct else 1.0,
+            intercept=wanted.intercept if is_ct else 0.0,
+            bits_stored=wanted.bits_stored,
+            padding=None if wanted.padding is None else (wanted.padding, wanted.padding),
+        ),
+        affine=AFFINE,
+        modality=wanted.modality,
+        photometric=wanted.photometric,
+        irregular=irregular,
+    )
+
+
+def untrained_protector(**plan: Any) -> Protector:
+    """Return a protector whose surrogates have random weights: quick, and as lawful as any."""
+    wanted = ProtectionPlan(**{"slice_size": (32, 32), "volume_size": (8, 32, 32)} | plan)
+    sizes = {"slice": wanted.slice_size, "volume": wanted.volume_size}
+    if not wanted.needs_surrogate:
+        return Protector(plan=wanted)
+    surrogates = {
+        extent: _untrained(NetworkSpec(size=size, classes=len(CLASSES), width=4))
+        for extent, size in sizes.items()
+        if extent in ("slice", wanted.extent)
+    }
+    return Protector(plan=wanted, classes=CLASSES, surrogates=surrogates)
+
+
+def _untrained(spec: NetworkSpec) -> Surrogate:
+    return Surrogate(spec=spec, weights=spec.build(seed=1).state_dict())
