@@ -219,7 +219,9 @@ def _by_pydicom(data: bytes) -> Part10:
     """Return the file as pydicom understands it: wrong VRs, odd nesting, missing group lengths."""
     dataset = _pydicom(data)
     try:
-        return _as_parsed(data, dataset)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _as_parsed(data, dataset)
     except InputError:
         raise
     except Exception as error:
