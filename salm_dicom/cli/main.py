@@ -55,8 +55,8 @@ Start with:  salm-dicom demo -o demo_output
 def main() -> None:
     """Protect medical images against unauthorised training.
 
-    Adds a small change to the most significant foreground voxels of CT, MR and X-ray series, so that a
-    model trained on them learns badly, and writes valid DICOM that says what was done. It raises
-    the cost of casual training on a whole collection; it does not stop a determined party, and it
-    is neither de-identification nor encryption.
+    Adds a small change to the most significant foreground voxels of CT, MR and X-ray series, so
+    that a model trained on them learns badly, and writes valid DICOM that says what was done. It
+    raises the cost of casual training on a whole collection; it does not stop a determined party,
+    and it is neither de-identification nor encryption.
     """

@@ -71,7 +71,7 @@ def command(
     log_file: Path | None,
     **settings: object,
 ) -> int:
-    """Protect every CT and MR series of the export SOURCE and write derived copies to OUT.
+    """Protect every series of the export SOURCE and write derived copies to OUT.
 
     SOURCE is only read. OUT gets DICOM files and manifest.json, no patient data in its names.
     The vault keeps the protector and what is needed to restore the originals: keep it private.
