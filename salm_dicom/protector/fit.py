@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from salm_dicom.errors import NoForeground, NoLabel
+from salm_dicom.errors import InputError, NoForeground, NoLabel, PlanError
 from salm_dicom.foreground import foreground
 from salm_dicom.learning import NetworkSpec, error_rate, network_input, one_thread, train
 from salm_dicom.perturb import Limits
@@ -111,7 +111,7 @@ def fit(
     extents = ("slice", "volume") if plan.extent == "volume" else ("slice",)
     for extent in extents:
         with TemporaryDirectory(dir=workspace, prefix="fit-") as folder, one_thread():
-            found = _load(studies, classes, plan, extent, Path(folder), progress)
+            found = _load(studies, classes, plan, extent, Path(folder), progress, report)
             surrogates[extent] = _min_min(found, plan, extent, len(classes), progress, report)
     return Protector(plan=plan, classes=classes, surrogates=surrogates, report=report)
 
@@ -123,17 +123,21 @@ def _load(
     extent: str,
     folder: Path,
     progress: Progress,
+    report: dict[str, float],
 ) -> list[_Sample]:
-    found = []
+    """Return the samples of every study that can be read; the others are counted, not fatal."""
+    found, skipped = [], 0
     for index, study in enumerate(studies):
         progress(f"read ({extent})", index, len(studies))
-        volume = study.load()
-        if extent == "volume" and (volume.irregular or len(volume.pixels.values) == 1):
-            continue
-        target = classes.index(study.label)
-        sample = _sample(volume, target, plan, extent, folder / f"{index:06d}")
-        if sample is not None:
-            found.append(sample)
+        try:
+            volume = study.load()
+            if extent == "volume" and (volume.irregular or len(volume.pixels.values) == 1):
+                continue
+            target = classes.index(study.label)
+            found.append(_sample(volume, target, plan, extent, folder / f"{index:06d}"))
+        except (InputError, PlanError):
+            skipped += 1  # protecting the series will name the reason
+    report[f"{extent}_skipped_series"] = float(skipped)
     progress(f"read ({extent})", len(studies), len(studies))
     if not found:
         raise NoForeground(f"no labelled series can be used to fit a surrogate of {extent} extent")
@@ -142,13 +146,11 @@ def _load(
     return found
 
 
-def _sample(
-    volume: Volume, target: int, plan: ProtectionPlan, extent: str, stem: Path
-) -> _Sample | None:
+def _sample(volume: Volume, target: int, plan: ProtectionPlan, extent: str, stem: Path) -> _Sample:
     pixels = volume.pixels
     mask = foreground(pixels, volume.modality, volume.photometric)
     if not mask.any():
-        return None
+        raise NoForeground("no anatomy was found: the image is constant, air or padding")
     window = intensity_range(plan, volume, mask.__getitem__)
     count = len(mask)
     chosen = np.arange(count)

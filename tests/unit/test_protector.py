@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from salm_dicom.errors import NoChange, NoForeground, NoLabel, PlanError
+from salm_dicom.errors import NoChange, NoForeground, NoLabel, PlanError, Truncated
 from salm_dicom.foreground import foreground
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protected, Protector, Study, fit, load, loaded, save
@@ -524,3 +524,15 @@ def test_a_protector_can_be_copied_to_another_folder(tmp_path):
     save(untrained_protector(), tmp_path / "protector")
     shutil.copytree(tmp_path / "protector", tmp_path / "elsewhere")
     assert load(tmp_path / "elsewhere").digest == untrained_protector().digest
+
+
+def test_a_study_that_cannot_be_read_does_not_end_a_fit(tmp_path):
+    def broken() -> Volume:
+        raise Truncated("the file ends early")
+
+    bad = [Study(label="chest", load=broken)]
+    protector = fit([*bad, *studies()], ProtectionPlan(**TINY), tmp_path)
+    assert protector.report["slice_skipped_series"] == 1
+    without = fit(studies(), ProtectionPlan(**TINY), tmp_path)
+    assert without.report["slice_skipped_series"] == 0
+    assert protector.digest == without.digest
