@@ -69,7 +69,7 @@ def reports_errors(function: Callable[P, int]) -> Callable[P, None]:
         except KeyboardInterrupt:
             code = INTERRUPTED
             say("interrupted; finished series are kept. Run the same command again to go on")
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
         except Exception as error:
             from salm_dicom.batch.job import frames
