@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 # glibc malloc.h
 _M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
+_M_MMAP_MAX = -4
 
 
 class SerialExecutor(Executor):
@@ -50,11 +50,11 @@ def _prepare_worker() -> None:
 
 
 def keep_memory() -> None:
-    """Tell glibc to keep freed memory: slices come and go, and fresh pages cost more than work."""
+    """Tell glibc to keep freed memory for the next series: fresh pages cost more than the work."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, 1 << 28)
-        mallopt(_M_MMAP_THRESHOLD, 1 << 25)
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 ENGINES: dict[str, Callable[[int], Executor]] = {"serial": _serial, "local": _local}

@@ -14,6 +14,7 @@ from salm_dicom.batch.vault import Vault, read_kept
 from salm_dicom.dicom.header import identity_of
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.restore import restored
+from salm_dicom.dicom.series import make_private
 from salm_dicom.errors import InputError, MismatchError, PlanError, UnsafeError
 
 Progress = Callable[[str, int, int], None]
@@ -83,7 +84,7 @@ def restore(
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(path.parent)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(data)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from salm_dicom.dicom.part10 import Part10
 from salm_dicom.dicom.restore import Kept, keep
+from salm_dicom.dicom.series import make_private
 from salm_dicom.errors import Locked, MismatchError
 from salm_dicom.volume import Integers
 
@@ -44,7 +45,7 @@ class Vault:
     def create(self) -> None:
         """Make the folders."""
         for folder in (self.folder, self.folder / "kept"):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(folder)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -154,7 +154,7 @@ def write_series(
         raise MismatchError("the target folder of the series exists; it is never overwritten")
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True, mode=0o700)
+    make_private(partial)
     names = [f"{index:05d}.dcm" for index in range(1, len(origin.paths) + 1)]
     changed = 0
     try:
@@ -218,6 +218,13 @@ def _unchanged(path: Path, sha256: str) -> Part10:
     if file.sha256 != sha256:
         raise Changed("a source file changed while it was being protected; run again")
     return file
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder and those above it that are missing, each for its owner only (0700)."""
+    for place in (*reversed(folder.parents), folder):
+        if not place.exists():
+            place.mkdir(mode=0o700, exist_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,0 +1,201 @@
+"""The batch: labels, names, ledger, lock, a full disk, a changed source, and the way back."""
+
+from __future__ import annotations
+
+import errno
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.uid import JPEG2000Lossless
+
+from salm_dicom.batch import job as job_module
+from salm_dicom.batch.labels import Labels
+from salm_dicom.batch.ledger import Ledger
+from salm_dicom.batch.names import new_names
+from salm_dicom.batch.protect import Request, protect
+from salm_dicom.batch.restore import restore
+from salm_dicom.batch.vault import Vault, read_kept
+from salm_dicom.dicom import series as series_module
+from salm_dicom.dicom.scan import scan
+from salm_dicom.errors import DiskFull, Locked, MismatchError, NoLabel, PlanError, UnsafeError
+from salm_dicom.plan import ProtectionPlan
+from tests.synthetic import write_ct_series
+
+CREATED = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def request(export: Path, **changes) -> Request:
+    settings = {
+        "source": export, "output": export.parent / "out", "vault": export.parent / "vault",
+        "plan": ProtectionPlan(method="random"), "protector": None, "labels": None,
+        "created": CREATED, "site_key": b"k" * 16,
+    }  # fmt: skip
+    return Request(**settings | changes)
+
+
+def table(folder: Path, *rows: str) -> Path:
+    path = folder / "labels.csv"
+    path.write_text("\n".join(rows))
+    return path
+
+
+@pytest.mark.parametrize("by", ["series", "study", "patient", "instance", "path"])
+def test_a_series_is_found_by_each_kind_of_key(export, tmp_path, by):
+    series = scan(export).series[0]
+    first = series.headers[0]
+    key = {
+        "series": first.series_uid, "study": first.study_uid, "patient": first.patient_id,
+        "instance": first.sop_uid, "path": "a",
+    }[by]  # fmt: skip
+    labels = Labels.read(table(tmp_path, "key,label", f"{key},thorax"), by=by, root=export)
+    assert labels.of(series) == "thorax"
+    with pytest.raises(NoLabel, match="no row"):
+        labels.of(scan(export).series[1])
+
+
+def test_instances_with_different_labels_have_none(export, tmp_path):
+    series = scan(export).series[0]
+    rows = [f"{h.sop_uid},{n}" for n, h in enumerate(series.headers)]
+    labels = Labels.read(table(tmp_path, "key,label", *rows), by="instance", root=export)
+    with pytest.raises(NoLabel, match="3 different labels"):
+        labels.of(series)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (["uid,label", "1,a"], "columns `key` and `label`"),
+        (["key,label", "1,"], "line 2 of the labels file is incomplete"),
+        (["key,label", "1,a", "1,b"], "line 3 contradicts"),
+        (["key,label"], "no rows"),
+    ],
+)
+def test_a_labels_file_that_cannot_be_meant_is_refused(tmp_path, rows, says):
+    with pytest.raises(PlanError, match=says):
+        Labels.read(table(tmp_path, *rows), by="series", root=tmp_path)
+
+
+def test_names_are_counters_and_stay_when_the_export_grows(export, tmp_path):
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        for source, name in new_names(scan(export).series, {}).items():
+            ledger.plan(source, name.folder, name.slices)
+        before = {source: row.name for source, row in ledger.rows().items()}
+        assert sorted(before.values()) == [
+            "patient-0001/study-01/series-001", "patient-0002/study-01/series-001",
+        ]  # fmt: skip
+        write_ct_series(export / "new", patient_id="AAA", seed=8)
+        write_ct_series(export / "more", patient_id="SYN001", seed=9)
+        added = new_names(scan(export).series, ledger.rows())
+    assert not before.keys() & added.keys()
+    assert sorted(name.folder for name in added.values()) == [
+        "patient-0001/study-02/series-001", "patient-0003/study-01/series-001",
+    ]  # fmt: skip
+
+
+def test_an_output_is_not_continued_with_other_settings(export):
+    protect(request(export))
+    with pytest.raises(UnsafeError, match="other settings"):
+        protect(request(export, plan=ProtectionPlan(method="random", seed=1)))
+
+
+def test_two_runs_do_not_write_to_one_output(export):
+    vault = Vault(export.parent / "vault")
+    vault.create()
+    with vault.locked(), pytest.raises(Locked):
+        protect(request(export))
+    assert len(protect(request(export)).done) == 2
+
+
+def test_a_full_disk_ends_the_run_keeps_what_is_done_and_a_second_run_finishes(export, monkeypatch):
+    written = []
+    real = os.fsync
+
+    def full_after_the_first_series(descriptor: int) -> None:
+        written.append(descriptor)
+        if len(written) > 6:  # those of the first series, its folders and its vault file
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(series_module.os, "fsync", full_after_the_first_series)
+    with pytest.raises(DiskFull, match="no space left after 1 of 2 series"):
+        protect(request(export))
+    monkeypatch.undo()
+    out = export.parent / "out"
+    assert len(list(out.rglob("*.dcm"))) == 3
+    assert not list(out.rglob("*.partial"))
+    assert len(protect(request(export)).done) == 2
+    assert len(list(out.rglob("*.dcm"))) == 6
+
+
+def test_a_source_that_changes_between_reading_and_writing_is_left_out(export, monkeypatch):
+    real = job_module.read_series
+
+    def read_then_change(paths):
+        found = real(paths)
+        if paths[1].parent.name == "a":
+            data = bytearray(paths[1].read_bytes())
+            data[-1] ^= 1
+            paths[1].write_bytes(data)
+        return found
+
+    monkeypatch.setattr(job_module, "read_series", read_then_change)
+    result = protect(request(export))
+    assert {e.code for e in result.left_out} == {"E_CHANGED"}
+    assert len(result.done) == 1
+    assert len(list((export.parent / "out").rglob("*.dcm"))) == 3
+
+
+def test_what_nobody_foresaw_is_one_series_and_leaves_no_value_in_the_log(export, monkeypatch):
+    def fail(paths):
+        raise RuntimeError(f"secret of {paths[0]}")
+
+    monkeypatch.setattr(job_module, "read_series", fail)
+    result = protect(request(export))
+    assert {e.code for e in result.left_out} == {"E_UNEXPECTED"}
+    assert len(result.log) == 2
+    for line in (*result.log, *(e.reason for e in result.left_out)):
+        assert "RuntimeError" in line
+        assert "secret" not in line
+
+
+def test_compressed_sources_come_back_with_their_values(tmp_path):
+    paths = write_ct_series(tmp_path / "export", transfer_syntax=JPEG2000Lossless)
+    protect(request(tmp_path / "export"))
+    found = restore(tmp_path / "out", tmp_path / "vault", tmp_path / "back")
+    assert (found.identical + found.recompressed, found.failed) == (3, ())
+    for source, path in zip(paths, sorted((tmp_path / "back").rglob("*.dcm")), strict=True):
+        before, after = pydicom.dcmread(source), pydicom.dcmread(path)
+        assert (before.pixel_array == after.pixel_array).all()
+        assert before.SOPInstanceUID == after.SOPInstanceUID
+        assert before.file_meta == after.file_meta
+
+
+def test_a_protected_file_that_was_changed_since_is_not_restored(export):
+    protect(request(export))
+    path = next((export.parent / "out").rglob("*.dcm"))
+    data = bytearray(path.read_bytes())
+    data[-2000] ^= 1
+    path.write_bytes(data)
+    found = restore(export.parent / "out", export.parent / "vault", export.parent / "back")
+    assert found.identical == 5
+    assert [p for p, _ in found.failed] == [path]
+    assert "changed" in found.failed[0][1]
+
+
+def test_a_damaged_vault_is_an_error_with_a_code(export):
+    protect(request(export))
+    kept = next((export.parent / "vault" / "kept").iterdir())
+    kept.write_bytes(kept.read_bytes()[:1000])
+    with pytest.raises(MismatchError, match="cannot be read"):
+        read_kept(kept)
+
+
+def test_the_vault_is_private_and_the_output_is_its_owner_s(export):
+    protect(request(export))
+    vault, out = export.parent / "vault", export.parent / "out"
+    assert vault.stat().st_mode & 0o777 == 0o700
+    for path in [*vault.rglob("*"), *out.rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
