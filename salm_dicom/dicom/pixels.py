@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
@@ -145,21 +146,20 @@ def padding(file: Part10) -> tuple[int, int] | None:
 def encode(file: Part10, values: Integers) -> tuple[UID, bytes, bool]:
     """Return transfer syntax, Pixel Data value and whether it is encapsulated.
 
-    The source's transfer syntax is kept where it is lossless and has an encoder; otherwise the
-    values become raw words of Explicit VR Little Endian. Bits above Bits Stored keep the source's
+    The source's transfer syntax is kept where it is lossless and its encoder takes the image;
+    otherwise the values become raw words of Explicit VR Little Endian. Bits above Bits Stored keep the source's
     content (old overlays) unless they were the sign.
     """
     syntax = file.transfer_syntax
     plugin = ENCODERS.get(syntax)
-    if plugin:
-        return syntax, _compress(file, syntax, plugin, values), True
-    if plugin is None:
-        return (
-            ExplicitVRLittleEndian,
-            values.astype(values.dtype.newbyteorder("<")).tobytes(),
-            False,
-        )
-    return syntax, _words(file, values), False
+    if plugin == "":
+        return syntax, _words(file, values), False
+    if plugin is not None:
+        # an encoder may refuse what others wrote: openjpeg's takes no side under 32 pixels
+        with suppress(RuntimeError, ValueError):
+            return syntax, _compress(file, syntax, plugin, values), True
+    words = values.astype(values.dtype.newbyteorder("<"))
+    return ExplicitVRLittleEndian, words.tobytes(), False
 
 
 def _words(file: Part10, values: Integers) -> bytes:

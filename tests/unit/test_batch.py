@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from pydicom.uid import JPEG2000Lossless
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
 from salm_dicom.batch import job as job_module
 from salm_dicom.batch.labels import Labels
@@ -18,6 +18,7 @@ from salm_dicom.batch.names import new_names
 from salm_dicom.batch.protect import Request, protect
 from salm_dicom.batch.restore import restore
 from salm_dicom.batch.vault import Vault, read_kept
+from salm_dicom.dicom import pixels as pixels_module
 from salm_dicom.dicom import series as series_module
 from salm_dicom.dicom.scan import scan
 from salm_dicom.errors import DiskFull, Locked, MismatchError, NoLabel, PlanError, UnsafeError
@@ -171,6 +172,24 @@ def test_compressed_sources_come_back_with_their_values(tmp_path):
         assert (before.pixel_array == after.pixel_array).all()
         assert before.SOPInstanceUID == after.SOPInstanceUID
         assert before.file_meta == after.file_meta
+
+
+def test_an_image_that_the_encoder_refuses_is_written_uncompressed(tmp_path, monkeypatch):
+    paths = write_ct_series(tmp_path / "export", transfer_syntax=JPEG2000Lossless)
+
+    def refuse(*_):
+        raise RuntimeError("the encoder takes no image of this size")
+
+    monkeypatch.setattr(pixels_module, "_compress", refuse)
+    assert len(protect(request(tmp_path / "export")).done) == 1
+    written = pydicom.dcmread(next((tmp_path / "out").rglob("*.dcm")))
+    assert written.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    found = restore(tmp_path / "out", tmp_path / "vault", tmp_path / "back")
+    assert (found.recompressed, found.failed) == (3, ())
+    for source, path in zip(paths, sorted((tmp_path / "back").rglob("*.dcm")), strict=True):
+        before, after = pydicom.dcmread(source), pydicom.dcmread(path)
+        assert (before.pixel_array == after.pixel_array).all()
+        assert before.SOPInstanceUID == after.SOPInstanceUID
 
 
 def test_a_protected_file_that_was_changed_since_is_not_restored(export):
