@@ -147,8 +147,8 @@ def encode(file: Part10, values: Integers) -> tuple[UID, bytes, bool]:
     """Return transfer syntax, Pixel Data value and whether it is encapsulated.
 
     The source's transfer syntax is kept where it is lossless and its encoder takes the image;
-    otherwise the values become raw words of Explicit VR Little Endian. Bits above Bits Stored keep the source's
-    content (old overlays) unless they were the sign.
+    otherwise the values become raw words of Explicit VR Little Endian. Bits above Bits Stored
+    keep the source's content (old overlays) unless they were the sign.
     """
     syntax = file.transfer_syntax
     plugin = ENCODERS.get(syntax)
