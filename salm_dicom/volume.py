@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,18 +177,6 @@ class StoredPixels:
             if (touched & (delta != 0)).any():
                 raise MismatchError("a change would make padding appear or vanish")
         return replace(self, values=after)
-
-
-class Source(Protocol):
-    """What can be protected: pixels, and where its voxels are."""
-
-    @property
-    def pixels(self) -> StoredPixels:
-        """Stored values with their mapping."""
-
-    @property
-    def affine(self) -> Floats:
-        """(column, row, slice, 1) to RAS millimetres, shape (4, 4)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +20,7 @@ from salm_dicom.batch.names import new_names, source_key
 from salm_dicom.batch.vault import Vault
 from salm_dicom.dicom.scan import LeftOut, Scan, SeriesFiles, scan
 from salm_dicom.dicom.series import read_series
-from salm_dicom.errors import DiskFull, NoLabel, PlanError, UnsafeError
+from salm_dicom.errors import DiskFull, NoLabel, PlanError, UnsafeError, WorkerCrashed
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, Study, fit, load, save
 from salm_dicom.record import ProtectionRecord
@@ -25,6 +28,8 @@ from salm_dicom.volume import Volume
 
 # Jobs that may wait for each worker; an export of a million series does not sit in memory.
 _WAITING = 3
+# So often may a series be under way when its worker dies.
+_CRASHES = 3
 
 Labelled = tuple[SeriesFiles, str | None]
 # Called with what is going on, how much is done and how much there is.
@@ -208,7 +213,7 @@ def _run(jobs: list[Job], request: Request, ledger: Ledger, progress: Progress) 
     """Run the jobs and note each outcome; return frames for the log file."""
     log: list[str] = []
     progress("protect", 0, len(jobs))
-    for count, outcome in enumerate(_outcomes(jobs, request), start=1):
+    for count, outcome in enumerate(outcomes(jobs, request.jobs), start=1):
         ledger.finish(
             outcome.source, record=outcome.record, code=outcome.code, reason=outcome.reason
         )
@@ -223,21 +228,48 @@ def _run(jobs: list[Job], request: Request, ledger: Ledger, progress: Progress) 
     return log
 
 
-def _outcomes(jobs: list[Job], request: Request) -> Iterator[Outcome]:
-    engine = "local" if request.jobs > 1 and len(jobs) > 1 else "serial"
-    with ENGINES[engine](min(request.jobs, len(jobs) or 1)) as executor:
-        waiting: set[Future[Outcome]] = set()
-        try:
-            for job in jobs:
-                waiting.add(executor.submit(protect_series, job))
-                if len(waiting) >= _WAITING * request.jobs or engine == "serial":
-                    finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in finished)
-            for future in as_completed(waiting):
-                yield future.result()
-        except BaseException:
-            executor.shutdown(wait=True, cancel_futures=True)
-            raise
+def outcomes(
+    jobs: Sequence[Job], workers: int, work: Callable[[Job], Outcome] = protect_series
+) -> Iterator[Outcome]:
+    """Run the jobs and yield what came of each, in any order.
+
+    A worker that dies breaks its pool. A new pool goes on with what was under way, one job at a
+    time, so that a series which kills its worker again stands alone; after three times it is left
+    out with `E_CRASH`.
+    """
+    engine = "local" if workers > 1 and len(jobs) > 1 else "serial"
+    todo, crashes = deque(jobs), Counter[str]()
+    while todo:
+        with ENGINES[engine](min(workers, len(todo))) as executor:
+            waiting: dict[Future[Outcome], Job] = {}
+            at_once = 1 if crashes or engine == "serial" else _WAITING * workers
+            try:
+                while todo or waiting:
+                    while todo and len(waiting) < at_once:
+                        waiting[executor.submit(work, todo[0])] = todo[0]
+                        todo.popleft()
+                    for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                        outcome = future.result()
+                        del waiting[future]
+                        yield outcome
+            except BrokenProcessPool:
+                for job in waiting.values():
+                    crashes[job.source] += 1
+                    if crashes[job.source] < _CRASHES:
+                        todo.append(job)
+                    else:
+                        yield _crashed(job)
+            except BaseException:
+                executor.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+def _crashed(job: Job) -> Outcome:
+    """Return the outcome of a series that killed its worker, and remove what it left behind."""
+    folder = job.output / job.name
+    shutil.rmtree(folder.with_name(f"{folder.name}.partial"), ignore_errors=True)
+    reason = f"the process that worked on it died {_CRASHES} times (out of memory?)"
+    return Outcome(source=job.source, name=job.name, code=WorkerCrashed.code, reason=reason)
 
 
 def _result(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
 from salm_dicom.batch import job as job_module
+from salm_dicom.batch.job import Job, Outcome
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger
 from salm_dicom.batch.names import new_names
-from salm_dicom.batch.protect import Request, protect
+from salm_dicom.batch.protect import Request, outcomes, protect
 from salm_dicom.batch.restore import restore
 from salm_dicom.batch.vault import Vault, read_kept
 from salm_dicom.dicom import pixels as pixels_module
@@ -147,6 +149,27 @@ def test_a_source_that_changes_between_reading_and_writing_is_left_out(export, m
     assert {e.code for e in result.left_out} == {"E_CHANGED"}
     assert len(result.done) == 1
     assert len(list((export.parent / "out").rglob("*.dcm"))) == 3
+
+
+def dies_on_the_second(job: Job) -> Outcome:
+    """Stand in for a job in a worker; the second series kills it, every time."""
+    if job.name == "2":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Outcome(source=job.source, name=job.name, record="{}")
+
+
+def test_a_series_that_kills_its_worker_is_left_out_and_the_others_are_done(tmp_path):
+    jobs = [
+        Job(
+            source=str(n), name=str(n), paths=(), label=None, protector=tmp_path,
+            output=tmp_path, vault=tmp_path, created=CREATED, site_key=b"",
+        )
+        for n in range(8)
+    ]  # fmt: skip
+    (tmp_path / "2.partial").mkdir()
+    found = {o.name: o.code for o in outcomes(jobs, 2, dies_on_the_second)}
+    assert found == {str(n): "E_CRASH" if n == 2 else "" for n in range(8)}
+    assert not (tmp_path / "2.partial").exists()
 
 
 def test_what_nobody_foresaw_is_one_series_and_leaves_no_value_in_the_log(export, monkeypatch):
