@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from salm_dicom.batch.engines import ENGINES
-from salm_dicom.batch.job import NO_SPACE, Job, Outcome, protect_series
+from salm_dicom.batch.job import NO_SPACE, Job
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger, Row
 from salm_dicom.batch.manifest import MANIFEST, Done, Result, write_manifest
 from salm_dicom.batch.names import new_names, source_key
+from salm_dicom.batch.run import outcomes
 from salm_dicom.batch.vault import Vault
 from salm_dicom.dicom.scan import LeftOut, Scan, SeriesFiles, scan
 from salm_dicom.dicom.series import read_series
-from salm_dicom.errors import DiskFull, NoLabel, PlanError, UnsafeError, WorkerCrashed
+from salm_dicom.errors import Changed, DiskFull, NoLabel, PlanError, UnsafeError
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, Study, fit, load, save
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Volume
-
-# Jobs that may wait for each worker; an export of a million series does not sit in memory.
-_WAITING = 3
-# So often may a series be under way when its worker dies.
-_CRASHES = 3
 
 Labelled = tuple[SeriesFiles, str | None]
 # Called with what is going on, how much is done and how much there is.
@@ -101,7 +94,12 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
         ]
         log = _run(todo, request, ledger, progress)
         result = _result(found, unlabelled, ledger.rows(), len(labelled) - len(todo), log)
-        write_manifest(request.output, protector, created, result)
+        try:
+            write_manifest(request.output, protector, created, result)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull("no space left for the manifest; run the same again") from error
+            raise
     return result
 
 
@@ -127,7 +125,8 @@ def check_places(source: Path, output: Path, vault: Path) -> None:
 def _check_output(output: Path, ledger: Ledger) -> None:
     if output.exists() and not output.is_dir():
         raise UnsafeError("OUT is a file; a folder is needed")
-    known = {row.name.split("/")[0] for row in ledger.rows().values()} | {MANIFEST}
+    known = {row.name.split("/")[0] for row in ledger.rows().values()}
+    known |= {MANIFEST, f"{MANIFEST}.partial"}
     strange = [p for p in (output.iterdir() if output.exists() else ()) if p.name not in known]
     if strange:
         raise UnsafeError(
@@ -185,7 +184,11 @@ def studies(labelled: list[Labelled]) -> list[Study]:
 
 
 def _is_done(output: Path, row: Row) -> bool:
-    return row.done and (output / row.name).is_dir()
+    """Return whether a series need not be done again; what a killed run left of it goes."""
+    if row.done and (output / row.name).is_dir():
+        return True
+    shutil.rmtree(output / row.name, ignore_errors=True)
+    return False
 
 
 def _job(
@@ -228,50 +231,6 @@ def _run(jobs: list[Job], request: Request, ledger: Ledger, progress: Progress) 
     return log
 
 
-def outcomes(
-    jobs: Sequence[Job], workers: int, work: Callable[[Job], Outcome] = protect_series
-) -> Iterator[Outcome]:
-    """Run the jobs and yield what came of each, in any order.
-
-    A worker that dies breaks its pool. A new pool goes on with what was under way, one job at a
-    time, so that a series which kills its worker again stands alone; after three times it is left
-    out with `E_CRASH`.
-    """
-    engine = "local" if workers > 1 and len(jobs) > 1 else "serial"
-    todo, crashes = deque(jobs), Counter[str]()
-    while todo:
-        with ENGINES[engine](min(workers, len(todo))) as executor:
-            waiting: dict[Future[Outcome], Job] = {}
-            at_once = 1 if crashes or engine == "serial" else _WAITING * workers
-            try:
-                while todo or waiting:
-                    while todo and len(waiting) < at_once:
-                        waiting[executor.submit(work, todo[0])] = todo[0]
-                        todo.popleft()
-                    for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                        outcome = future.result()
-                        del waiting[future]
-                        yield outcome
-            except BrokenProcessPool:
-                for job in waiting.values():
-                    crashes[job.source] += 1
-                    if crashes[job.source] < _CRASHES:
-                        todo.append(job)
-                    else:
-                        yield _crashed(job)
-            except BaseException:
-                executor.shutdown(wait=True, cancel_futures=True)
-                raise
-
-
-def _crashed(job: Job) -> Outcome:
-    """Return the outcome of a series that killed its worker, and remove what it left behind."""
-    folder = job.output / job.name
-    shutil.rmtree(folder.with_name(f"{folder.name}.partial"), ignore_errors=True)
-    reason = f"the process that worked on it died {_CRASHES} times (out of memory?)"
-    return Outcome(source=job.source, name=job.name, code=WorkerCrashed.code, reason=reason)
-
-
 def _result(
     found: Scan, unlabelled: list[LeftOut], rows: dict[str, Row], resumed: int, log: list[str]
 ) -> Result:
@@ -279,6 +238,12 @@ def _result(
     left_out = [*found.left_out, *unlabelled]
     for series in found.series:
         row = rows[source_key(series)]
+        if row.done and row.slices != len(series.paths):
+            text = (
+                f"the series has {len(series.paths)} slices, {row.slices} were there when it was "
+                "protected; use a new output folder"
+            )
+            left_out += [LeftOut(path, Changed.code, text) for path in series.paths]
         if row.done:
             record = ProtectionRecord.from_json(row.record)
             modality = series.headers[0].modality

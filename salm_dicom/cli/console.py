@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections import Counter
@@ -71,16 +72,27 @@ def reports_errors(function: Callable[P, int]) -> Callable[P, None]:
             say("interrupted; finished series are kept. Run the same command again to go on")
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                code = _unexpected(error, log_file)
+            else:
+                code = NO_SPACE
+                say("error: no space left; make room and run the same command again")
         except Exception as error:
-            from salm_dicom.batch.job import frames
-
-            code = UNEXPECTED
-            say(f"unexpected {type(error).__name__}; --log-file FILE keeps where it happened")
-            if isinstance(log_file, Path):
-                append_log(log_file, [frames()])
+            code = _unexpected(error, log_file)
         _leave(code)
 
     return run
+
+
+def _unexpected(error: Exception, log_file: object) -> int:
+    """Say that something unforeseen happened, keep where, and return the exit code."""
+    from salm_dicom.batch.job import frames
+
+    say(f"unexpected {type(error).__name__}; --log-file FILE keeps where it happened")
+    if isinstance(log_file, Path):
+        append_log(log_file, [frames()])
+    return UNEXPECTED
 
 
 def _leave(code: int) -> NoReturn:

@@ -167,4 +167,5 @@ def site_key(path: Path | None, default: bytes) -> bytes:
 
 def printable(text: str) -> str:
     """Return text without control characters, so that no file name can drive a terminal."""
+    text = text.encode("utf-8", "backslashreplace").decode()
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", "?", text)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,7 +15,7 @@ from salm_dicom import __version__
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom import pixels, provenance
 from salm_dicom.dicom.part10 import Part10
-from salm_dicom.dicom.splice import Encoding, file_meta, splice
+from salm_dicom.dicom.splice import IMPLICIT_LITTLE, Encoding, file_meta, splice
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Integers
 
@@ -84,8 +86,10 @@ def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
     syntax, data, encapsulated = pixels.encode(file, values)
     record, created = derivation.record, derivation.created
 
-    def appended(tag: int, item: bytes) -> bytes:
-        return code.element(tag, "SQ", file.value(tag) + item)
+    def appended(tag: int, item: Callable[[Encoding], bytes]) -> bytes:
+        if file.vr(tag) == "UN":  # its items are implicit little endian (PS3.5 6.2.2)
+            return code.element(tag, "UN", file.value(tag) + item(IMPLICIT_LITTLE))
+        return code.element(tag, "SQ", file.value(tag) + item(code))
 
     changes: dict[int, bytes | None] = {
         h.IMAGE_TYPE: code.element(h.IMAGE_TYPE, "CS", _derived_type(file)),
@@ -95,10 +99,10 @@ def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
         _SERIES_DESCRIPTION: code.element(_SERIES_DESCRIPTION, "LO", _series_description(file)),
         _DERIVATION: code.element(_DERIVATION, "ST", _derivation_description(file, record)),
         0x00082112: appended(
-            0x00082112, provenance.source_image(code, source.sop_class, source.sop_uid)
+            0x00082112, lambda c: provenance.source_image(c, source.sop_class, source.sop_uid)
         ),
-        0x00089215: appended(0x00089215, provenance.derivation_code(code)),
-        h.EQUIPMENT: appended(h.EQUIPMENT, provenance.equipment(code, record, created)),
+        0x00089215: appended(0x00089215, provenance.derivation_code),
+        h.EQUIPMENT: appended(h.EQUIPMENT, lambda c: provenance.equipment(c, record, created)),
         h.SERIES_UID: code.element(h.SERIES_UID, "UI", series_uid),
         0x00200011: code.element(0x00200011, "IS", _series_number(file)),
         pixels.PIXEL_DATA: code.element(
@@ -138,9 +142,15 @@ def _series_description(file: Part10) -> bytes:
     old = file.value(_SERIES_DESCRIPTION).rstrip(b" \0")
     if old.isascii() and b"\x1b" not in old:
         return old[:room] + _SERIES_SUFFIX.encode()
-    text = str(file.dataset[_SERIES_DESCRIPTION].value)[:room]
-    names = file.dataset.get("SpecificCharacterSet")
-    return encode_string(text + _SERIES_SUFFIX, convert_encodings(names))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            value = file.dataset[_SERIES_DESCRIPTION].value
+            text = value if isinstance(value, str) else "\\".join(value)
+            names = file.dataset.get("SpecificCharacterSet")
+            return encode_string(text[:room] + _SERIES_SUFFIX, convert_encodings(names))
+    except (UserWarning, LookupError, UnicodeError):
+        return old[:room] + _SERIES_SUFFIX.encode()  # the character set is broken, not the text
 
 
 def _derivation_description(file: Part10, record: ProtectionRecord) -> bytes:
@@ -155,9 +165,10 @@ def _derivation_description(file: Part10, record: ProtectionRecord) -> bytes:
 def _series_number(file: Part10) -> str:
     text = file.value(0x00200011).strip(b" \0").decode("latin-1")
     try:
-        return str(int(text or 0) + _SERIES_NUMBER_STEP)
+        number = int(text or 0) + _SERIES_NUMBER_STEP
     except ValueError:
         return str(_SERIES_NUMBER_STEP)
+    return str(number if -(2**31) <= number < 2**31 else _SERIES_NUMBER_STEP)
 
 
 def _pixel_vr(file: Part10, encapsulated: bool) -> str:

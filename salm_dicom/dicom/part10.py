@@ -183,11 +183,17 @@ def parse(data: bytes, *, before: int = UNDEFINED) -> Part10:
 def _known_syntax(syntax: str) -> str:
     if not syntax:
         raise MissingTag("(0002,0010) Transfer Syntax UID is missing from the file meta group")
-    if not UID(syntax).is_transfer_syntax:
+    if not _is_transfer_syntax(syntax):
         raise UnsupportedTransferSyntax("the Transfer Syntax UID is not one of the standard's")
     if syntax == DeflatedExplicitVRLittleEndian:
         raise UnsupportedTransferSyntax("deflated data sets are not supported yet")
     return syntax
+
+
+def _is_transfer_syntax(syntax: str) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return UID(syntax).is_transfer_syntax
 
 
 def _meta_spans(data: bytes) -> tuple[list[Span], int]:

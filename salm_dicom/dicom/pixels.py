@@ -115,6 +115,10 @@ def check_format(file: Part10) -> None:
         raise UnsupportedPixels(f"Bits Allocated {allocated}; 8 or 16 are supported")
     if not 1 < stored <= allocated:
         raise BadValue(f"Bits Stored {stored} does not fit Bits Allocated {allocated}")
+    if not h.short_of(file, h.ROWS) * h.short_of(file, h.COLUMNS):
+        raise BadValue("Rows or Columns is 0")
+    if h.HIGH_BIT in file and h.short_of(file, h.HIGH_BIT) != stored - 1:
+        raise UnsupportedPixels("High Bit is not the last of Bits Stored")
     if h.short_of(file, h.PIXEL_REPRESENTATION) not in (0, 1):
         raise BadValue("(0028,0103) Pixel Representation is neither 0 nor 1")
     if _MODALITY_LUT in file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from salm_dicom.errors import (
     NotRegularFile,
     Quantitative,
     Truncated,
+    Unreadable,
     UnsupportedPixels,
 )
 
@@ -75,11 +76,16 @@ def scan(root: Path) -> Scan:
     """Return what is in the folder (or single file) `root`; every file is in the result once."""
     headers: list[InstanceHeader] = []
     left_out: list[LeftOut] = []
-    for path in _walk(root):
+    unreadable: list[OSError] = []
+    for path in _walk(root, unreadable.append):
         try:
+            _check_inside(path, root)
             headers.append(image_header(path))
         except InputError as error:
             left_out.append(LeftOut(path, error.code, str(error)))
+    left_out += [
+        LeftOut(Path(e.filename), Unreadable.code, "the folder cannot be read") for e in unreadable
+    ]
     kept, doubles = _without_duplicates(headers)
     series, unusable = group(kept)
     rows = sorted([*left_out, *doubles, *unusable], key=lambda row: str(row.path))
@@ -118,7 +124,8 @@ def image_header(path: Path) -> InstanceHeader:
     instance = h.header(file, path)
     _check_supported(instance)
     pixels.check_format(file)
-    least = 28 if file.transfer_syntax.is_encapsulated else 8 + pixels.raw_bytes(file)
+    element_header = 8 if file.is_implicit_vr else 12
+    least = 28 if file.transfer_syntax.is_encapsulated else element_header + pixels.raw_bytes(file)
     if rest < least:
         raise Truncated(f"{rest} bytes are left for the pixel data; {least} are needed")
     return instance
@@ -151,12 +158,24 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def _check_inside(path: Path, root: Path) -> None:
+    """Raise when a link leads out of the export or round in a circle."""
+    if path == root or not path.is_symlink():
+        return
+    try:
+        inside = root.resolve() in path.resolve(strict=True).parents
+    except (OSError, RuntimeError):
+        inside = False
+    if not inside:
+        raise NotRegularFile("a link that leads nowhere, or out of the export")
+
+
+def _walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
     """Yield every file under `root` in a fixed order, and links to folders, not followed."""
     if not root.is_dir():
         yield root
         return
-    for folder, folders, files in os.walk(root):
+    for folder, folders, files in os.walk(root, onerror=on_error):
         folders.sort()
         here = Path(folder)
         yield from (here / name for name in folders if (here / name).is_symlink())

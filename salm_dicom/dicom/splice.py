@@ -65,6 +65,7 @@ class Encoding:
 
 
 EXPLICIT_LITTLE = Encoding(implicit=False, little=True)
+IMPLICIT_LITTLE = Encoding(implicit=True, little=True)
 
 
 def splice(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -122,7 +122,10 @@ class Protector:
             delta, inside = self._delta(volume, found, window, extent, target, rng)
         if not inside:
             raise NoForeground("no anatomy was found: every voxel is clipped or padding")
-        record = self._record(volume, window, extent, delta, inside, series_uid, warning)
+        record = replace(
+            self._record(volume, window, extent, delta, inside, series_uid, warning),
+            digest=self._digest_with(target),
+        )
         if not record.largest_change_stored:
             raise NoChange("the method found nothing to change within the budget")
         return Protected(delta=delta, outline=found, record=record)
@@ -134,6 +137,12 @@ class Protector:
             if volume.pixels.values.shape[0] == 1:
                 return "slice", ("W_SPACING: a single slice; protected as a slice",)
         return self.plan.extent, ()
+
+    def _digest_with(self, target: int | None) -> str:
+        """Return the digest of everything that decides the pixels, the label included."""
+        if target is None:
+            return self.digest
+        return hashlib.sha256(f"{self.digest}/{target}".encode()).hexdigest()
 
     def _target(self, label: str | None) -> int | None:
         if not self.plan.needs_surrogate:

@@ -17,8 +17,9 @@ from salm_dicom.batch.job import Job, Outcome
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger
 from salm_dicom.batch.names import new_names
-from salm_dicom.batch.protect import Request, outcomes, protect
+from salm_dicom.batch.protect import Request, protect
 from salm_dicom.batch.restore import restore
+from salm_dicom.batch.run import outcomes
 from salm_dicom.batch.vault import Vault, read_kept
 from salm_dicom.dicom import pixels as pixels_module
 from salm_dicom.dicom import series as series_module

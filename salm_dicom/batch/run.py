@@ -1,0 +1,62 @@
+"""Run jobs on an engine: a bounded queue, and a new pool when a worker dies."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+
+from salm_dicom.batch.engines import ENGINES
+from salm_dicom.batch.job import Job, Outcome, protect_series
+from salm_dicom.errors import WorkerCrashed
+
+# Jobs that may wait for each worker; an export of a million series does not sit in memory.
+_WAITING = 3
+# So often may a series be under way when its worker dies.
+_CRASHES = 3
+
+
+def outcomes(
+    jobs: Sequence[Job], workers: int, work: Callable[[Job], Outcome] = protect_series
+) -> Iterator[Outcome]:
+    """Run the jobs and yield what came of each, in any order.
+
+    A worker that dies breaks its pool. A new pool goes on with what was under way, one job at a
+    time, so that a series which kills its worker again stands alone; after three times it is left
+    out with `E_CRASH`.
+    """
+    engine = "local" if workers > 1 and len(jobs) > 1 else "serial"
+    todo, crashes = deque(jobs), Counter[str]()
+    while todo:
+        with ENGINES[engine](min(workers, len(todo))) as executor:
+            waiting: dict[Future[Outcome], Job] = {}
+            at_once = 1 if crashes or engine == "serial" else _WAITING * workers
+            try:
+                while todo or waiting:
+                    while todo and len(waiting) < at_once:
+                        waiting[executor.submit(work, todo[0])] = todo[0]
+                        todo.popleft()
+                    for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                        outcome = future.result()
+                        del waiting[future]
+                        yield outcome
+            except BrokenProcessPool:
+                for job in waiting.values():
+                    crashes[job.source] += 1
+                    if crashes[job.source] < _CRASHES:
+                        todo.append(job)
+                    else:
+                        yield _crashed(job)
+            except BaseException:
+                executor.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+def _crashed(job: Job) -> Outcome:
+    """Return the outcome of a series that killed its worker, and remove what it left behind."""
+    folder = job.output / job.name
+    shutil.rmtree(folder.with_name(f"{folder.name}.partial"), ignore_errors=True)
+    reason = f"the process that worked on it died {_CRASHES} times (out of memory?)"
+    return Outcome(source=job.source, name=job.name, code=WorkerCrashed.code, reason=reason)
