@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -79,6 +79,7 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
         _check_output(request.output, ledger)
         given = None if request.protector is None else load(request.protector)
         plan = given.plan if given else request.plan
+        found = _without_changed(found, ledger.rows())
         labelled, unlabelled = labelled_series(found, plan, request.labels)
         protector = given or _fitted(request, vault, labelled, progress)
         save(protector, vault.protector)
@@ -229,6 +230,24 @@ def _run(jobs: list[Job], request: Request, ledger: Ledger, progress: Progress) 
                 "Make room and run the same command again"
             )
     return log
+
+
+def _without_changed(found: Scan, rows: dict[str, Row]) -> Scan:
+    """Leave out series whose protected volume is no longer in the source as it was.
+
+    Protecting them again would give one SOP Instance UID to two files with different pixels.
+    """
+    here = {source_key(series) for series in found.series}
+    lost = {source.split("/")[0] for source, row in rows.items() if row.done and source not in here}
+    changed = [
+        series
+        for series in found.series
+        if source_key(series) not in rows and series.headers[0].series_uid in lost
+    ]
+    text = "the series has other slices than when it was protected; use a new output folder"
+    entries = [LeftOut(path, Changed.code, text) for one in changed for path in one.paths]
+    rest = tuple(series for series in found.series if all(series is not one for one in changed))
+    return replace(found, series=rest, left_out=(*found.left_out, *entries))
 
 
 def _result(

@@ -105,6 +105,22 @@ def test_an_output_is_not_continued_with_other_settings(export):
         protect(request(export, plan=ProtectionPlan(method="random", seed=1)))
 
 
+def test_a_series_that_got_a_slice_is_named_and_not_protected_a_second_time(export):
+    paths = sorted(export.glob("a/*.dcm"), key=lambda p: pydicom.dcmread(p).SOPInstanceUID)
+    for late in (paths[0], paths[-1]):
+        aside = late.with_suffix(".later")
+        place = export.parent / f"run-{late.stem}"
+        run = {"output": place / "out", "vault": place / "vault"}
+        elsewhere = export.parent / aside.name
+        late.rename(elsewhere)
+        protect(request(export, **run))
+        elsewhere.rename(late)
+        result = protect(request(export, **run))
+        assert late in {e.path for e in result.left_out}
+        assert {e.code for e in result.left_out} == {"E_CHANGED"}
+        assert len(list((place / "out").rglob("*.dcm"))) == 5
+
+
 def test_two_runs_do_not_write_to_one_output(export):
     vault = Vault(export.parent / "vault")
     vault.create()
