@@ -1,7 +1,7 @@
 """Anatomy versus air, as a mask: where a perturbation may go.
 
-Air is found on a grid coarsened by up to 8, which makes the mask of a 512 x 512 slice cost a
-millisecond; its edge is then taken voxel by voxel. Lungs and bowel inside the body count as
+Air is found on a grid coarsened by up to 8, which keeps the mask cheap; its edge is then taken
+voxel by voxel. Lungs and bowel inside the body count as
 anatomy, the air around the patient does not.
 """
 

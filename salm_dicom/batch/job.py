@@ -1,7 +1,7 @@
 """One series, disk to disk: read, perturb, write; and what came of it.
 
-The same steps as LoadVolume, SALM and SaveVolume on integers all the way, which saves a third of
-the time and two copies of the volume; a test shows that both give the same bytes.
+The same steps as LoadVolume, SALM and SaveVolume on integers all the way, which saves two
+copies of the volume; a test shows that both give the same bytes.
 """
 
 from __future__ import annotations
