@@ -65,7 +65,7 @@ def protect_series(job: Job) -> Outcome:
 
 
 def _run(job: Job) -> str:
-    series = read_series(job.paths)
+    series = read_series(job.paths, keep_files=True)
     protector = loaded(job.protector)
     found = protector.apply(series.volume, series_uid=series.series_uid, label=job.label)
     derivation = Derivation(record=found.record, created=job.created, site_key=job.site_key)

@@ -6,7 +6,7 @@ import fcntl
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from salm_dicom.dicom.folder import make_private
 from salm_dicom.dicom.part10 import Part10
 from salm_dicom.dicom.restore import Kept, keep
-from salm_dicom.dicom.series import make_private
 from salm_dicom.errors import Locked, MismatchError
 from salm_dicom.volume import Integers
 
@@ -71,33 +71,52 @@ class Vault:
 
 
 class KeptWriter:
-    """Collects what a series' restoration needs, and writes it: a bit and a number a change."""
+    """Collects what a series' restoration needs, and writes it: a bit and a number a change.
+
+    One array holds the same thing of all instances, end to end: a zip entry for each of them
+    would cost more than its content.
+    """
 
     def __init__(self) -> None:
-        self._arrays: dict[str, NDArray[np.generic]] = {}
+        self._kept: list[tuple[str, Kept]] = []
+        self._where: list[NDArray[np.uint8]] = []
+        self._change: list[Integers] = []
 
     def add(self, source: Part10, sop_uid: str, delta: Integers) -> None:
         """Remember a source instance and its change, (rows, columns), by the derived UID."""
-        kept = keep(source, delta)
         changed = delta != 0
-        self._arrays |= {
-            f"{sop_uid}.where": np.packbits(changed),
-            f"{sop_uid}.change": delta.reshape(-1)[np.flatnonzero(changed)],
-            f"{sop_uid}.shape": np.array([*delta.shape, kept.pixel_header]),
-            f"{sop_uid}.head": np.frombuffer(zlib.compress(kept.head, 1), np.uint8),
-            f"{sop_uid}.tail": np.frombuffer(zlib.compress(kept.tail, 1), np.uint8),
-            f"{sop_uid}.sha256": np.frombuffer(bytes.fromhex(kept.sha256), np.uint8),
-        }
+        self._where.append(np.packbits(changed))
+        self._change.append(delta[changed])
+        self._kept.append((sop_uid, keep(source, delta)))
 
     def write(self, path: Path) -> None:
         """Write them to a file of mode 0600, atomically."""
+        kept = [one for _, one in self._kept]
+        heads, tails = [one.head for one in kept], [one.tail for one in kept]
         partial = path.with_suffix(".partial")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
-            np.savez(stream, **self._arrays)  # type: ignore[arg-type]
+            np.savez(
+                stream,
+                uid=np.array([uid for uid, _ in self._kept]),
+                sha256=np.array([one.sha256 for one in kept]),
+                shape=np.array([one.delta.shape for one in kept]),
+                pixel_header=np.array([one.pixel_header for one in kept]),
+                changes=np.array([len(one) for one in self._change]),
+                where=np.concatenate(self._where),
+                change=np.concatenate(self._change),
+                head_bytes=np.array([len(head) for head in heads]),
+                heads=_packed(heads),
+                tail_bytes=np.array([len(tail) for tail in tails]),
+                tails=_packed(tails),
+            )
             stream.flush()
             os.fsync(stream.fileno())
         partial.rename(path)
+
+
+def _packed(parts: Sequence[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(zlib.compress(b"".join(parts), 1), np.uint8)
 
 
 def read_kept(path: Path) -> dict[str, Kept]:
@@ -108,29 +127,41 @@ def read_kept(path: Path) -> dict[str, Kept]:
     MismatchError
         The file is missing or damaged.
     """
-    found: dict[str, Kept] = {}
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            for key in arrays.files:
-                uid, _, name = key.rpartition(".")
-                if name == "where":
-                    found[uid] = _kept(arrays, uid)
+            return _kept({name: arrays[name] for name in arrays.files})
     except (OSError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
         raise MismatchError(
             f"what the vault keeps of a series cannot be read ({type(error).__name__})"
         ) from error
+
+
+def _kept(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Kept]:
+    voxels = arrays["shape"].prod(axis=1)
+    rows = zip(
+        arrays["uid"].tolist(),
+        arrays["sha256"].tolist(),
+        arrays["shape"].tolist(),
+        arrays["pixel_header"].tolist(),
+        _cut(zlib.decompress(arrays["heads"].tobytes()), arrays["head_bytes"]),
+        _cut(zlib.decompress(arrays["tails"].tobytes()), arrays["tail_bytes"]),
+        _cut(arrays["where"], (voxels + 7) // 8),
+        _cut(arrays["change"], arrays["changes"]),
+        strict=True,
+    )
+    found: dict[str, Kept] = {}
+    for uid, sha256, shape, pixel_header, head, tail, where, change in rows:
+        delta = np.zeros(shape, dtype=np.int32)
+        delta[np.unpackbits(where, count=delta.size).astype(bool).reshape(shape)] = change
+        found[uid] = Kept(
+            head=head, tail=tail, pixel_header=pixel_header, sha256=sha256, delta=delta
+        )
     return found
 
 
-def _kept(arrays: Mapping[str, NDArray[Any]], uid: str) -> Kept:
-    rows, columns, pixel_header = arrays[f"{uid}.shape"].tolist()
-    where = np.unpackbits(arrays[f"{uid}.where"], count=rows * columns).astype(bool)
-    delta = np.zeros(rows * columns, dtype=np.int32)
-    delta[where] = arrays[f"{uid}.change"]
-    return Kept(
-        head=zlib.decompress(arrays[f"{uid}.head"].tobytes()),
-        tail=zlib.decompress(arrays[f"{uid}.tail"].tobytes()),
-        pixel_header=pixel_header,
-        sha256=arrays[f"{uid}.sha256"].tobytes().hex(),
-        delta=delta.reshape(rows, columns),
-    )
+def _cut(whole: Any, sizes: NDArray[Any]) -> list[Any]:
+    """Return consecutive parts of a sequence, of the given sizes."""
+    ends = np.cumsum(sizes).tolist()
+    if ends[-1] != len(whole):
+        raise ValueError("parts do not make the whole")
+    return [whole[end - size : end] for end, size in zip(ends, sizes.tolist(), strict=True)]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from salm_dicom.dicom.header import InstanceHeader
+from salm_dicom.dicom.header import InstanceHeader, Vector
 from salm_dicom.errors import BadValue
 
 # One position: closer than this along the normal. Regular: gaps within 5 % of their median,
@@ -60,12 +61,20 @@ def _stack(ordered: Sequence[InstanceHeader]) -> Stack:
 
 
 def _normal(header: InstanceHeader) -> NDArray[np.float64]:
-    row, column = np.array(header.orientation).reshape(2, 3)
+    return _perpendicular(header.orientation)
+
+
+@lru_cache(maxsize=256)
+def _perpendicular(orientation: Vector) -> NDArray[np.float64]:
+    """Return the unit vector across a slice; a series asks for the same one again and again."""
+    row, column = np.array(orientation).reshape(2, 3)
     normal: NDArray[np.float64] = np.cross(row, column)
     length = float(np.linalg.norm(normal))
     if length < 0.5:
         raise BadValue("(0020,0037) Image Orientation (Patient) is not two perpendicular vectors")
-    return normal / length
+    normal /= length
+    normal.flags.writeable = False
+    return normal
 
 
 def _along(header: InstanceHeader) -> float:

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from io import BytesIO
 from operator import itemgetter
 from pathlib import Path
@@ -190,6 +190,7 @@ def _known_syntax(syntax: str) -> str:
     return syntax
 
 
+@lru_cache(maxsize=64)
 def _is_transfer_syntax(syntax: str) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

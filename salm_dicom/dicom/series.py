@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from salm_dicom.dicom import pixels
 from salm_dicom.dicom.conformance import check_header
 from salm_dicom.dicom.derive import Derivation, derived
+from salm_dicom.dicom.folder import WholeFolder
 from salm_dicom.dicom.header import (
     BITS_STORED,
     PIXEL_REPRESENTATION,
@@ -26,13 +26,31 @@ from salm_dicom.dicom.scan import group, image_header
 from salm_dicom.errors import Changed, GeometryError, MismatchError
 from salm_dicom.volume import Integers, StoredPixels, Volume
 
+_CHANGED = "a source file changed while it was being protected; run again"
+# Inode, size and time of the last change of a file.
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A file in memory, its pixels as one slice of the volume, and what the disk said of it."""
+
+    part10: Part10
+    stamp: Stamp
+    pixels: StoredPixels
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """The files a volume came from, and their SHA-256: what a writer needs to find it again."""
+    """The files a volume came from, and their SHA-256: what a writer needs to find it again.
+
+    `files` holds the files themselves, in order, if `read_series` was told to keep them; a writer
+    then reads nothing twice.
+    """
 
     paths: tuple[Path, ...]
     sha256: tuple[str, ...]
+    files: tuple[KeptFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +65,15 @@ class Series:
     series_uid: str
 
 
-def read_series(paths: Sequence[Path]) -> Series:
+def read_series(paths: Sequence[Path], *, keep_files: bool = False) -> Series:
     """Return the one volume that the files make; slices are put in spatial order.
+
+    Parameters
+    ----------
+    paths
+        Files, in any order.
+    keep_files
+        Keep the files' bytes beside the volume, for a writer that follows at once.
 
     Raises
     ------
@@ -58,8 +83,10 @@ def read_series(paths: Sequence[Path]) -> Series:
     headers: list[InstanceHeader] = []
     slices: list[StoredPixels] = []
     digests: list[str] = []
+    files: list[tuple[Part10, Stamp]] = []
     stack: Integers | None = None
     for index, path in enumerate(paths):
+        stamp = _stamp(path)
         file = read(path)
         headers.append(header(file, path))
         one = stored_pixels(file)
@@ -69,8 +96,9 @@ def read_series(paths: Sequence[Path]) -> Series:
             raise GeometryError("the files differ in size or pixel type; one volume is needed")
         stack[index] = one.values[0]
         digests.append(file.sha256)
-        # the file's bytes go here: a series is in memory once
-        slices.append(replace(one, values=stack[index : index + 1]))
+        slices.append(replace(one, values=stack[index : index + 1]))  # the file's bytes can go
+        if keep_files:
+            files.append((file, stamp))
     volumes, left_out = group(headers)
     if stack is None or left_out or len(volumes) != 1:
         reason = left_out[0].reason if left_out else f"the files make {len(volumes)} volumes"
@@ -80,15 +108,20 @@ def read_series(paths: Sequence[Path]) -> Series:
     order = [places[path] for path in ordered]
     if order != list(range(len(order))):
         stack = stack[order]
+    slices = [replace(slices[i], values=stack[at : at + 1]) for at, i in enumerate(order)]
     return Series(
         volume=Volume(
-            pixels=_joined([slices[index] for index in order], stack),
+            pixels=_joined(slices, stack),
             affine=volumes[0].affine,
             modality=first.modality,
             photometric=str(first.pixel_format[3]),
             irregular=volumes[0].stack.irregular,
         ),
-        origin=Origin(paths=ordered, sha256=tuple(digests[index] for index in order)),
+        origin=Origin(
+            paths=ordered,
+            sha256=tuple(digests[index] for index in order),
+            files=tuple(KeptFile(*files[i], slices[at]) for at, i in enumerate(order) if files),
+        ),
         series_uid=first.series_uid,
     )
 
@@ -126,14 +159,13 @@ def write_series(
 ) -> tuple[Path, ...]:
     """Write the derived instances of a series into a new folder and return their paths.
 
-    One source file is in memory at a time. Every instance is checked against its source before
-    it is kept. Files are written beside the target, flushed to disk and renamed as one folder:
-    all of a series, or none.
+    Files that `origin` does not hold are read again, one at a time. Every instance is checked
+    against its source before it is kept: all files of a series, or none (`WholeFolder`).
 
     Parameters
     ----------
     origin
-        The source; its files are read again and must be the ones that were read before.
+        The source; its files must be the ones that were read before.
     change_of
         What to add to each slice; asked in order.
     folder
@@ -150,31 +182,42 @@ def write_series(
     Changed
         A source file is not the one that was read.
     """
-    if folder.exists():
-        raise MismatchError("the target folder of the series exists; it is never overwritten")
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    make_private(partial)
     names = [f"{index:05d}.dcm" for index in range(1, len(origin.paths) + 1)]
     changed = 0
-    try:
-        for index, (path, sha256) in enumerate(zip(origin.paths, origin.sha256, strict=True)):
-            source = _unchanged(path, sha256)
-            before = stored_pixels(source)
+    with WholeFolder(folder) as out:
+        for index, (source, before) in enumerate(_sources(origin)):
             delta = change_of(index, before)
             uid, data = _instance(source, before, delta, derivation)
-            _write(partial / names[index], data)
+            out.write(names[index], data)
             on_slice(source, uid, delta[0])
             changed += int(np.count_nonzero(delta))
         if not changed:
             raise MismatchError("no voxel of the series differs from the source; was SALM applied?")
-        _flush(partial)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    _flush(folder.parent)
+        for path, kept in zip(origin.paths, origin.files, strict=False):
+            if _stamp(path) != kept.stamp:
+                raise Changed(_CHANGED)
     return tuple(folder / name for name in names)
+
+
+def _sources(origin: Origin) -> Iterator[tuple[Part10, StoredPixels]]:
+    """Yield each source file with its pixels: those that were kept, or read again now."""
+    if origin.files:
+        yield from ((kept.part10, kept.pixels) for kept in origin.files)
+        return
+    for path, sha256 in zip(origin.paths, origin.sha256, strict=True):
+        file = read(path)
+        if file.sha256 != sha256:
+            raise Changed(_CHANGED)
+        yield file, stored_pixels(file)
+
+
+def _stamp(path: Path) -> Stamp:
+    """Return inode, size and time of the last change; zeros for a file that is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0, 0
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _instance(
@@ -211,33 +254,3 @@ def stored_pixels(file: Part10) -> StoredPixels:
         signed=bool(short_of(file, PIXEL_REPRESENTATION)),
         padding=pixels.padding(file),
     )
-
-
-def _unchanged(path: Path, sha256: str) -> Part10:
-    file = read(path)
-    if file.sha256 != sha256:
-        raise Changed("a source file changed while it was being protected; run again")
-    return file
-
-
-def make_private(folder: Path) -> None:
-    """Make a folder and those above it that are missing, each for its owner only (0700)."""
-    for place in (*reversed(folder.parents), folder):
-        if not place.exists():
-            place.mkdir(mode=0o700, exist_ok=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -116,13 +116,14 @@ def top_k(score: Tensor, foreground: Tensor, rho: float) -> Tensor:
     for sample in range(score.shape[0]):
         inside = foreground[sample].reshape(-1)
         flat = torch.where(inside, score[sample].reshape(-1), 0.0)
-        chosen[sample] = _largest(flat, quota(inside, rho)).reshape(foreground[sample].shape)
+        count = quota(inside.numpy(force=True), rho)
+        chosen[sample] = _largest(flat, count).reshape(foreground[sample].shape)
     return chosen
 
 
-def quota(foreground: Tensor, rho: float) -> int:
+def quota(foreground: NDArray[np.bool_], rho: float) -> int:
     """Return how many voxels of one sample may change: ceil(rho * foreground voxels)."""
-    return math.ceil(rho * int(foreground.sum()) - 1e-9)
+    return math.ceil(rho * int(np.count_nonzero(foreground)) - 1e-9)
 
 
 def to_integers(
@@ -155,7 +156,7 @@ def to_integers(
         change = np.rint(np.clip(wish, -most, most))
         change = np.clip(before + change, limits.low, limits.high) - before
         _drop_padded(change, before, limits.padding)
-        allowed = math.ceil(rho * np.count_nonzero(inside) - 1e-9)
+        allowed = quota(inside, rho)
         if np.count_nonzero(change) > allowed:
             change[~_strongest(np.where(change != 0, np.abs(wish), 0), allowed)] = 0
         if zero_mean:

@@ -43,7 +43,7 @@ class Random:
         budget = limits.budget.expand(len(x), *limits.budget.shape[1:])
         for sample in range(len(x)):
             inside = foreground[sample].numpy()
-            count = quota(foreground[sample], self.rho)
+            count = quota(inside, self.rho)
             drawn = np.flatnonzero(inside.reshape(-1) & _lottery(inside, count, rng))
             drawn = drawn[torch.randperm(len(drawn), generator=rng)[:count].numpy()]
             size = budget[sample].numpy()
@@ -56,12 +56,12 @@ class Random:
 
 
 def _lottery(inside: NDArray[np.bool_], count: int, rng: torch.Generator) -> NDArray[np.bool_]:
-    """Return True on random places, flat, so many that about `count` of them lie inside."""
+    """Return True on random places, flat; usually `count` or a few more of them lie inside."""
     share = count / max(int(np.count_nonzero(inside)), 1)
     if share >= 1:
         return np.ones(inside.size, dtype=bool)
-    # four 16-bit lots from each 64-bit draw
-    draws = torch.empty((inside.size + 3) // 4, dtype=torch.int64)
+    # eight lots of a byte from each 64-bit draw
+    draws = torch.empty((inside.size + 7) // 8, dtype=torch.int64)
     draws.random_(-(2**63), None, generator=rng)
-    lots = draws.numpy().view(np.int16)[: inside.size]
-    return np.asarray(lots < int(share * 65536) - 32768)
+    lots = draws.numpy().view(np.uint8)[: inside.size]
+    return np.asarray(lots < int(share * 256) + 1)

@@ -153,8 +153,8 @@ def test_a_full_disk_ends_the_run_keeps_what_is_done_and_a_second_run_finishes(e
 def test_a_source_that_changes_between_reading_and_writing_is_left_out(export, monkeypatch):
     real = job_module.read_series
 
-    def read_then_change(paths):
-        found = real(paths)
+    def read_then_change(paths, **options):
+        found = real(paths, **options)
         if paths[1].parent.name == "a":
             data = bytearray(paths[1].read_bytes())
             data[-1] ^= 1
@@ -190,7 +190,7 @@ def test_a_series_that_kills_its_worker_is_left_out_and_the_others_are_done(tmp_
 
 
 def test_what_nobody_foresaw_is_one_series_and_leaves_no_value_in_the_log(export, monkeypatch):
-    def fail(paths):
+    def fail(paths, **_):
         raise RuntimeError(f"secret of {paths[0]}")
 
     monkeypatch.setattr(job_module, "read_series", fail)

@@ -59,10 +59,10 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def interrupted_before_the_second(request: Request, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(paths: tuple[Path, ...]) -> Series:
+    def interrupt(paths: tuple[Path, ...], **options) -> Series:
         if paths[0].parent.name == "2":
             raise KeyboardInterrupt
-        return read_series(paths)
+        return read_series(paths, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(job_module, "read_series", interrupt)

@@ -160,7 +160,7 @@ def test_top_k_agrees_with_a_stable_sort(seed, rho, levels):
 def test_the_quota_is_the_share_rounded_up_and_not_up_again_by_floating_point(voxels, rho, count):
     inside = torch.zeros(10, 12, dtype=torch.bool)
     inside.view(-1)[:voxels] = True
-    assert quota(inside, rho) == count
+    assert quota(inside.numpy(), rho) == count
 
 
 def rounded(
