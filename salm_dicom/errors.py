@@ -9,6 +9,7 @@ SalmDicomError
 ├── MismatchError             what was written is not what was meant                        (exit 9)
 └── InputError                one file or series cannot be protected; it is listed with its code
     ├── NotDicom, EmptyFile, NotRegularFile, Unreadable, ParseError, Truncated
+    ├── TooLarge, Bomb
     ├── MissingTag, BadValue, BadUid, DuplicateUid, DuplicatePosition
     ├── NotImage, UnsupportedPixels, UnsupportedTransferSyntax, DecodeError
     ├── GeometryError, UnevenSpacing, NonLinearRescale
@@ -101,6 +102,18 @@ class Truncated(InputError):
     """The file ends before the data set or the pixel data does."""
 
     code = "E_TRUNCATED"
+
+
+class TooLarge(InputError):
+    """The image is larger than what can be held in memory or written."""
+
+    code = "E_TOO_LARGE"
+
+
+class Bomb(InputError):
+    """A small compressed data set grows beyond all reason when it is inflated."""
+
+    code = "E_BOMB"
 
 
 class MissingTag(InputError):

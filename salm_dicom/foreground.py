@@ -18,8 +18,12 @@ from salm_dicom.volume import Booleans, Floats, Integers, StoredPixels
 
 # CT: between air (-1000 HU) and fat (-100 HU).
 _CT_AIR_HU = -500.0
-# Projections have no air that a threshold could find: all that is not clipped counts.
-_PROJECTIONS = {"CR", "DX", "MG", "RG", "IO", "PX", "XA", "RF"}
+# Projections and photographs have no air that a threshold could find: all that is not clipped
+# counts.
+_PROJECTIONS = {
+    "CR", "DX", "MG", "RG", "IO", "PX", "XA", "RF",
+    "ES", "GM", "OP", "OAM", "SM", "XC", "DMS",
+}  # fmt: skip
 # A coarse slice keeps at least this many rows and columns; a block has at most _BLOCK voxels' side.
 _COARSE = 64
 _BLOCK = 8
@@ -121,6 +125,8 @@ class Outline:
         if self.pixels.padding is not None:
             first, last = self.pixels.padding
             mask &= (values < first) | (values > last)
+        if self.pixels.room is not None:
+            mask &= self.pixels.room[index] > 0
         return np.asarray(mask)
 
 

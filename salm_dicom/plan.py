@@ -13,7 +13,7 @@ import numpy as np
 from salm_dicom import __version__
 from salm_dicom.errors import NoForeground, PlanError
 from salm_dicom.perturb import METHODS, Epsilon, Method, Settings
-from salm_dicom.volume import Booleans, Volume
+from salm_dicom.volume import Booleans, StoredPixels, Volume
 
 EXTENTS = ("slice", "volume")
 SCHEDULES = ("round", "step", "once")
@@ -43,8 +43,8 @@ class ProtectionPlan:
         `slice`: each slice is a sample. `volume`: the whole volume is one; series that are no
         regular volume are still protected slice by slice, with a warning.
     intensity_range
-        Modality values that map to [0, 1]; None: -160..240 HU for CT, otherwise the 0.5 to 99.5
-        percentiles of the series' foreground.
+        Modality values that map to [0, 1]; None: -160..240 HU for CT, all that 8 bits can hold for
+        8-bit images, otherwise the 0.5 to 99.5 percentiles of the series' foreground.
     zero_mean
         Make the changes of every slice add up to 0.
     slice_size, volume_size
@@ -141,6 +141,9 @@ def intensity_range(
     if volume.modality == "CT":
         return CT_RANGE_HU
     pixels = volume.pixels
+    if pixels.bits_stored == 8:
+        ends = [slope * end + b for slope, b in _mappings(pixels) for end in pixels.representable]
+        return min(ends), max(ends)
     slices = range(len(pixels.values))
     values = [pixels.at(i).modality_values()[0][mask_at(i)] for i in slices]
     inside = np.concatenate(values)
@@ -150,6 +153,11 @@ def intensity_range(
     if not low < high:
         raise PlanError("the foreground has one value only; give --intensity-range")
     return low, high
+
+
+def _mappings(pixels: StoredPixels) -> set[tuple[float, float]]:
+    """Return every slope with its intercept."""
+    return set(zip(pixels.slope.tolist(), pixels.intercept.tolist(), strict=True))
 
 
 def _check_share(name: str, value: object) -> None:

@@ -32,6 +32,10 @@ class StoredPixels:
         DICOM's *Bits Stored* and *Pixel Representation*; they bound what can be written.
     padding
         Lowest and highest stored value that mean "no pixel here", inclusive, or None.
+    room
+        Largest absolute change that each voxel can take, shape of `values`, or None where only
+        `bits_stored` limits it. 0 where nothing may change (outside an ultrasound region); in RGB
+        images the room of the channel that has least.
 
     References
     ----------
@@ -44,6 +48,7 @@ class StoredPixels:
     bits_stored: int
     signed: bool
     padding: tuple[int, int] | None = None
+    room: Integers | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3 or self.values.dtype.kind not in "iu":
@@ -58,6 +63,8 @@ class StoredPixels:
             raise BadValue("rescale slope or intercept is not a finite number")
         if not self.slope.all():
             raise BadValue("rescale slope is 0; modality values would all be equal")
+        if self.room is not None and self.room.shape != self.values.shape:
+            raise BadValue("room needs one number for each stored value")
 
     @property
     def representable(self) -> tuple[int, int]:
@@ -69,9 +76,16 @@ class StoredPixels:
 
     def at(self, index: int) -> StoredPixels:
         """Return one slice as a stack of its own."""
-        part = slice(index, index + 1)
+        return self.taken(slice(index, index + 1))
+
+    def taken(self, which: slice | NDArray[np.intp]) -> StoredPixels:
+        """Return some slices, in the order asked for."""
         return replace(
-            self, values=self.values[part], slope=self.slope[part], intercept=self.intercept[part]
+            self,
+            values=self.values[which],
+            slope=self.slope[which],
+            intercept=self.intercept[which],
+            room=None if self.room is None else self.room[which],
         )
 
     def is_padding(self) -> Booleans:
@@ -176,7 +190,19 @@ class StoredPixels:
             touched = self.is_padding() | ((after >= first) & (after <= last))
             if (touched & (delta != 0)).any():
                 raise MismatchError("a change would make padding appear or vanish")
+        if self.room is not None and (np.abs(delta.astype(np.int32)) > self.room).any():
+            raise MismatchError("a change is larger than its voxel's room, or lies where none may")
         return replace(self, values=after)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Slices `start` to `stop` of a multi-frame image's stack that make one volume of their own."""
+
+    start: int
+    stop: int
+    affine: Floats
+    irregular: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +222,9 @@ class Volume:
     irregular
         Empty, or why the slices are no evenly spaced parallel stack; then the third column of
         the affine is only a placeholder and the stack must be treated slice by slice.
+    parts
+        Volumes that one multi-frame file holds (echoes, b-values, orientations), one after the
+        other along the stack; empty where the stack is one volume.
     """
 
     pixels: StoredPixels
@@ -203,3 +232,17 @@ class Volume:
     modality: str
     photometric: str = "MONOCHROME2"
     irregular: str = ""
+    parts: tuple[Part, ...] = ()
+
+    def volumes(self) -> tuple[Volume, ...]:
+        """Return the volumes that the stack is made of; itself when it is one."""
+        return tuple(
+            replace(
+                self,
+                pixels=self.pixels.taken(slice(part.start, part.stop)),
+                affine=part.affine,
+                irregular=part.irregular,
+                parts=(),
+            )
+            for part in self.parts
+        ) or (self,)

@@ -71,8 +71,8 @@ def _run(job: Job) -> str:
     derivation = Derivation(record=found.record, created=job.created, site_key=job.site_key)
     kept = KeptWriter()
 
-    def change_of(index: int, _: StoredPixels) -> Integers:
-        return found.delta[index : index + 1]
+    def change_of(index: int, before: StoredPixels) -> Integers:
+        return found.delta[index : index + len(before.values)]
 
     write_series(series.origin, change_of, job.output / job.name, derivation, kept.add)
     kept.write(Vault(job.vault).kept(job.name))

@@ -83,7 +83,7 @@ class KeptWriter:
         self._change: list[Integers] = []
 
     def add(self, source: Part10, sop_uid: str, delta: Integers) -> None:
-        """Remember a source instance and its change, (rows, columns), by the derived UID."""
+        """Remember a source instance and its change, by the derived UID."""
         changed = delta != 0
         self._where.append(np.packbits(changed))
         self._change.append(delta[changed])

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from salm_dicom.dicom import header as h
-from salm_dicom.dicom.conformance import Finding, Instance, check
+from salm_dicom.dicom.conformance import Finding, Instance, check, derivations
+from salm_dicom.dicom.multiframe import in_file_order
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.pixels import stored_values
 from salm_dicom.dicom.scan import SeriesFiles, scan
@@ -63,7 +64,8 @@ def verify(
 ) -> Verification:
     """Return what is wrong with a protected export, measured from disk.
 
-    Files are paired by Source Image Sequence. The foreground is computed again from the source.
+    Files are paired by Source Image Sequence, of multi-frame files that of every frame. The
+    foreground is computed again from the source.
 
     Parameters
     ----------
@@ -105,11 +107,14 @@ def _partners(output: Path) -> tuple[dict[str, list[Path]], list[tuple[Path, str
         except InputError as error:
             strange.append((path, f"{error.code}: {error}"))
             continue
-        items = file.dataset.get("SourceImageSequence") or []
-        if not items or not h.is_protected(file):
+        try:
+            sources = {said.source_uid for said in derivations(file)}
+        except InputError:
+            sources = set()
+        if len(sources) != 1 or "" in sources or not h.is_protected(file):
             strange.append((path, "does not say what it was derived from, or not by salm_dicom"))
             continue
-        partners.setdefault(str(items[-1].get("ReferencedSOPInstanceUID")), []).append(path)
+        partners.setdefault(sources.pop(), []).append(path)
     return partners, strange
 
 
@@ -120,8 +125,11 @@ def _series(
     limits: Limits,
     plan: ProtectionPlan,
 ) -> Verified:
-    volume = read_series(series.paths).volume
-    mask = foreground(volume.pixels, volume.modality, volume.photometric)
+    read_again = read_series(series.paths)
+    volume, frames = read_again.volume, read_again.origin.frames
+    mask = np.concatenate(
+        [foreground(v.pixels, v.modality, v.photometric) for v in volume.volumes()]
+    )
     findings: list[Finding] = []
     identities: list[h.Identity] = []
     after = volume.pixels.values.copy()
@@ -135,23 +143,38 @@ def _series(
             protected = read(paths[0])
             values = stored_values(protected)
             identities.append(h.identity_of(protected))
-            before = Instance(read(instance.path), volume.pixels.values[index])
-            findings += check(before, Instance(protected, values), may_change=mask[index])
-            if values.shape == after[index].shape:
-                after[index] = values
+            before, may_change = volume.pixels.values[index], mask[index]
+            if frames:  # a multi-frame file is all of its series
+                before, may_change = (in_file_order(a, frames) for a in (after, mask))
+            source = Instance(read(instance.path), before)
+            findings += check(source, Instance(protected, values), may_change=may_change)
+            if values.shape == before.shape:
+                after[slice(None) if frames else index] = values[list(frames)] if frames else values
         except InputError as error:
             findings.append(Finding(error.code, str(error)))
     name = _folder(pairs.values(), output)
     findings += _consistency(identities)
-    fidelity = _fidelity(volume, after, mask, plan)
+    fidelity = _worst(volume, after, mask, plan)
     return Verified(
         name=name,
         modality=volume.modality,
-        slices=len(series.headers),
+        slices=series.slices,
         findings=tuple(findings),
         missed=tuple(missed(fidelity, limits, volume.modality)) if fidelity else (),
         fidelity=fidelity,
     )
+
+
+def _worst(
+    volume: Volume, after: np.ndarray, mask: np.ndarray, plan: ProtectionPlan
+) -> Fidelity | None:
+    """Return the fidelity of the volume, of several in one file that with the lowest PSNR."""
+    ends = [(part.start, part.stop) for part in volume.parts] or [(0, len(after))]
+    found = [
+        _fidelity(one, after[start:stop], mask[start:stop], plan)
+        for one, (start, stop) in zip(volume.volumes(), ends, strict=True)
+    ]
+    return min((f for f in found if f is not None), key=lambda f: f.psnr_db, default=None)
 
 
 def _fidelity(

@@ -11,7 +11,7 @@ from salm_dicom.cli import console
 from salm_dicom.cli.options import json_option, source_argument
 
 if TYPE_CHECKING:
-    from salm_dicom.dicom.scan import Scan
+    from salm_dicom.dicom.scan import Scan, SeriesFiles
 
 
 @click.command("scan", epilog="Example:  salm-dicom scan export/")
@@ -41,11 +41,11 @@ def show(source: Path, *, as_json: bool) -> int:
                 "series",
                 series_uid=first.series_uid,
                 modality=first.modality,
-                slices=len(series.paths),
+                slices=series.slices,
                 rows=first.pixel_format[0],
                 columns=first.pixel_format[1],
-                geometry=series.stack.irregular or "regular",
-                extent="slice" if series.stack.irregular or len(series.paths) == 1 else "volume",
+                geometry=_geometry(series),
+                extent="slice" if series.stack.irregular or series.slices == 1 else "volume",
                 files=[str(path) for path in series.paths],
             )
         for entry in found.left_out:
@@ -59,14 +59,20 @@ def show(source: Path, *, as_json: bool) -> int:
     return console.worst(console.exit_of_left_out(entry.code for entry in found.left_out))
 
 
+def _geometry(series: SeriesFiles) -> str:
+    """Return how the slices lie; frames of one file are placed when they are read."""
+    if series.headers[0].frames > 1:
+        return "multi-frame"
+    return series.stack.irregular or "regular"
+
+
 def _print(found: Scan, source: Path) -> None:
     rows = []
     for number, series in enumerate(found.series, start=1):
         first = series.headers[0]
         size = f"{first.pixel_format[0]} x {first.pixel_format[1]}"
         rows.append(
-            (str(number), first.modality, str(len(series.paths)), size,
-             series.stack.irregular or "regular")
+            (str(number), first.modality, str(series.slices), size, _geometry(series))
         )  # fmt: skip
     files = sum(len(series.paths) for series in found.series)
     click.echo(f"{len(found.series)} series with {files} images can be protected")

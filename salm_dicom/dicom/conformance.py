@@ -12,17 +12,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from salm_dicom.dicom import functional_groups as groups
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom import pixels, provenance
 from salm_dicom.dicom.derive import REMOVED
+from salm_dicom.dicom.encode import is_exactly
+from salm_dicom.dicom.frames import PER_FRAME, SHARED
+from salm_dicom.dicom.items import Item, items_of
 from salm_dicom.dicom.part10 import Part10, text
+from salm_dicom.dicom.writers import writer_of
 from salm_dicom.volume import Booleans, Integers
 
 # Attributes the write policy changes; every other one must keep its bytes.
 CHANGED = {
     h.IMAGE_TYPE, 0x00080012, 0x00080013, h.SOP_INSTANCE_UID, 0x0008103E, 0x00082111, 0x00082112,
     0x00089215, h.EQUIPMENT, h.SERIES_UID, 0x00200011, 0x00280106, 0x00280107, pixels.PIXEL_DATA,
+    groups.EVIDENCE,
 }  # fmt: skip
+# Compared element by element, see `functional_groups.differences`.
+_GROUPS = {SHARED, PER_FRAME}
+# What may describe colour otherwise when compressed colour was decoded.
+_COLOUR = {h.PHOTOMETRIC, h.PLANAR}
 # Filled where the source has none: an instance without them is no valid DICOM.
 FILLED = {h.SOP_CLASS_UID, h.STUDY_UID}
 DERIVATION = 0x00082111
@@ -44,7 +54,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """An instance and its decoded stored values, (rows, columns)."""
+    """An instance and its decoded stored values, see `pixels.stored_values`."""
 
     file: Part10
     values: Integers
@@ -62,12 +72,48 @@ def check(
     Parameters
     ----------
     may_change
-        True where a stored value may differ, (rows, columns); None checks the padding only.
+        True where a stored value may differ, shape of the values; None checks the padding only.
     largest
         Largest allowed absolute change in stored units; None takes what the file itself states.
     """
     header = check_header(source.file, protected.file)
     return [*header, *_pixels(source, protected, may_change, largest)]
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """How an instance, or one frame of it, says it was derived; the last of several times."""
+
+    text: str
+    codes: bytes
+    source_uid: str
+
+
+def derivations(protected: Part10) -> list[Derived]:
+    """Return what an instance says of its derivation: once, or for each frame of functional groups.
+
+    Raises
+    ------
+    ParseError
+        A sequence cannot be read.
+    """
+    if PER_FRAME not in protected:
+        codes = protected.value(0x00089215)
+        images = items_of(protected, SOURCE_IMAGE)
+        return [Derived(h.text_of(protected, DERIVATION), codes, _uid_of_last(images))]
+    found = []
+    for frame in items_of(protected, PER_FRAME):
+        said = frame.items(groups.DERIVATION_IMAGE)
+        if not said:
+            found.append(Derived("", b"", ""))
+            continue
+        text, codes = said[-1].text(DERIVATION), said[-1].value(0x00089215)
+        found.append(Derived(text, codes, _uid_of_last(said[-1].items(SOURCE_IMAGE))))
+    return found
+
+
+def _uid_of_last(images: tuple[Item, ...]) -> str:
+    return images[-1].text(0x00081155) if images else ""
 
 
 def check_header(source: Part10, protected: Part10) -> list[Finding]:
@@ -97,7 +143,12 @@ def _uids(source: Part10, protected: Part10) -> Iterator[Finding]:
 
 
 def _attributes(source: Part10, protected: Part10) -> Iterator[Finding]:
-    before, after = source.element_bytes(CHANGED), protected.element_bytes(CHANGED)
+    changed = CHANGED | _GROUPS
+    if source.transfer_syntax != protected.transfer_syntax and _is_colour(source):
+        changed |= _COLOUR
+    if writer_of(h.identity_of(source).sop_class).lists_references:
+        changed.add(0x00081115)
+    before, after = source.element_bytes(changed), protected.element_bytes(changed)
     for tag in REMOVED.keys() & after.keys():
         code = "STALE_ICON" if tag == _ICON else "STALE_ATTRIBUTE"
         yield Finding(code, f"{_tag(tag)} {REMOVED[tag]} no longer describes the pixels")
@@ -112,17 +163,27 @@ def _attributes(source: Part10, protected: Part10) -> Iterator[Finding]:
             yield Finding("ATTRIBUTE_ADDED", f"{_tag(tag)} was added")
         elif source.dataset[tag] != protected.dataset[tag]:
             yield Finding("ATTRIBUTE_CHANGED", f"{_tag(tag)} is not the source's")
+    for tag in sorted(set(groups.differences(source, protected))):
+        yield Finding("ATTRIBUTE_CHANGED", f"{_tag(tag)} of a functional group is not the source's")
+
+
+def _is_colour(file: Part10) -> bool:
+    return h.short_of(file, h.SAMPLES) > 1
 
 
 def _provenance(source: Part10, protected: Part10) -> Iterator[Finding]:
     if h.text_of(protected, h.IMAGE_TYPE).split("\\")[0] != "DERIVED":
         yield Finding("NOT_DERIVED", "(0008,0008) Image Type does not begin with DERIVED")
-    if provenance.stated_largest_change(h.text_of(protected, DERIVATION)) is None:
-        yield Finding("NO_PROVENANCE", "(0008,2111) Derivation Description has no sentence of ours")
-    if provenance.DERIVATION_CODE not in protected.value(0x00089215):
-        yield Finding("NO_PROVENANCE", "(0008,9215) Derivation Code Sequence lacks our code")
-    if h.identity_of(source).sop_uid.encode() not in protected.value(SOURCE_IMAGE):
-        yield Finding("NO_PROVENANCE", "(0008,2112) Source Image Sequence does not name the source")
+    if groups.frame_types(protected) - {"DERIVED"}:
+        yield Finding("NOT_DERIVED", "(0008,9007) a Frame Type does not begin with DERIVED")
+    for number, said in enumerate(derivations(protected), start=1):
+        where = f" of frame {number}" if PER_FRAME in protected else ""
+        if provenance.stated_largest_change(said.text) is None:
+            yield Finding("NO_PROVENANCE", f"(0008,2111){where} has no sentence of ours")
+        if provenance.DERIVATION_CODE not in said.codes:
+            yield Finding("NO_PROVENANCE", f"(0008,9215){where} lacks our code")
+        if h.identity_of(source).sop_uid != said.source_uid:
+            yield Finding("NO_PROVENANCE", f"(0008,2112){where} does not name the source")
     equipment = protected.value(h.EQUIPMENT)
     if not h.is_protected(protected) or provenance.EQUIPMENT_CODE not in equipment:
         yield Finding("NO_PROVENANCE", "(0018,A001) Contributing Equipment does not name us")
@@ -148,10 +209,14 @@ def _pixels(
     found = int(np.abs(delta).max(initial=0))
     allowed = largest
     if allowed is None:
-        allowed = provenance.stated_largest_change(h.text_of(protected.file, DERIVATION))
+        said = derivations(protected.file)
+        allowed = provenance.stated_largest_change(said[0].text) if said else None
     if allowed is not None and found > allowed:
         yield Finding("BUDGET_EXCEEDED", f"a value changed by {found}, {allowed} is allowed")
-    yield from _range(protected.file, after)
+    if not _is_colour(protected.file):
+        yield from _range(protected.file, after)
+    elif not is_exactly(protected.file, source.file, delta):
+        yield Finding("COLOUR_CHANGED", "more than the luminance of the pixels changed")
 
 
 def _padding(source: Part10, before: Integers, after: Integers) -> Iterator[Finding]:

@@ -12,10 +12,15 @@ from datetime import datetime
 from pydicom.charset import convert_encodings, encode_string
 
 from salm_dicom import __version__
+from salm_dicom.dicom import functional_groups as groups
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom import pixels, provenance
+from salm_dicom.dicom.encode import encode
+from salm_dicom.dicom.frames import PER_FRAME
 from salm_dicom.dicom.part10 import Part10
+from salm_dicom.dicom.samples import Shape
 from salm_dicom.dicom.splice import IMPLICIT_LITTLE, Encoding, file_meta, splice
+from salm_dicom.dicom.writers import writer_of
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Integers
 
@@ -77,45 +82,81 @@ def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
     file
         The source instance.
     values
-        Its stored values after the change, shape (rows, columns).
+        Its stored values after the change, in the shape of `pixels.stored_values`.
     """
     code = Encoding.of(file)
     source = h.identity_of(file)
     sop_uid = derivation.uid("instance", source.sop_uid)
     series_uid = derivation.uid("series", source.series_uid)
-    syntax, data, encapsulated = pixels.encode(file, values)
+    syntax, data, encapsulated = encode(file, values)
     record, created = derivation.record, derivation.created
-
-    def appended(tag: int, item: Callable[[Encoding], bytes]) -> bytes:
-        if file.vr(tag) == "UN":  # its items are implicit little endian (PS3.5 6.2.2)
-            return code.element(tag, "UN", file.value(tag) + item(IMPLICIT_LITTLE))
-        return code.element(tag, "SQ", file.value(tag) + item(code))
-
     changes: dict[int, bytes | None] = {
         h.IMAGE_TYPE: code.element(h.IMAGE_TYPE, "CS", _derived_type(file)),
         0x00080012: code.element(0x00080012, "DA", created.strftime("%Y%m%d")),
         0x00080013: code.element(0x00080013, "TM", created.strftime("%H%M%S")),
         h.SOP_INSTANCE_UID: code.element(h.SOP_INSTANCE_UID, "UI", sop_uid),
         _SERIES_DESCRIPTION: code.element(_SERIES_DESCRIPTION, "LO", _series_description(file)),
-        _DERIVATION: code.element(_DERIVATION, "ST", _derivation_description(file, record)),
-        0x00082112: appended(
-            0x00082112, lambda c: provenance.source_image(c, source.sop_class, source.sop_uid)
+        h.EQUIPMENT: _appended(
+            file, h.EQUIPMENT, lambda c: provenance.equipment(c, record, created)
         ),
-        0x00089215: appended(0x00089215, provenance.derivation_code),
-        h.EQUIPMENT: appended(h.EQUIPMENT, lambda c: provenance.equipment(c, record, created)),
         h.SERIES_UID: code.element(h.SERIES_UID, "UI", series_uid),
         0x00200011: code.element(0x00200011, "IS", _series_number(file)),
         pixels.PIXEL_DATA: code.element(
             pixels.PIXEL_DATA, _pixel_vr(file, encapsulated), data, undefined=encapsulated
         ),
     }
+    if PER_FRAME in file:
+        changes |= groups.changes(file, source, record, values.reshape(Shape.of(file).pixels))
+    else:
+        changes |= _said_at_the_top(file, source, record)
+    if writer_of(source.sop_class).lists_references:
+        changes[0x00081115] = provenance.referenced_series(file, code, source)
+    if syntax != file.transfer_syntax:
+        changes |= _colour_as_decoded(file, code)
     for tag, extreme in ((_LEAST, values.min()), (_MOST, values.max())):
-        if file.value(tag):
+        if Shape.of(file).samples > 1:
+            changes[tag] = None  # of which colour would it be
+        elif file.value(tag):
             vr = "SS" if h.short_of(file, h.PIXEL_REPRESENTATION) else "US"
             changes[tag] = code.element(tag, vr, code.unsigned_short(int(extreme)))
     changes |= _filled(file, source, derivation, code)
     changes |= dict.fromkeys(REMOVED)
     return splice(file, changes, file_meta(source.sop_class, sop_uid, syntax, __version__))
+
+
+def _appended(file: Part10, tag: int, item: Callable[[Encoding], bytes]) -> bytes:
+    """Return a sequence with one more item."""
+    code = Encoding.of(file)
+    if file.vr(tag) == "UN":  # its items are implicit little endian (PS3.5 6.2.2)
+        return code.element(tag, "UN", file.value(tag) + item(IMPLICIT_LITTLE))
+    return code.element(tag, "SQ", file.value(tag) + item(code))
+
+
+def _said_at_the_top(
+    file: Part10, source: h.Identity, record: ProtectionRecord
+) -> dict[int, bytes | None]:
+    """Return how the instance was derived, for one without functional groups."""
+    description = _derivation_description(file, record)
+    return {
+        _DERIVATION: Encoding.of(file).element(_DERIVATION, "ST", description),
+        0x00082112: _appended(
+            file,
+            0x00082112,
+            lambda c: provenance.source_image(c, source.sop_class, source.sop_uid),
+        ),
+        0x00089215: _appended(file, 0x00089215, provenance.derivation_code),
+    }
+
+
+def _colour_as_decoded(file: Part10, code: Encoding) -> dict[int, bytes | None]:
+    """Return what describes colour that a decoder gave: its model, and that it lies by pixel."""
+    shape = Shape.of(file)
+    if shape.samples == 1:
+        return {}
+    return {
+        h.PHOTOMETRIC: code.element(h.PHOTOMETRIC, "CS", shape.decoded().photometric),
+        h.PLANAR: code.element(h.PLANAR, "US", code.unsigned_short(0)),
+    }
 
 
 def _filled(

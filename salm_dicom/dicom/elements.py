@@ -85,7 +85,7 @@ def walk(
 
 def _head(data: bytes, position: int, implicit: bool, little: bool) -> tuple[int, bytes, int, int]:
     """Return tag, VR, where the value starts, and its length."""
-    if position + 12 > len(data) and position + 8 != len(data):
+    if position + 8 > len(data):
         raise Unusual
     if implicit:
         group, element, length = _IMPLICIT[little](data, position)
@@ -118,12 +118,12 @@ def _skip_items(data: bytes, position: int, implicit: bool, little: bool, depth:
         if tag != ITEM:
             raise Unusual
         if length == UNDEFINED:
-            position = _skip_elements(data, position, implicit, little, depth)
+            position = skip_elements(data, position, implicit, little, depth)
         else:
             position += length
 
 
-def _skip_elements(data: bytes, position: int, implicit: bool, little: bool, depth: int) -> int:
+def skip_elements(data: bytes, position: int, implicit: bool, little: bool, depth: int) -> int:
     """Return where an item of undefined length ends."""
     while True:
         tag, vr, value, length = _head(data, position, implicit, little)

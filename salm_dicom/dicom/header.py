@@ -34,6 +34,7 @@ ORIENTATION = 0x00200037
 FRAME_OF_REFERENCE = 0x00200052
 SAMPLES = 0x00280002
 PHOTOMETRIC = 0x00280004
+PLANAR = 0x00280006
 FRAMES = 0x00280008
 ROWS = 0x00280010
 COLUMNS = 0x00280011
@@ -76,14 +77,15 @@ class InstanceHeader:
     splitting: tuple[str, ...]
     is_protected: bool
     is_quantitative: bool
+    frames: int = 1
 
     @property
     def volume_key(self) -> tuple[object, ...]:
-        """Equal for the instances that can be slices of one volume."""
+        """Equal for the instances that can be slices of one volume; a multi-frame file is alone."""
         turn = tuple(round(cosine, 2) + 0.0 for cosine in self.orientation)
         return (
             self.series_uid, self.pixel_format, turn, self.spacing,
-            self.image_type[2:], self.splitting,
+            self.image_type[2:], self.splitting, self.sop_uid if self.frames > 1 else "",
         )  # fmt: skip
 
 
@@ -94,12 +96,12 @@ def header(file: Part10, path: Path) -> InstanceHeader:
     ------
     MissingTag, BadUid, BadValue
     """
-    frames = text_of(file, FRAMES)
+    frames = frames_of(file)
     pixel_format = (
         short_of(file, ROWS), short_of(file, COLUMNS), short_of(file, SAMPLES),
         text_of(file, PHOTOMETRIC), short_of(file, BITS_ALLOCATED),
         short_of(file, BITS_STORED), short_of(file, PIXEL_REPRESENTATION),
-        text_of(file, FRAME_OF_REFERENCE), frames if frames not in ("", "1") else "",
+        text_of(file, FRAME_OF_REFERENCE),
     )  # fmt: skip
     number = text_of(file, INSTANCE_NUMBER)
     identity = identity_of(file)
@@ -113,11 +115,12 @@ def header(file: Part10, path: Path) -> InstanceHeader:
         modality=text_of(file, MODALITY),
         image_type=tuple(text_of(file, IMAGE_TYPE).split("\\")),
         instance_number=int(number) if re.fullmatch(r"[+-]?\d{1,12}", number) else 0,
-        position=_numbers(file, POSITION, 3),
-        orientation=_numbers(file, ORIENTATION, 6),
-        spacing=_numbers(file, PIXEL_SPACING, 2),
+        position=numbers(text_of(file, POSITION), POSITION, 3),
+        orientation=numbers(text_of(file, ORIENTATION), ORIENTATION, 6),
+        spacing=numbers(text_of(file, PIXEL_SPACING), PIXEL_SPACING, 2),
         pixel_format=pixel_format,
         splitting=tuple(text_of(file, tag) for tag in _SPLITTING),
+        frames=frames,
         is_protected=is_protected(file),
         is_quantitative=REAL_WORLD_VALUE_MAP in file or bool(text_of(file, UNITS)),
     )
@@ -164,6 +167,22 @@ def is_protected(file: Part10) -> bool:
     return PRODUCT.encode() in file.value(EQUIPMENT)
 
 
+def frames_of(file: Part10) -> int:
+    """Return Number of Frames; 1 where the instance has none.
+
+    Raises
+    ------
+    BadValue
+        It is no positive number.
+    """
+    found = text_of(file, FRAMES)
+    if not found:
+        return 1
+    if not re.fullmatch(r"\+?\d{1,12}", found) or not int(found):
+        raise BadValue("(0028,0008) Number of Frames is not a positive whole number")
+    return int(found)
+
+
 def short_of(file: Part10, tag: int) -> int:
     """Return a US attribute that must be there."""
     value = file.value(tag)
@@ -181,15 +200,19 @@ def _check_uid(value: str, tag: int) -> None:
         raise BadUid(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is not a valid UID")
 
 
-def _numbers(file: Part10, tag: int, count: int) -> Vector:
-    """Return a DS attribute of `count` finite numbers; an empty tuple when it is missing."""
-    value = text_of(file, tag)
+def numbers(value: str, tag: int, count: int) -> Vector:
+    """Return a DS value as `count` finite numbers; an empty tuple when it is empty.
+
+    Raises
+    ------
+    BadValue
+    """
     if not value:
         return ()
     try:
-        numbers = tuple(float(part) for part in value.split("\\"))
+        found = tuple(float(part) for part in value.split("\\"))
     except ValueError:
-        numbers = ()
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        found = ()
+    if len(found) != count or not all(map(math.isfinite, found)):
         raise BadValue(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is not {count} finite numbers")
-    return numbers
+    return found

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from io import BytesIO
 from operator import itemgetter
@@ -25,6 +24,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from salm_dicom.dicom.deflate import inflated
 from salm_dicom.dicom.elements import UNDEFINED, Span, Unusual, walk
 from salm_dicom.errors import (
     EmptyFile,
@@ -40,8 +40,6 @@ from salm_dicom.errors import (
 TRANSFER_SYNTAX = 0x00020010
 # Float, double float and integer pixel data: whatever comes from here on is not header.
 FIRST_PIXEL_TAG = 0x7FE00008
-# Most headers end within this many bytes.
-_HEAD = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -51,13 +49,15 @@ class Part10:
     Parameters
     ----------
     data
-        As on disk; of a header only, if `parse_header` read it.
+        As on disk, but inflated if it was deflated; of a header only, if `read_header` read it.
     spans
         Top-level elements in file order; together they cover the data set.
     meta
         Value of each file meta element.
     is_implicit_vr, is_little_endian
         How the data set really is encoded (the meta information can be wrong).
+    deflated
+        The file as on disk, if that is not `data`.
     """
 
     data: bytes
@@ -65,6 +65,7 @@ class Part10:
     meta: dict[int, bytes]
     is_implicit_vr: bool
     is_little_endian: bool
+    deflated: bytes = b""
 
     @cached_property
     def _by_tag(self) -> dict[int, Span]:
@@ -83,7 +84,7 @@ class Part10:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the file, hexadecimal."""
-        return hashlib.sha256(self.data).hexdigest()
+        return hashlib.sha256(self.deflated or self.data).hexdigest()
 
     def __contains__(self, tag: int) -> bool:
         return tag in self._by_tag
@@ -124,36 +125,8 @@ def read(path: Path) -> Part10:
     return parse(read_bytes(path))
 
 
-def read_header(path: Path) -> tuple[Part10, int]:
-    """Return the elements before the pixel data, and how many bytes follow them in the file."""
-    try:
-        with path.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            data = stream.read(_HEAD)
-            file = _quick_header(data)
-            if file is None:
-                data += stream.read()
-                file = parse(data, before=FIRST_PIXEL_TAG) if data else None
-    except OSError as error:
-        raise Unreadable(f"cannot be read ({type(error).__name__})") from error
-    if file is None:
-        raise EmptyFile("the file has no bytes")
-    end = max((s.stop for s in file.spans if s.tag < FIRST_PIXEL_TAG), default=0)
-    return file, size - end
-
-
-def _quick_header(data: bytes) -> Part10 | None:
-    """Return the header if the first bytes of the file hold all of it."""
-    try:
-        if data[128:132] != b"DICM":
-            return None
-        file = _walked(data, FIRST_PIXEL_TAG)
-    except Unusual:
-        return None
-    return file if file.spans and file.spans[-1].stop < len(data) else None
-
-
-def _walked(data: bytes, before: int) -> Part10:
+def walked(data: bytes, before: int) -> Part10:
+    """Return the file as the standard says it is, or raise `Unusual`; see `parse`."""
     spans, start = _meta_spans(data)
     meta = {span.tag: data[span.value : span.value_stop] for span in spans}
     syntax = _known_syntax(text(meta.get(TRANSFER_SYNTAX, b"")))
@@ -171,8 +144,13 @@ def parse(data: bytes, *, before: int = UNDEFINED) -> Part10:
     """
     if data[128:132] != b"DICM":
         raise NotDicom("no DICM prefix at byte 128: not a DICOM Part 10 file")
+    plain = inflated(data)
+    if plain is not data:
+        file = parse(plain, before=before)
+        meta = file.meta | {TRANSFER_SYNTAX: DeflatedExplicitVRLittleEndian.encode()}
+        return replace(file, meta=meta, deflated=data)
     try:
-        file = _walked(data, before)
+        file = walked(data, before)
     except Unusual:
         return _by_pydicom(data)
     if not file.spans:
@@ -185,8 +163,6 @@ def _known_syntax(syntax: str) -> str:
         raise MissingTag("(0002,0010) Transfer Syntax UID is missing from the file meta group")
     if not _is_transfer_syntax(syntax):
         raise UnsupportedTransferSyntax("the Transfer Syntax UID is not one of the standard's")
-    if syntax == DeflatedExplicitVRLittleEndian:
-        raise UnsupportedTransferSyntax("deflated data sets are not supported yet")
     return syntax
 
 

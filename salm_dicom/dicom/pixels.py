@@ -1,25 +1,27 @@
-"""Data sets to StoredPixels and back: sign, bits, padding, rescale, encoding."""
+"""Data sets to stored values: colour, sign, bits, padding, rescale; and what is not supported."""
 
 from __future__ import annotations
 
+import math
 import warnings
-from contextlib import suppress
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from numpy.typing import NDArray
+from pydicom.pixels.utils import iter_pixels
 
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom.part10 import Part10
-from salm_dicom.dicom.writers import ENCODERS
+from salm_dicom.dicom.regions import ultrasound_regions
+from salm_dicom.dicom.samples import DECODED, MONOCHROME, Shape, luminance
+from salm_dicom.dicom.samples import room as colour_room
 from salm_dicom.errors import (
     BadValue,
     DecodeError,
     MissingTag,
     NonLinearRescale,
     NotImage,
+    TooLarge,
     Truncated,
     UnsupportedPixels,
 )
@@ -31,85 +33,137 @@ _PADDING_LIMIT = 0x00280121
 _INTERCEPT = 0x00281052
 _SLOPE = 0x00281053
 _MODALITY_LUT = 0x00283000
+_PROVIDER_URL = 0x00287FE0
 _FLOAT_PIXELS = (0x7FE00008, 0x7FE00009)
+# Longest value of an element; 0xFFFFFFFF means an undefined length (PS3.5 7.1.1).
+_MOST_BYTES = 0xFFFFFFFE
 
 
 def stored_values(file: Part10) -> Integers:
-    """Return the stored values of a single-frame monochrome image, shape (rows, columns).
+    """Return the stored values of an image, (rows, columns), or (frames, rows, columns).
 
-    Never inverts MONOCHROME1, never applies slope, intercept or a look-up table. Raw words are
-    taken as they are; anything compressed is decoded by pydicom and its plug-ins.
+    Of a colour image the luminance, see `samples`. Never inverts MONOCHROME1, never applies slope,
+    intercept or a look-up table. Raw words are taken as they are; anything compressed is decoded
+    by pydicom and its plug-ins, frame by frame.
 
     Raises
     ------
     NotImage, MissingTag, UnsupportedPixels, NonLinearRescale, Truncated, DecodeError
     """
     check_pixels(file)
-    if not file.transfer_syntax.is_encapsulated:
-        return _raw_values(file)
+    shape = Shape.of(file)
+    if shape.samples > 1:
+        values = luminance(*words_of(file))
+    elif file.transfer_syntax.is_encapsulated:
+        values = _decoded(file, shape)
+    else:
+        values = raw_values(file).reshape(shape.pixels)
+    return values if shape.frames > 1 else values[0]
+
+
+def room(file: Part10) -> Integers | None:
+    """Return how far each pixel can go, shape of `stored_values`; None if Bits Stored says it all.
+
+    Outside the regions that an ultrasound device lists nothing may change: that is where it
+    writes names, dates and measurements.
+    """
+    shape = Shape.of(file)
+    free = colour_room(*words_of(file)) if shape.samples > 1 else None
+    inside = ultrasound_regions(file)
+    if inside is not None:
+        most = np.iinfo(np.uint8 if h.short_of(file, h.BITS_ALLOCATED) == 8 else np.uint16).max
+        free = np.full(shape.pixels, most, dtype=np.min_scalar_type(most)) if free is None else free
+        free[:, ~inside] = 0
+    return free if free is None or shape.frames > 1 else free[0]
+
+
+def words_of(file: Part10) -> tuple[Integers, Shape]:
+    """Return the words of an image, flat, and how they lie: as stored, or as decoded."""
+    shape = Shape.of(file)
+    if file.transfer_syntax.is_encapsulated:
+        return _decoded(file, shape).reshape(-1), shape.decoded()
+    return source_words(file), shape
+
+
+def _decoded(file: Part10, shape: Shape) -> Integers:
+    """Return decoded words, (frames, rows, columns), and last the sample if there are several."""
+    wanted = (*shape.pixels, shape.samples)[: 3 + (shape.samples > 1)]
+    out: NDArray[Any] = np.empty(0)
+    # without indices pydicom takes a shorter way, which knows less of bits and signs
+    which = list(range(shape.frames))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            values = np.asarray(pixel_array(file.dataset, raw=True))
+            for index, frame in enumerate(iter_pixels(file.dataset, raw=True, indices=which)):
+                if not index:
+                    out = np.empty((shape.frames, *frame.shape), dtype=frame.dtype)
+                out[index] = frame
     except Exception as error:
         raise DecodeError(f"the pixel data cannot be decoded ({type(error).__name__})") from error
-    shape = h.short_of(file, h.ROWS), h.short_of(file, h.COLUMNS)
-    if values.shape != shape or values.dtype.kind not in "iu":
-        raise DecodeError(f"decoding gave {values.dtype} of shape {values.shape}, not {shape}")
-    return values
+    if out.shape != wanted or out.dtype.kind not in "iu":
+        raise DecodeError(f"decoding gave {out.dtype} of shape {out.shape}, not {wanted}")
+    return out
 
 
-def _raw_values(file: Part10) -> Integers:
-    """Return raw words as integers of the pixels' sign, without the bits above Bits Stored."""
-    words = _source_words(file)
+def raw_values(file: Part10) -> Integers:
+    """Return raw monochrome words, flat, in the pixels' sign, without bits above Bits Stored."""
+    words = source_words(file)
     stored, allocated = h.short_of(file, h.BITS_STORED), words.dtype.itemsize * 8
     signed = np.dtype(f"i{words.dtype.itemsize}")
     if h.short_of(file, h.PIXEL_REPRESENTATION):
         values = words.view(signed)
         if stored < allocated:
             values = (words << (allocated - stored)).view(signed) >> (allocated - stored)
-    else:
-        values = words if stored == allocated else words & ((1 << stored) - 1)
-    return values.reshape(h.short_of(file, h.ROWS), h.short_of(file, h.COLUMNS))
+        return values
+    return words if stored == allocated else words & ((1 << stored) - 1)
 
 
-def _source_words(file: Part10) -> Integers:
+def source_words(file: Part10) -> Integers:
     """Return the words of uncompressed Pixel Data in the machine's byte order, flat, unsigned."""
     data, needed = file.value(PIXEL_DATA), raw_bytes(file)
     if len(data) < needed:
         raise Truncated(f"the pixel data has {len(data)} bytes; {needed} are needed")
-    words: Integers = np.frombuffer(data, _word_type(file), needed // _word_type(file).itemsize)
+    kind = word_type(file)
+    if kind.itemsize == 1 and is_swapped(file):
+        return np.frombuffer(swapped(data), kind, needed)
+    words: Integers = np.frombuffer(data, kind, needed // kind.itemsize)
     return words.astype(words.dtype.newbyteorder("="), copy=False)
 
 
-def _word_type(file: Part10) -> np.dtype[np.unsignedinteger]:
+def word_type(file: Part10) -> np.dtype[np.unsignedinteger]:
     """Return the type of one word of uncompressed Pixel Data (PS3.5 8.1, A.2, A.3)."""
     size = h.short_of(file, h.BITS_ALLOCATED) // 8
-    is_big = not file.is_little_endian and file.vr(PIXEL_DATA) == "OW"
-    if size == 1 and is_big:
-        raise UnsupportedPixels("8-bit pixels in big endian words are not supported yet")
-    return np.dtype(f"{'>' if is_big else '<'}u{size}")
+    return np.dtype(f"{'>' if is_swapped(file) else '<'}u{size}")
+
+
+def is_swapped(file: Part10) -> bool:
+    """Return whether uncompressed Pixel Data is big endian words; 8-bit pixels lie two in one."""
+    return not file.is_little_endian and file.vr(PIXEL_DATA) == "OW"
+
+
+def swapped(data: bytes) -> bytes:
+    """Return 16-bit words in the other byte order."""
+    return np.frombuffer(data, np.uint16, len(data) // 2).byteswap().tobytes()
 
 
 def check_pixels(file: Part10) -> None:
     """Raise the code that says why this data set has no pixels that can be protected, if so."""
-    if PIXEL_DATA not in file:
-        if any(tag in file for tag in _FLOAT_PIXELS):
-            raise UnsupportedPixels("float pixel data; only integers can be protected exactly")
-        raise NotImage("the object has no pixel data")
+    check_pixel_tag(next((t for t in (*_FLOAT_PIXELS, PIXEL_DATA) if t in file), 0), file)
     check_format(file)
+
+
+def check_pixel_tag(tag: int, header: Part10) -> None:
+    """Raise the code that says why `tag`, the first after a header, holds no usable pixels."""
+    if tag in _FLOAT_PIXELS:
+        raise UnsupportedPixels("float pixel data; only integers can be protected exactly")
+    if _PROVIDER_URL in header:
+        raise UnsupportedPixels("the pixel data lies at a URL; nothing is fetched")
+    if tag != PIXEL_DATA:
+        raise NotImage("the object has no pixel data")
 
 
 def check_format(file: Part10) -> None:
     """Raise the code that says why pixels as the header describes them are not supported, if so."""
-    frames = h.text_of(file, h.FRAMES)
-    if frames not in ("", "1"):
-        raise UnsupportedPixels("multi-frame images are not supported yet")
-    photometric = h.text_of(file, h.PHOTOMETRIC)
-    if not photometric:
-        raise MissingTag("(0028,0004) Photometric Interpretation is missing or empty")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise UnsupportedPixels("colour and palette images are not supported yet")
     allocated, stored = h.short_of(file, h.BITS_ALLOCATED), h.short_of(file, h.BITS_STORED)
     if allocated not in (8, 16):
         raise UnsupportedPixels(f"Bits Allocated {allocated}; 8 or 16 are supported")
@@ -123,6 +177,37 @@ def check_format(file: Part10) -> None:
         raise BadValue("(0028,0103) Pixel Representation is neither 0 nor 1")
     if _MODALITY_LUT in file:
         raise NonLinearRescale("a Modality LUT Sequence maps stored values non-linearly")
+    _check_colour(file)
+    if raw_bytes(file) > _MOST_BYTES:
+        raise TooLarge(f"{raw_bytes(file)} bytes of pixels; DICOM can hold {_MOST_BYTES} in a file")
+
+
+def _check_colour(file: Part10) -> None:
+    """Raise the code that says why the colour model is not supported, if so."""
+    photometric, samples = h.text_of(file, h.PHOTOMETRIC), h.short_of(file, h.SAMPLES)
+    if not photometric:
+        raise MissingTag("(0028,0004) Photometric Interpretation is missing or empty")
+    if photometric in MONOCHROME:
+        if samples != 1:
+            raise BadValue(f"a monochrome image with {samples} samples for each pixel")
+        return
+    if photometric == "PALETTE COLOR":
+        raise UnsupportedPixels("PALETTE COLOR: the next index is another colour")
+    if photometric not in DECODED:
+        raise UnsupportedPixels("the Photometric Interpretation is not one that can be protected")
+    if samples != 3:
+        raise UnsupportedPixels(f"a colour image with {samples} samples for each pixel, not 3")
+    if h.short_of(file, h.PIXEL_REPRESENTATION) or h.short_of(file, h.BITS_STORED) % 8:
+        raise UnsupportedPixels("a colour image of signed or odd-sized samples")
+    if h.short_of(file, h.PLANAR) not in (0, 1):
+        raise BadValue("(0028,0006) Planar Configuration is neither 0 nor 1")
+    if file.transfer_syntax.is_encapsulated:
+        return
+    if photometric in ("YBR_RCT", "YBR_ICT"):
+        raise UnsupportedPixels("a JPEG 2000 colour model without JPEG 2000")
+    is_odd = h.short_of(file, h.COLUMNS) % 2 or h.short_of(file, h.PLANAR)
+    if photometric == "YBR_FULL_422" and is_odd:
+        raise BadValue("YBR_FULL_422 by plane or with an odd number of columns")
 
 
 def rescale(file: Part10) -> tuple[float, float]:
@@ -134,7 +219,16 @@ def rescale(file: Part10) -> tuple[float, float]:
             values.append(float(text) if text else default)
         except ValueError as error:
             raise BadValue(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is not a number") from error
+    check_rescale(*values)
     return values[0], values[1]
+
+
+def check_rescale(slope: float, intercept: float) -> None:
+    """Raise `BadValue` when a mapping loses all stored values or is no number."""
+    if not (math.isfinite(slope) and math.isfinite(intercept)):
+        raise BadValue("rescale slope or intercept is not a finite number")
+    if not slope:
+        raise BadValue("rescale slope is 0; modality values would all be equal")
 
 
 def padding(file: Part10) -> tuple[int, int] | None:
@@ -147,58 +241,9 @@ def padding(file: Part10) -> tuple[int, int] | None:
     return min(first, last), max(first, last)
 
 
-def encode(file: Part10, values: Integers) -> tuple[UID, bytes, bool]:
-    """Return transfer syntax, Pixel Data value and whether it is encapsulated.
-
-    The source's transfer syntax is kept where it is lossless and its encoder takes the image;
-    otherwise the values become raw words of Explicit VR Little Endian. Bits above Bits Stored
-    keep the source's content (old overlays) unless they were the sign.
-    """
-    syntax = file.transfer_syntax
-    plugin = ENCODERS.get(syntax)
-    if plugin == "":
-        return syntax, _words(file, values), False
-    if plugin is not None:
-        # an encoder may refuse what others wrote: openjpeg's takes no side under 32 pixels
-        with suppress(RuntimeError, ValueError):
-            return syntax, _compress(file, syntax, plugin, values), True
-    words = values.astype(values.dtype.newbyteorder("<"))
-    return ExplicitVRLittleEndian, words.tobytes(), False
-
-
-def _words(file: Part10, values: Integers) -> bytes:
-    """Return the source's pixel bytes with the low Bits Stored of each changed word replaced."""
-    old = _source_words(file)
-    stored = h.short_of(file, h.BITS_STORED)
-    new = values.reshape(-1).view(old.dtype)
-    if stored < old.dtype.itemsize * 8:
-        mask = old.dtype.type((1 << stored) - 1)
-        before = _raw_values(file).reshape(-1).view(old.dtype)
-        new = np.where(old == before, new, (old & ~mask) | (new & mask))
-    words = new.astype(_word_type(file), copy=False)
-    return words.tobytes() + file.value(PIXEL_DATA)[words.nbytes :]
-
-
-def _compress(file: Part10, syntax: UID, plugin: str, values: Integers) -> bytes:
-    """Return encapsulated lossless pixel data, made by pydicom on a data set of its own."""
-    lean = Dataset()
-    lean.file_meta = FileMetaDataset()
-    lean.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    lean.Rows, lean.Columns = values.shape
-    lean.SamplesPerPixel = 1
-    lean.PhotometricInterpretation = h.text_of(file, h.PHOTOMETRIC)
-    lean.BitsAllocated = h.short_of(file, h.BITS_ALLOCATED)
-    lean.BitsStored = h.short_of(file, h.BITS_STORED)
-    lean.HighBit = lean.BitsStored - 1
-    lean.PixelRepresentation = h.short_of(file, h.PIXEL_REPRESENTATION)
-    lean.compress(syntax, values, encoding_plugin=plugin, generate_instance_uid=False)
-    return bytes(lean.PixelData)
-
-
 def raw_bytes(file: Part10) -> int:
-    """Return how many bytes the pixels of one uncompressed monochrome frame take."""
-    voxels = h.short_of(file, h.ROWS) * h.short_of(file, h.COLUMNS)
-    return voxels * h.short_of(file, h.BITS_ALLOCATED) // 8
+    """Return how many bytes the pixels of all frames take without compression."""
+    return Shape.of(file).words * h.short_of(file, h.BITS_ALLOCATED) // 8
 
 
 def _as_stored(file: Part10, tag: int) -> int | None:

@@ -10,8 +10,9 @@ import re
 from datetime import datetime
 
 from salm_dicom import __version__
-from salm_dicom.dicom.header import PRODUCT
-from salm_dicom.dicom.splice import Encoding
+from salm_dicom.dicom.header import PRODUCT, SERIES_UID, STUDY_UID, Identity, text_of
+from salm_dicom.dicom.part10 import Part10
+from salm_dicom.dicom.splice import IMPLICIT_LITTLE, Encoding
 from salm_dicom.record import ProtectionRecord
 
 MANUFACTURER = "salm_dicom project"
@@ -53,17 +54,87 @@ def derivation_code(encoding: Encoding) -> bytes:
     return code_item(encoding, DERIVATION_CODE, "Pixel by pixel addition")
 
 
-def source_image(encoding: Encoding, sop_class: str, sop_uid: str) -> bytes:
-    """Return the item of Source Image Sequence (0008,2112) that names the source instance."""
+def source_image(encoding: Encoding, sop_class: str, sop_uid: str, frame: int = 0) -> bytes:
+    """Return the item of Source Image Sequence (0008,2112) that names the source instance.
+
+    Parameters
+    ----------
+    frame
+        Number of the source's frame, from 1; 0 names all of the instance.
+    """
     purpose = code_item(encoding, b"121322", "Source image for image processing operation")
     return encoding.item(
         (
             encoding.element(0x00081150, "UI", sop_class),
             encoding.element(0x00081155, "UI", sop_uid),
+            encoding.element(0x00081160, "IS", str(frame)) if frame else b"",
             encoding.element(0x0028135A, "CS", "YES"),
             encoding.element(0x0040A170, "SQ", purpose),
         )
     )
+
+
+def derivation_image(
+    encoding: Encoding, source: Identity, record: ProtectionRecord, frame: int
+) -> bytes:
+    """Return the item of Derivation Image Sequence (0008,9124) of one frame.
+
+    References: PS3.3 C.7.6.16.2.6 (Derivation Image Macro).
+    """
+    image = source_image(encoding, source.sop_class, source.sop_uid, frame)
+    return encoding.item(
+        (
+            encoding.element(0x00082111, "ST", sentence(record)),
+            encoding.element(0x00082112, "SQ", image),
+            encoding.element(0x00089215, "SQ", derivation_code(encoding)),
+        )
+    )
+
+
+def evidence(file: Part10, code: Encoding, tag: int, source: Identity) -> bytes:
+    """Return a sequence of references by study and series with the source appended.
+
+    References: PS3.3 10.3 (SOP Instance Reference), C.8.13.1 (Source Image Evidence Sequence).
+    """
+    encoding = IMPLICIT_LITTLE if file.vr(tag) == "UN" else code
+    instance = encoding.item(
+        (
+            encoding.element(0x00081150, "UI", source.sop_class),
+            encoding.element(0x00081155, "UI", source.sop_uid),
+        )
+    )
+    series = encoding.item(
+        (
+            encoding.element(0x00081199, "SQ", instance),
+            encoding.element(SERIES_UID, "UI", source.series_uid),
+        )
+    )
+    study = encoding.item(
+        (
+            encoding.element(0x00081115, "SQ", series),
+            encoding.element(STUDY_UID, "UI", text_of(file, STUDY_UID)),
+        )
+    )
+    return code.element(tag, file.vr(tag) or "SQ", file.value(tag) + study)
+
+
+def referenced_series(file: Part10, code: Encoding, source: Identity) -> bytes:
+    """Return Referenced Series Sequence (0008,1115) with the source appended (PS3.3 C.12.2)."""
+    tag = 0x00081115
+    encoding = IMPLICIT_LITTLE if file.vr(tag) == "UN" else code
+    instance = encoding.item(
+        (
+            encoding.element(0x00081150, "UI", source.sop_class),
+            encoding.element(0x00081155, "UI", source.sop_uid),
+        )
+    )
+    series = encoding.item(
+        (
+            encoding.element(0x0008114A, "SQ", instance),
+            encoding.element(SERIES_UID, "UI", source.series_uid),
+        )
+    )
+    return code.element(tag, file.vr(tag) or "SQ", file.value(tag) + series)
 
 
 def equipment(encoding: Encoding, record: ProtectionRecord, created: datetime) -> bytes:

@@ -14,7 +14,8 @@ import numpy as np
 
 from salm_dicom import __version__
 from salm_dicom.dicom import pixels
-from salm_dicom.dicom.header import identity_of
+from salm_dicom.dicom.encode import encode, is_exactly
+from salm_dicom.dicom.header import PHOTOMETRIC, PLANAR, identity_of
 from salm_dicom.dicom.part10 import Part10, parse
 from salm_dicom.dicom.splice import Encoding, file_meta, splice
 from salm_dicom.errors import MismatchError
@@ -34,7 +35,7 @@ class Kept:
     sha256
         Of the whole file.
     delta
-        Stored units that were added, (rows, columns).
+        Stored units that were added, shape of the stored values.
     """
 
     head: bytes
@@ -72,13 +73,13 @@ def restored(protected: Part10, kept: Kept) -> tuple[bytes, bool]:
     if header.transfer_syntax != protected.transfer_syntax:
         data = _uncompressed(header, protected, values)
     else:
-        _, pixel_bytes, _ = pixels.encode(protected, values)
+        _, pixel_bytes, _ = encode(protected, values)
         data = kept.head + pixel_bytes + kept.tail
     found = parse(data)
-    if not np.array_equal(pixels.stored_values(found), values):
+    if not is_exactly(found, protected, -kept.delta):
         raise MismatchError("decoding the restored pixel data does not give what was meant")
     is_source = hashlib.sha256(data).hexdigest() == kept.sha256
-    if not is_source and not header.transfer_syntax.is_encapsulated:
+    if not is_source and not header.transfer_syntax.is_compressed:
         raise MismatchError(
             "the restored file is not the source: the protected file was changed, or the vault is "
             "another run's"
@@ -96,10 +97,13 @@ def _without_pixels(kept: Kept) -> Part10:
 
 def _uncompressed(header: Part10, protected: Part10, values: Integers) -> bytes:
     """Return the source with raw pixel words, where its own syntax cannot be written."""
-    syntax, pixel_bytes, encapsulated = pixels.encode(protected, values)
+    syntax, pixel_bytes, encapsulated = encode(protected, values)
     element = Encoding.of(header).element(
         pixels.PIXEL_DATA, protected.vr(pixels.PIXEL_DATA), pixel_bytes, undefined=encapsulated
     )
     identity = identity_of(header)
     meta = file_meta(identity.sop_class, identity.sop_uid, syntax, __version__)
-    return splice(header, {pixels.PIXEL_DATA: element}, meta)
+    # colour stays as the protected file, which is no more compressed, describes it
+    whole = protected.element_bytes()
+    colour = {tag: whole[tag] for tag in (PHOTOMETRIC, PLANAR) if tag in whole}
+    return splice(header, {**colour, pixels.PIXEL_DATA: element}, meta)

@@ -14,9 +14,11 @@ from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom import pixels
+from salm_dicom.dicom.frames import check_frames
 from salm_dicom.dicom.geometry import Stack, stacks
 from salm_dicom.dicom.header import InstanceHeader
-from salm_dicom.dicom.part10 import read_header, text
+from salm_dicom.dicom.part10 import text
+from salm_dicom.dicom.peek import read_header
 from salm_dicom.dicom.writers import WRITERS
 from salm_dicom.errors import (
     AlreadyProtected,
@@ -57,6 +59,11 @@ class SeriesFiles:
     def paths(self) -> tuple[Path, ...]:
         """Files in order of the slices."""
         return tuple(instance.path for instance in self.headers)
+
+    @property
+    def slices(self) -> int:
+        """How many slices or frames the files have."""
+        return sum(instance.frames for instance in self.headers)
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -111,7 +118,7 @@ def image_header(path: Path) -> InstanceHeader:
     """Return the header of an image that can be protected, or raise the code that says why not."""
     if not stat.S_ISREG(_mode(path)):
         raise NotRegularFile("not a regular file (folder link, fifo, socket or device)")
-    file, rest = read_header(path)
+    file, next_tag, rest = read_header(path)
     if text(file.meta.get(h.META_SOP_CLASS_UID, b"")) == MediaStorageDirectoryStorage:
         raise NotImage("DICOMDIR: an index of the export, it is not copied")
     if rest < 0:
@@ -123,9 +130,14 @@ def image_header(path: Path) -> InstanceHeader:
         raise NotImage(f"{_class_name(sop_class)} is not an image; it is not copied")
     instance = h.header(file, path)
     _check_supported(instance)
+    if rest >= 4:
+        pixels.check_pixel_tag(next_tag, file)
     pixels.check_format(file)
+    check_frames(file, needs_groups=WRITERS[instance.sop_class].functional_groups)
     element_header = 8 if file.is_implicit_vr else 12
-    least = 28 if file.transfer_syntax.is_encapsulated else element_header + pixels.raw_bytes(file)
+    least = element_header + pixels.raw_bytes(file)
+    if file.transfer_syntax.is_encapsulated:
+        least = 20 + 8 * instance.frames  # element and offset table headers; a fragment's for each
     if rest < least:
         raise Truncated(f"{rest} bytes are left for the pixel data; {least} are needed")
     return instance
@@ -140,6 +152,8 @@ def _check_supported(instance: InstanceHeader) -> None:
         raise Quantitative(f"{name} holds measurements; it is not protected")
     if instance.sop_class not in WRITERS:
         raise UnsupportedPixels(f"{name} is not supported yet")
+    if instance.frames > 1 and not WRITERS[instance.sop_class].multi_frame:
+        raise UnsupportedPixels(f"{instance.frames} frames; {name} has one")
     if instance.is_protected:
         raise AlreadyProtected("written by salm_dicom; protect the source instead")
     if instance.is_quantitative:

@@ -9,20 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from salm_dicom.dicom import pixels
 from salm_dicom.dicom.conformance import check_header
 from salm_dicom.dicom.derive import Derivation, derived
+from salm_dicom.dicom.encode import is_exactly
 from salm_dicom.dicom.folder import WholeFolder
-from salm_dicom.dicom.header import (
-    BITS_STORED,
-    PIXEL_REPRESENTATION,
-    InstanceHeader,
-    header,
-    identity_of,
-    short_of,
-)
+from salm_dicom.dicom.frames import placed
+from salm_dicom.dicom.header import InstanceHeader, header, identity_of
+from salm_dicom.dicom.multiframe import in_file_order, ordered
 from salm_dicom.dicom.part10 import Part10, parse, read
 from salm_dicom.dicom.scan import group, image_header
+from salm_dicom.dicom.slices import joined, stored_pixels
 from salm_dicom.errors import Changed, GeometryError, MismatchError
 from salm_dicom.volume import Integers, StoredPixels, Volume
 
@@ -33,7 +29,7 @@ Stamp = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class KeptFile:
-    """A file in memory, its pixels as one slice of the volume, and what the disk said of it."""
+    """A file in memory, its pixels as they lie in the volume, and what the disk said of it."""
 
     part10: Part10
     stamp: Stamp
@@ -45,12 +41,14 @@ class Origin:
     """The files a volume came from, and their SHA-256: what a writer needs to find it again.
 
     `files` holds the files themselves, in order, if `read_series` was told to keep them; a writer
-    then reads nothing twice.
+    then reads nothing twice. `frames` has for each slice of the volume of a multi-frame file the
+    index of its frame.
     """
 
     paths: tuple[Path, ...]
     sha256: tuple[str, ...]
     files: tuple[KeptFile, ...] = ()
+    frames: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +86,10 @@ def read_series(paths: Sequence[Path], *, keep_files: bool = False) -> Series:
     for index, path in enumerate(paths):
         stamp = _stamp(path)
         file = read(path)
-        headers.append(header(file, path))
+        headers.append(placed(file, header(file, path)))
         one = stored_pixels(file)
+        if len(paths) == 1 and headers[0].frames > 1:
+            return _multi_frame(file, headers[0], one, stamp if keep_files else None)
         if stack is None:
             stack = np.empty((len(paths), *one.values.shape[1:]), dtype=one.values.dtype)
         if one.values.shape[1:] != stack.shape[1:] or one.values.dtype != stack.dtype:
@@ -103,22 +103,22 @@ def read_series(paths: Sequence[Path], *, keep_files: bool = False) -> Series:
     if stack is None or left_out or len(volumes) != 1:
         reason = left_out[0].reason if left_out else f"the files make {len(volumes)} volumes"
         raise GeometryError(f"{reason}; one volume is needed. `salm-dicom scan` shows them")
-    ordered, first = volumes[0].paths, headers[0]
+    files_in_order, first = volumes[0].paths, headers[0]
     places = {path: index for index, path in enumerate(paths)}
-    order = [places[path] for path in ordered]
+    order = [places[path] for path in files_in_order]
     if order != list(range(len(order))):
         stack = stack[order]
     slices = [replace(slices[i], values=stack[at : at + 1]) for at, i in enumerate(order)]
     return Series(
         volume=Volume(
-            pixels=_joined(slices, stack),
+            pixels=joined(slices, stack),
             affine=volumes[0].affine,
             modality=first.modality,
             photometric=str(first.pixel_format[3]),
             irregular=volumes[0].stack.irregular,
         ),
         origin=Origin(
-            paths=ordered,
+            paths=files_in_order,
             sha256=tuple(digests[index] for index in order),
             files=tuple(KeptFile(*files[i], slices[at]) for at, i in enumerate(order) if files),
         ),
@@ -126,15 +126,20 @@ def read_series(paths: Sequence[Path], *, keep_files: bool = False) -> Series:
     )
 
 
-def _joined(slices: Sequence[StoredPixels], values: Integers) -> StoredPixels:
-    """Return slices of one volume as one stack; padding is the widest of theirs."""
-    edges = [one.padding for one in slices if one.padding is not None]
-    return replace(
-        slices[0],
-        values=values,
-        slope=np.concatenate([one.slope for one in slices]),
-        intercept=np.concatenate([one.intercept for one in slices]),
-        padding=(min(a for a, _ in edges), max(b for _, b in edges)) if edges else None,
+def _multi_frame(
+    file: Part10, instance: InstanceHeader, pixels: StoredPixels, stamp: Stamp | None
+) -> Series:
+    """Return the series that one multi-frame file is."""
+    volume, frames = ordered(file, instance, pixels)
+    return Series(
+        volume=volume,
+        origin=Origin(
+            paths=(instance.path,),
+            sha256=(file.sha256,),
+            files=() if stamp is None else (KeptFile(file, stamp, volume.pixels),),
+            frames=frames,
+        ),
+        series_uid=instance.series_uid,
     )
 
 
@@ -144,9 +149,10 @@ def files_of(folder: Path) -> list[Path]:
     return [image_header(path).path for path in found]
 
 
-# Given a slice's index and its stored pixels, returns the stored units to add, (1, rows, columns).
+# Given a file's index and its stored pixels as they lie in the volume, (slices, rows, columns),
+# returns the stored units to add; a file is one slice, or all slices of a multi-frame volume.
 ChangeOf = Callable[[int, StoredPixels], Integers]
-# Called with the source, the derived SOP Instance UID and the change (rows, columns).
+# Called with the source, the derived SOP Instance UID and the change, shape of its stored values.
 OnSlice = Callable[[Part10, str, Integers], None]
 
 
@@ -187,9 +193,10 @@ def write_series(
     with WholeFolder(folder) as out:
         for index, (source, before) in enumerate(_sources(origin)):
             delta = change_of(index, before)
-            uid, data = _instance(source, before, delta, derivation)
+            uid, data = _instance(source, before, delta, derivation, origin.frames)
             out.write(names[index], data)
-            on_slice(source, uid, delta[0])
+            change = in_file_order(delta, origin.frames)
+            on_slice(source, uid, change if origin.frames else change[0])
             changed += int(np.count_nonzero(delta))
         if not changed:
             raise MismatchError("no voxel of the series differs from the source; was SALM applied?")
@@ -208,7 +215,8 @@ def _sources(origin: Origin) -> Iterator[tuple[Part10, StoredPixels]]:
         file = read(path)
         if file.sha256 != sha256:
             raise Changed(_CHANGED)
-        yield file, stored_pixels(file)
+        pixels = stored_pixels(file)
+        yield file, pixels.taken(np.array(origin.frames)) if origin.frames else pixels
 
 
 def _stamp(path: Path) -> Stamp:
@@ -221,7 +229,11 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _instance(
-    source: Part10, before: StoredPixels, delta: Integers, derivation: Derivation
+    source: Part10,
+    before: StoredPixels,
+    delta: Integers,
+    derivation: Derivation,
+    frames: tuple[int, ...],
 ) -> tuple[str, bytes]:
     """Return SOP Instance UID and file of one derived instance.
 
@@ -232,25 +244,12 @@ def _instance(
     found = max(int(delta.max(initial=0)), -int(delta.min(initial=0)))
     if found > most:
         raise MismatchError(f"a value would change by {found} stored units, {most} are allowed")
-    after = before.shifted(delta).values[0]
-    data = derived(source, after, derivation)
+    after = in_file_order(before.shifted(delta).values, frames)
+    data = derived(source, after if frames else after[0], derivation)
     protected = parse(data)
     findings = check_header(source, protected)
     if findings:
         raise MismatchError("; ".join(f"{f.code}: {f.text}" for f in findings))
-    if not np.array_equal(pixels.stored_values(protected), after):
+    if not is_exactly(protected, source, in_file_order(delta, frames), after):
         raise MismatchError("decoding the written pixel data does not give what was meant")
     return identity_of(protected).sop_uid, data
-
-
-def stored_pixels(file: Part10) -> StoredPixels:
-    """Return the pixels of one single-frame instance as a stack of one slice."""
-    slope, intercept = pixels.rescale(file)
-    return StoredPixels(
-        values=pixels.stored_values(file)[None],
-        slope=np.array([slope]),
-        intercept=np.array([intercept]),
-        bits_stored=short_of(file, BITS_STORED),
-        signed=bool(short_of(file, PIXEL_REPRESENTATION)),
-        padding=pixels.padding(file),
-    )

@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from struct import pack
 
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
+from salm_dicom.dicom.deflate import deflated
 from salm_dicom.dicom.elements import ITEM, SEQUENCE_END, UNDEFINED
-from salm_dicom.dicom.part10 import Part10
+from salm_dicom.dicom.part10 import TRANSFER_SYNTAX, Part10
+from salm_dicom.errors import MismatchError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,13 @@ class Encoding:
         if isinstance(value, str):
             value = value.encode("ascii")
         if len(value) % 2:
-            value += b"\0" if vr in ("UI", "OB") else b" "
+            value += b"\0" if vr in ("UI", "OB", "OW", "UN") else b" "
         length = UNDEFINED if undefined else len(value)
         end = self._bare(SEQUENCE_END, 0) if undefined else b""
         if self.implicit:
             return self._bare(tag, length) + value + end
+        if length > 0xFFFE and vr not in EXPLICIT_VR_LENGTH_32:
+            raise MismatchError(f"a value of {length} bytes; {vr} can hold 65534 (PS3.5 7.1.2)")
         order = "<" if self.little else ">"
         start = pack(f"{order}HH2s", tag >> 16, tag & 0xFFFF, vr.encode("ascii"))
         size = (
@@ -96,6 +100,8 @@ def splice(
             continue
         parts.append(view[span.start : span.stop])
     parts.extend(data for _, data in new)
+    if meta[TRANSFER_SYNTAX][1] == DeflatedExplicitVRLittleEndian:
+        return b"".join([*parts[:3], deflated(b"".join(parts[3:]))])
     return b"".join(parts)
 
 

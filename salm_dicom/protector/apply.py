@@ -19,8 +19,9 @@ from salm_dicom.foreground import Outline, outline
 from salm_dicom.learning import NetworkSpec, network_input, one_thread
 from salm_dicom.perturb import Epsilon, Limits, Loss, perturb
 from salm_dicom.plan import ProtectionPlan, intensity_range
+from salm_dicom.protector.protected import Protected, each
 from salm_dicom.record import ProtectionRecord
-from salm_dicom.volume import Booleans, Integers, Volume
+from salm_dicom.volume import Integers, Volume
 
 # Slices that go through a method together; bounds memory whatever the length of a series.
 SLICES_AT_ONCE = 4
@@ -38,20 +39,6 @@ class Surrogate:
         network = self.spec.build(seed=0)
         network.load_state_dict(dict(self.weights))
         return network.eval().requires_grad_(False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Protected:
-    """What a protector found for one volume: stored units to add, the foreground, the record."""
-
-    delta: Integers
-    outline: Outline
-    record: ProtectionRecord
-
-    @property
-    def mask(self) -> Booleans:
-        """Where a voxel may differ, shape of `delta`."""
-        return np.stack([self.outline.at(index) for index in range(len(self.delta))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,15 +98,21 @@ class Protector:
         ------
         NoLabel, NoForeground, NoChange, PlanError
         """
-        found = outline(volume.pixels, volume.modality, volume.photometric)
-        if not found.body.any():
+        if volume.parts:
+            found = each(
+                volume,
+                lambda one, n: self.apply(one, series_uid=f"{series_uid}/{n}", label=label),
+            )
+            return replace(found, record=replace(found.record, series_uid=series_uid))
+        anatomy = outline(volume.pixels, volume.modality, volume.photometric)
+        if not anatomy.body.any():
             raise NoForeground("no anatomy was found: the image is constant, air or padding")
         target = self._target(label)
         extent, warning = self._extent(volume)
-        window = intensity_range(self.plan, volume, found.at)
+        window = intensity_range(self.plan, volume, anatomy.at)
         rng = _generator(self.plan.seed, series_uid)
         with torch.inference_mode(mode=False), one_thread():
-            delta, inside = self._delta(volume, found, window, extent, target, rng)
+            delta, inside = self._delta(volume, anatomy, window, extent, target, rng)
         if not inside:
             raise NoForeground("no anatomy was found: every voxel is clipped or padding")
         record = replace(
@@ -128,7 +121,7 @@ class Protector:
         )
         if not record.largest_change_stored:
             raise NoChange("the method found nothing to change within the budget")
-        return Protected(delta=delta, outline=found, record=record)
+        return Protected(delta=delta, outline=anatomy, record=record)
 
     def _extent(self, volume: Volume) -> tuple[str, tuple[str, ...]]:
         if self.plan.extent == "volume":
@@ -174,6 +167,8 @@ class Protector:
             part = slice(first, first + step)
             stored = pixels.values[part]
             mask = np.stack([anatomy.at(first + i) for i in range(len(stored))])
+            if pixels.room is not None:
+                mask &= pixels.room[part] >= budget[part][:, None, None]
             inside += int(np.count_nonzero(mask))
             x = samples(stored.astype(np.float32) if method.needs_gradient else stored, extent)
             limits = Limits(

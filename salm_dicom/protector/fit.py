@@ -131,10 +131,12 @@ def _load(
         progress(f"read ({extent})", index, len(studies))
         try:
             volume = study.load()
-            if extent == "volume" and (volume.irregular or len(volume.pixels.values) == 1):
-                continue
             target = classes.index(study.label)
-            found.append(_sample(volume, target, plan, extent, folder / f"{index:06d}"))
+            for number, one in enumerate(volume.volumes()):
+                if extent == "volume" and (one.irregular or len(one.pixels.values) == 1):
+                    continue
+                stem = folder / f"{index:06d}-{number:03d}"
+                found.append(_sample(one, target, plan, extent, stem))
         except (InputError, PlanError):
             skipped += 1  # protecting the series will name the reason
     report[f"{extent}_skipped_series"] = float(skipped)
@@ -152,6 +154,9 @@ def _sample(volume: Volume, target: int, plan: ProtectionPlan, extent: str, stem
     if not mask.any():
         raise NoForeground("no anatomy was found: the image is constant, air or padding")
     window = intensity_range(plan, volume, mask.__getitem__)
+    budget = budgets(plan, volume, window)
+    if pixels.room is not None:
+        mask &= pixels.room >= budget[:, None, None]
     count = len(mask)
     chosen = np.arange(count)
     if extent == "slice":
@@ -169,7 +174,7 @@ def _sample(volume: Volume, target: int, plan: ProtectionPlan, extent: str, stem
         intercept=per_slice(pixels.intercept[chosen], extent),
         window=window,
         limits=Limits(
-            budget=per_slice(budgets(plan, volume, window)[chosen], extent),
+            budget=per_slice(budget[chosen], extent),
             low=low,
             high=high,
             padding=pixels.padding,

@@ -8,7 +8,7 @@ break the collation of batches.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from numpy.typing import NDArray
 
-from salm_dicom.dicom.series import Origin, Series
+from salm_dicom.dicom.series import Origin, Series, read_series
 from salm_dicom.errors import MismatchError
 from salm_dicom.volume import StoredPixels, Volume
 
@@ -26,7 +26,11 @@ RECORD_KEY = "salm_record"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Home:
-    """Where the voxels of a MetaTensor came from: files, grid and mapping of the source."""
+    """Where the voxels of a MetaTensor came from: files, grid and mapping of the source.
+
+    `is_plain` is off for colour, for ultrasound with regions and for files that hold several
+    volumes: what is special about them is read from the source again.
+    """
 
     origin: Origin
     series_uid: str
@@ -41,6 +45,7 @@ class Home:
     bits_stored: int
     signed: bool
     padding: tuple[int, int] | None
+    is_plain: bool
 
     @classmethod
     def of(cls, series: Series) -> Home:
@@ -60,6 +65,7 @@ class Home:
             bits_stored=pixels.bits_stored,
             signed=pixels.signed,
             padding=pixels.padding,
+            is_plain=pixels.room is None and not volume.parts,
         )
 
     def to_json(self) -> str:
@@ -67,6 +73,7 @@ class Home:
         plain = {
             "paths": [str(path) for path in self.origin.paths],
             "sha256": list(self.origin.sha256),
+            "frames": list(self.origin.frames),
             "series_uid": self.series_uid,
             "modality": self.modality,
             "photometric": self.photometric,
@@ -79,6 +86,7 @@ class Home:
             "bits_stored": self.bits_stored,
             "signed": self.signed,
             "padding": self.padding,
+            "is_plain": self.is_plain,
         }
         return json.dumps(plain)
 
@@ -89,7 +97,9 @@ class Home:
         rows, columns = plain["shape"][1:]
         return cls(
             origin=Origin(
-                paths=tuple(Path(path) for path in plain["paths"]), sha256=tuple(plain["sha256"])
+                paths=tuple(Path(path) for path in plain["paths"]),
+                sha256=tuple(plain["sha256"]),
+                frames=tuple(plain["frames"]),
             ),
             series_uid=plain["series_uid"],
             modality=plain["modality"],
@@ -103,6 +113,7 @@ class Home:
             bits_stored=plain["bits_stored"],
             signed=plain["signed"],
             padding=None if plain["padding"] is None else tuple(plain["padding"]),
+            is_plain=plain["is_plain"],
         )
 
 
@@ -156,12 +167,18 @@ def to_volume(image: MetaTensor, home: Home) -> Volume:
         values do not lie on the source's stored values.
     """
     values = slices_first(image)
+    moved = values.shape != home.shape or not np.allclose(image.affine, home.affine, atol=1e-4)
+    if moved and not home.is_plain:
+        raise MismatchError(
+            "the source is colour, ultrasound with regions, or holds several volumes; apply SALM "
+            "directly after LoadVolume, before Orientation, Flip or Crop"
+        )
     slope, intercept = home.slope, home.intercept
     uniform = (slope == slope[0]).all() and (intercept == intercept[0]).all()
     if uniform:
         slope = np.full(len(values), slope[0])
         intercept = np.full(len(values), intercept[0])
-    elif values.shape != home.shape or not np.allclose(image.affine, home.affine, atol=1e-4):
+    elif moved:
         raise MismatchError(
             "slices of this series map differently to modality values; apply SALM directly after "
             "LoadVolume, before Orientation, Flip or Crop"
@@ -178,19 +195,14 @@ def to_volume(image: MetaTensor, home: Home) -> Volume:
     stored = np.empty(values.shape, dtype=kind)
     for index in range(len(values)):
         stored[index] = blank.at(index).delta_to(values[index : index + 1])[0]
+    source = None if home.is_plain else read_series(home.origin.paths).volume
     return Volume(
-        pixels=StoredPixels(
-            values=stored,
-            slope=slope,
-            intercept=intercept,
-            bits_stored=home.bits_stored,
-            signed=home.signed,
-            padding=home.padding,
-        ),
+        pixels=replace(blank, values=stored, room=source.pixels.room if source else None),
         affine=np.asarray(image.affine, dtype=np.float64),
         modality=home.modality,
         photometric=home.photometric,
         irregular=home.irregular,
+        parts=source.parts if source else (),
     )
 
 

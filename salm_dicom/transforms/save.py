@@ -81,7 +81,7 @@ class SaveVolume(Transform):
         folder = self.output / (name or derivation.uid("series", home.series_uid))
 
         def change_of(index: int, before: StoredPixels) -> Integers:
-            return before.delta_to(values[index : index + 1])
+            return before.delta_to(values[index : index + len(before.values)])
 
         write_series(home.origin, change_of, folder, derivation, on_slice)
         image.meta["saved_to"] = str(folder)

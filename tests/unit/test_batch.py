@@ -21,7 +21,7 @@ from salm_dicom.batch.protect import Request, protect
 from salm_dicom.batch.restore import restore
 from salm_dicom.batch.run import outcomes
 from salm_dicom.batch.vault import Vault, read_kept
-from salm_dicom.dicom import pixels as pixels_module
+from salm_dicom.dicom import encode as encode_module
 from salm_dicom.dicom import series as series_module
 from salm_dicom.dicom.scan import scan
 from salm_dicom.errors import DiskFull, Locked, MismatchError, NoLabel, PlanError, UnsafeError
@@ -220,7 +220,7 @@ def test_an_image_that_the_encoder_refuses_is_written_uncompressed(tmp_path, mon
     def refuse(*_):
         raise RuntimeError("the encoder takes no image of this size")
 
-    monkeypatch.setattr(pixels_module, "_compress", refuse)
+    monkeypatch.setattr(encode_module, "_compress", refuse)
     assert len(protect(request(tmp_path / "export")).done) == 1
     written = pydicom.dcmread(next((tmp_path / "out").rglob("*.dcm")))
     assert written.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
