@@ -112,7 +112,7 @@ def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
     if writer_of(source.sop_class).lists_references:
         changes[0x00081115] = provenance.referenced_series(file, code, source)
     if syntax != file.transfer_syntax:
-        changes |= _colour_as_decoded(file, code)
+        changes |= _colour_as_decoded(file, code, encapsulated)
     for tag, extreme in ((_LEAST, values.min()), (_MOST, values.max())):
         if Shape.of(file).samples > 1:
             changes[tag] = None  # of which colour would it be
@@ -148,14 +148,17 @@ def _said_at_the_top(
     }
 
 
-def _colour_as_decoded(file: Part10, code: Encoding) -> dict[int, bytes | None]:
-    """Return what describes colour that a decoder gave: its model, and that it lies by pixel."""
+def _colour_as_decoded(file: Part10, code: Encoding, is_rle: bool) -> dict[int, bytes | None]:
+    """Return what describes colour that a decoder gave: its model, and how its samples lie.
+
+    By pixel; by plane in RLE, which is how that lays them down.
+    """
     shape = Shape.of(file)
     if shape.samples == 1:
         return {}
     return {
         h.PHOTOMETRIC: code.element(h.PHOTOMETRIC, "CS", shape.decoded().photometric),
-        h.PLANAR: code.element(h.PLANAR, "US", code.unsigned_short(0)),
+        h.PLANAR: code.element(h.PLANAR, "US", code.unsigned_short(int(is_rle))),
     }
 
 

@@ -18,9 +18,9 @@ SEQUENCE_END = 0xFFFEE0DD
 _DEEPEST = 50
 
 _LONG = {str(vr).encode() for vr in EXPLICIT_VR_LENGTH_32}
-_KNOWN = {str(vr).encode() for vr in VR if len(str(vr)) == 2}
-_SHORT = _KNOWN - _LONG
-_NAMES = {vr: vr.decode() for vr in _KNOWN} | {b"": ""}
+KNOWN_VRS = {str(vr).encode() for vr in VR if len(str(vr)) == 2}
+_SHORT = KNOWN_VRS - _LONG
+_NAMES = {vr: vr.decode() for vr in KNOWN_VRS} | {b"": ""}
 _ORDER = {True: "<", False: ">"}
 _IMPLICIT = {little: Struct(f"{order}HHL").unpack_from for little, order in _ORDER.items()}
 _EXPLICIT = {little: Struct(f"{order}HH2sH").unpack_from for little, order in _ORDER.items()}
@@ -98,7 +98,7 @@ def _head(data: bytes, position: int, implicit: bool, little: bool) -> tuple[int
         if position + 12 > len(data):
             raise Unusual
         return tag, vr, position + 12, _LENGTH[little](data, position + 8)[0]
-    if vr not in _KNOWN:
+    if vr not in KNOWN_VRS:
         raise Unusual
     return tag, vr, position + 8, short
 

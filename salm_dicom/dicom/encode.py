@@ -6,7 +6,13 @@ from contextlib import suppress
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
 
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom.part10 import Part10
@@ -29,9 +35,10 @@ def encode(file: Part10, values: Integers) -> tuple[UID, bytes, bool]:
     """Return transfer syntax, Pixel Data value and whether it is encapsulated.
 
     The source's transfer syntax is kept where it is lossless and its encoder takes the image;
-    otherwise the values become raw words of Explicit VR Little Endian, and colour has the
-    Photometric Interpretation that `Shape.decoded` says. Bits above Bits Stored keep the source's
-    content (old overlays) unless they were the sign.
+    otherwise the values become raw little endian words, and colour has the Photometric
+    Interpretation that `Shape.decoded` says. YBR_FULL that was decoded becomes RLE Lossless, for
+    ultrasound may hold it in no other way (PS3.3 C.8.5.6.1.2). Bits above Bits Stored keep the
+    source's content (old overlays) unless they were the sign.
 
     Parameters
     ----------
@@ -42,6 +49,8 @@ def encode(file: Part10, values: Integers) -> tuple[UID, bytes, bool]:
     """
     syntax, shape = file.transfer_syntax, Shape.of(file)
     plugin = ENCODERS.get(syntax)
+    if syntax.is_encapsulated and file.is_implicit_vr:
+        plugin = None  # only an explicit data set may hold encapsulated pixels
     if shape.samples > 1:
         words, shape = words_of(file)
         change = values.reshape(shape.pixels).astype(np.int32) - luminance(words, shape)
@@ -52,6 +61,8 @@ def encode(file: Part10, values: Integers) -> tuple[UID, bytes, bool]:
         values = values if shape.frames > 1 else values[0]
         if syntax == JPEG2000Lossless:
             plugin = None  # its encoder would ask for another Photometric Interpretation
+        if plugin is None and shape.photometric == "YBR_FULL" and not file.is_implicit_vr:
+            syntax, plugin = RLELossless, ENCODERS[RLELossless]
     elif plugin == "":
         return syntax, _in_place(file, _with_unused_bits(file, values)), False
     if plugin:
@@ -59,7 +70,8 @@ def encode(file: Part10, values: Integers) -> tuple[UID, bytes, bool]:
         with suppress(RuntimeError, ValueError):
             return syntax, _compress(file, syntax, plugin, values), True
     words = values.astype(values.dtype.newbyteorder("<"))
-    return ExplicitVRLittleEndian, words.tobytes(), False
+    raw = ImplicitVRLittleEndian if file.is_implicit_vr else ExplicitVRLittleEndian
+    return raw, words.tobytes(), False
 
 
 def is_exactly(
@@ -116,7 +128,7 @@ def _compress(file: Part10, syntax: UID, plugin: str, values: Integers) -> bytes
     lean.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     lean.Rows, lean.Columns = shape.rows, shape.columns
     lean.SamplesPerPixel = shape.samples
-    lean.PhotometricInterpretation = shape.photometric
+    lean.PhotometricInterpretation = shape.decoded().photometric
     if shape.frames > 1:
         lean.NumberOfFrames = shape.frames
     if shape.samples > 1:

@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from salm_dicom.dicom.deflate import inflated
-from salm_dicom.dicom.elements import UNDEFINED, Span, Unusual, walk
+from salm_dicom.dicom.elements import KNOWN_VRS, UNDEFINED, Span, Unusual, walk
 from salm_dicom.errors import (
     EmptyFile,
     InputError,
@@ -222,6 +222,8 @@ def _as_parsed(data: bytes, dataset: FileDataset) -> Part10:
         raise Truncated("the file ends before the first element of the data set")
     _check_complete(data, *places[-1])
     starts = [_header_start(data, tell, int(e.tag), little) for tell, e in places]
+    # pydicom reads an implicit data set that the meta information calls explicit, and keeps quiet
+    implicit = implicit or data[starts[0] + 4 : starts[0] + 6] not in KNOWN_VRS
     stops = [*starts[1:], len(data)]
     spans = tuple(
         Span(

@@ -89,6 +89,8 @@ def _decoded(file: Part10, shape: Shape) -> Integers:
     """Return decoded words, (frames, rows, columns), and last the sample if there are several."""
     wanted = (*shape.pixels, shape.samples)[: 3 + (shape.samples > 1)]
     out: NDArray[Any] = np.empty(0)
+    if len(file.value(PIXEL_DATA)) < 8 * shape.frames:
+        raise Truncated(f"{shape.frames} frames are declared, more than the pixel data can hold")
     # without indices pydicom takes a shorter way, which knows less of bits and signs
     which = list(range(shape.frames))
     try:

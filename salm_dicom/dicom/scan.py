@@ -130,16 +130,15 @@ def image_header(path: Path) -> InstanceHeader:
         raise NotImage(f"{_class_name(sop_class)} is not an image; it is not copied")
     instance = h.header(file, path)
     _check_supported(instance)
-    if rest >= 4:
-        pixels.check_pixel_tag(next_tag, file)
+    pixels.check_pixel_tag(next_tag if rest >= 4 else pixels.PIXEL_DATA, file)
     pixels.check_format(file)
-    check_frames(file, needs_groups=WRITERS[instance.sop_class].functional_groups)
     element_header = 8 if file.is_implicit_vr else 12
     least = element_header + pixels.raw_bytes(file)
     if file.transfer_syntax.is_encapsulated:
         least = 20 + 8 * instance.frames  # element and offset table headers; a fragment's for each
     if rest < least:
         raise Truncated(f"{rest} bytes are left for the pixel data; {least} are needed")
+    check_frames(file, needs_groups=WRITERS[instance.sop_class].functional_groups)
     return instance
 
 
