@@ -95,6 +95,8 @@ def _why_irregular(ordered: Sequence[InstanceHeader], gaps: tuple[float, ...]) -
     """Return why the slices are no evenly spaced parallel stack; empty when they are."""
     if len(ordered) == 1:
         return ""
+    if "MOSAIC" in ordered[0].image_type:
+        return "mosaics: each image holds the slices of a volume as tiles"
     if not gaps:
         return "slices have no position or orientation"
     if min(gaps) < _SAME_POSITION_MM:
