@@ -135,6 +135,17 @@ def volumes(file: Part10, instance: InstanceHeader) -> list[Stack]:
     return [stack for members in by_key.values() for stack in stacks(members)]
 
 
+def placed(file: Part10, instance: InstanceHeader) -> InstanceHeader:
+    """Return the header of an instance, of an enhanced one with a single frame with its geometry.
+
+    Scanners write enhanced series of single frames too; these make volumes with one another.
+    """
+    if instance.frames > 1 or PER_FRAME not in file:
+        return instance
+    (frame,) = _headers(file, instance)
+    return replace(frame, instance_number=instance.instance_number)
+
+
 def _headers(file: Part10, instance: InstanceHeader) -> list[InstanceHeader]:
     found = groups(file)
     if not found:

@@ -14,7 +14,7 @@ from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom import pixels
-from salm_dicom.dicom.frames import check_frames
+from salm_dicom.dicom.frames import check_frames, placed
 from salm_dicom.dicom.geometry import Stack, stacks
 from salm_dicom.dicom.header import InstanceHeader
 from salm_dicom.dicom.part10 import text
@@ -139,7 +139,7 @@ def image_header(path: Path) -> InstanceHeader:
     if rest < least:
         raise Truncated(f"{rest} bytes are left for the pixel data; {least} are needed")
     check_frames(file, needs_groups=WRITERS[instance.sop_class].functional_groups)
-    return instance
+    return placed(file, instance)
 
 
 def _check_supported(instance: InstanceHeader) -> None:

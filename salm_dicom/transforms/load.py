@@ -11,6 +11,7 @@ from monai.config.type_definitions import KeysCollection
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform, Transform
 
+from salm_dicom.dicom.scan import image_header
 from salm_dicom.dicom.series import files_of, read_series
 from salm_dicom.errors import UnevenSpacing
 from salm_dicom.transforms.convert import to_metatensor
@@ -70,5 +71,5 @@ class LoadVolumed(MapTransform):
 def _paths(source: PathOrPaths) -> list[Path]:
     if isinstance(source, (str, PathLike)):
         path = Path(source)
-        return files_of(path) if path.is_dir() else [path]
-    return [Path(path) for path in source]
+        return files_of(path) if path.is_dir() else [image_header(path).path]
+    return [image_header(Path(path)).path for path in source]

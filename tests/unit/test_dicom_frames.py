@@ -99,6 +99,20 @@ def test_what_differs_between_frames_splits_them_into_volumes(tmp_path, frames, 
     assert str(len(sizes)) in volume.irregular
 
 
+def test_enhanced_instances_of_one_frame_each_make_a_volume_together(tmp_path):
+    for number, frame in enumerate(stack(4, gap_mm=3.0)):
+        path = write_enhanced(tmp_path / f"{number}.dcm", EnhancedRecipe(frames=(frame,), seed=1))
+        dataset = pydicom.dcmread(path)
+        uid = f"1.2.3.{number}"
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
+        dataset.save_as(path)
+    (found,) = scan(tmp_path).series
+    assert (found.stack.irregular, found.stack.gaps_mm) == ("", (3.0, 3.0, 3.0))
+    volume = read_series(found.paths).volume
+    assert volume.irregular == ""
+    assert np.allclose(volume.affine, np.diag([-0.75, -0.5, 3.0, 1.0]))
+
+
 def test_uneven_frames_are_an_irregular_stack(tmp_path):
     frames = (*stack(3), Frame(position=(0.0, 0.0, 30.0)))
     volume = read_series([write_enhanced(tmp_path / "a.dcm", EnhancedRecipe(frames=frames))]).volume
