@@ -77,6 +77,11 @@ def command(
     The vault keeps the protector and what is needed to restore the originals: keep it private.
     A second run with the same options finishes what is missing.
     """
+    from salm_dicom.batch.engines import warm_up
+
+    jobs = jobs or len(os.sched_getaffinity(0))
+    if jobs > 1 and not dry_run:
+        warm_up()  # while this process imports the same and scans
     from salm_dicom.batch.labels import Labels
     from salm_dicom.batch.protect import Request, check_places, protect
     from salm_dicom.dicom.derive import PUBLIC_SITE_KEY
@@ -96,7 +101,7 @@ def command(
         labels=None if labels is None else Labels.read(labels, by=labels_by, root=source),
         created=creation_time(created),
         site_key=site_key(key_file, PUBLIC_SITE_KEY),
-        jobs=jobs or len(os.sched_getaffinity(0)),
+        jobs=jobs,
     )
     with console.progress_to_stderr(progress) as report:
         result = protect(request, report)

@@ -75,7 +75,7 @@ def _raw_values(file: Part10) -> Integers:
 
 def _source_words(file: Part10) -> Integers:
     """Return the words of uncompressed Pixel Data in the machine's byte order, flat, unsigned."""
-    data, needed = file.value(PIXEL_DATA), raw_bytes(file)
+    data, needed = file.view(PIXEL_DATA), raw_bytes(file)
     if len(data) < needed:
         raise Truncated(f"the pixel data has {len(data)} bytes; {needed} are needed")
     words: Integers = np.frombuffer(data, _word_type(file), needed // _word_type(file).itemsize)
@@ -176,7 +176,8 @@ def _words(file: Part10, values: Integers) -> bytes:
         before = _raw_values(file).reshape(-1).view(old.dtype)
         new = np.where(old == before, new, (old & ~mask) | (new & mask))
     words = new.astype(_word_type(file), copy=False)
-    return words.tobytes() + file.value(PIXEL_DATA)[words.nbytes :]
+    rest = file.view(PIXEL_DATA)[words.nbytes :]
+    return words.tobytes() + rest if rest else words.tobytes()
 
 
 def _compress(file: Part10, syntax: UID, plugin: str, values: Integers) -> bytes:

@@ -41,7 +41,7 @@ class Encoding:
         length = UNDEFINED if undefined else len(value)
         end = self._bare(SEQUENCE_END, 0) if undefined else b""
         if self.implicit:
-            return self._bare(tag, length) + value + end
+            return b"".join((self._bare(tag, length), value, end))
         order = "<" if self.little else ">"
         start = pack(f"{order}HH2s", tag >> 16, tag & 0xFFFF, vr.encode("ascii"))
         size = (
@@ -49,7 +49,7 @@ class Encoding:
             if vr in EXPLICIT_VR_LENGTH_32
             else pack(f"{order}H", length)
         )
-        return start + size + value + end
+        return b"".join((start, size, value, end))
 
     def item(self, elements: Iterable[bytes]) -> bytes:
         """Return one sequence item that holds `elements`."""
