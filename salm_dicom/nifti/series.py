@@ -49,13 +49,19 @@ class NiftiOrigin:
 class NiftiSeries:
     """The volumes of one file, one for each frame, and whose they are.
 
-    `series_uid` is what the sidecar names, else made from the content. It seeds methods, so it
-    is no hash that a written file shows.
+    Parameters
+    ----------
+    series_uid
+        What the sidecar names, else made from the content. It seeds methods, so it is no hash
+        that a written file shows.
+    file_sha256
+        Of the file on disk, compressed or not.
     """
 
     volumes: tuple[Volume, ...]
     origin: NiftiOrigin
     series_uid: str
+    file_sha256: str
 
 
 def read_nifti(path: Path, modality: str | None = None) -> NiftiSeries:
@@ -74,12 +80,11 @@ def read_nifti(path: Path, modality: str | None = None) -> NiftiSeries:
     beside = sidecar.read_sidecar(path)
     if sidecar.OURS in beside:
         raise AlreadyProtected("written by salm_dicom; protect the source instead")
-    kind = sidecar.modality_of(beside, modality)
     image = read(path)
     _check_is_image(image)
-    affine, shape = image.affine, image.voxels().shape
-    if image.is_oriented:
-        affine = turned_affine(affine, (shape[3], shape[2], shape[1]), flips(affine))
+    kind = sidecar.modality_of(beside, modality)
+    shape = image.voxels().shape
+    affine = turned_affine(image.affine, (shape[3], shape[2], shape[1]), turn_of(image))
     return NiftiSeries(
         volumes=tuple(
             Volume(
@@ -92,6 +97,7 @@ def read_nifti(path: Path, modality: str | None = None) -> NiftiSeries:
         ),
         origin=NiftiOrigin(path=path, sha256=image.sha256),
         series_uid=sidecar.series_uid_of(beside) or _uid_from(image),
+        file_sha256=image.file_sha256,
     )
 
 
@@ -129,8 +135,7 @@ def stored_pixels(image: NiftiImage, frame: int) -> StoredPixels:
     kind = voxels.dtype.newbyteorder("=")
     if bits > 16:
         bits, kind = _bits_needed(voxels) + is_signed, np.dtype(np.int32)
-    turn = flips(image.affine) if image.is_oriented else (False, False, False)
-    values = np.array(turned(voxels[frame], turn), dtype=kind, order="C")
+    values = np.array(turned(voxels[frame], turn_of(image)), dtype=kind, order="C")
     slope, intercept = image.scaling
     return StoredPixels(
         values=values,
@@ -139,6 +144,11 @@ def stored_pixels(image: NiftiImage, frame: int) -> StoredPixels:
         bits_stored=bits,
         signed=is_signed,
     )
+
+
+def turn_of(image: NiftiImage) -> tuple[bool, bool, bool]:
+    """Return which of i, j and k the reader turns round; none where nothing says left or right."""
+    return flips(image.affine) if image.is_oriented else (False, False, False)
 
 
 def _bits_needed(voxels: NDArray[Any]) -> int:
@@ -155,8 +165,6 @@ def _bits_needed(voxels: NDArray[Any]) -> int:
 
 # Given a frame's index and its stored pixels, returns the stored units to add, same shape.
 ChangeOf = Callable[[int, StoredPixels], Integers]
-# Called with the source, the frame's index and its change, (slices, rows, columns).
-OnFrame = Callable[[NiftiImage, int, Integers], None]
 
 
 def write_nifti(
@@ -167,7 +175,6 @@ def write_nifti(
     *,
     modality: str,
     created: datetime,
-    on_frame: OnFrame = lambda *_: None,
 ) -> tuple[Path, Path]:
     """Write the protected file and its sidecar into a new folder and return their paths.
 
@@ -182,8 +189,6 @@ def write_nifti(
         What to add to each frame; asked in order, in the grid of `read_nifti`.
     record
         What was done; its budget is enforced.
-    on_frame
-        Told the change of each frame, for the vault.
 
     Raises
     ------
@@ -197,7 +202,7 @@ def write_nifti(
     source = read(origin.path)
     if source.sha256 != origin.sha256:
         raise Changed("the source file changed while it was being protected; run again")
-    image, largest = _protected(source, change_of, record, on_frame)
+    image, largest = _protected(source, change_of, record)
     raw = image.to_file()
     if parse(raw).data != image.data:
         raise MismatchError("reading the written file does not give what was meant")
@@ -215,11 +220,11 @@ def write_nifti(
 
 
 def _protected(
-    source: NiftiImage, change_of: ChangeOf, record: ProtectionRecord, on_frame: OnFrame
+    source: NiftiImage, change_of: ChangeOf, record: ProtectionRecord
 ) -> tuple[NiftiImage, int]:
     """Return the image with every frame changed, and the largest change in stored units."""
     voxels, largest = source.voxels().copy(), 0
-    turn = flips(source.affine) if source.is_oriented else (False, False, False)
+    turn = turn_of(source)
     meant: list[Integers] = []
     for frame in range(len(voxels)):
         before = stored_pixels(source, frame)
@@ -232,7 +237,6 @@ def _protected(
                 "allowed"
             )
         voxels[frame] += turned(delta, turn).astype(voxels.dtype)
-        on_frame(source, frame, delta)
     image = source.with_voxels(voxels)
     if not largest:
         raise MismatchError("no voxel of the image differs from the source; was SALM applied?")
