@@ -34,6 +34,8 @@ _MOST_BITS = 24
 _LABELS = 0.8
 # intent_code: none, and a time series.
 _IMAGE_INTENTS = (0, 2001)
+# So many different values are counted one by one.
+_MOST_COUNTED = 1 << 16
 NAME = "image"
 
 
@@ -106,22 +108,35 @@ def _check_is_image(image: NiftiImage) -> None:
     if int(image.header["intent_code"]) not in _IMAGE_INTENTS:
         raise NotImage("intent_code says labels, statistics or vectors; it is not copied")
     for values in image.voxels():
-        first, second = values[..., :-1], values[..., 1:]
-        background = _most_common(values)
-        inside = (first != background) & (second != background)
-        pairs = int(np.count_nonzero(inside))
-        if pairs and np.count_nonzero((first == second) & inside) > _LABELS * pairs:
+        background, pairs, equal = _most_common(values), 0, 0
+        for plane in values:
+            first, second = plane[:, :-1], plane[:, 1:]
+            inside = (first != background) & (second != background)
+            pairs += int(np.count_nonzero(inside))
+            equal += int(np.count_nonzero((first == second) & inside))
+        if pairs and equal > _LABELS * pairs:
             raise NotImage("neighbours are equal nearly everywhere: a label map; it is not copied")
 
 
-def _most_common(values: NDArray[Any]) -> Any:
-    found, counts = np.unique(values, return_counts=True)
-    return found[np.argmax(counts)]
+def _most_common(values: NDArray[Any]) -> int:
+    """Return the value that most voxels have: counted where that is quicker than sorting."""
+    least, most = int(values.min()), int(values.max())
+    if most - least >= _MOST_COUNTED:
+        found, counts = np.unique(values, return_counts=True)
+        return int(found[np.argmax(counts)])
+    counts = np.zeros(most - least + 1, dtype=np.int64)
+    for plane in values:
+        counts += np.bincount(plane.astype(np.int64).reshape(-1) - least, minlength=counts.size)
+    return least + int(np.argmax(counts))
 
 
 def _uid_from(image: NiftiImage) -> str:
-    """Return what stands for a Series Instance UID: not the SHA-256 that the sidecar shows."""
-    return hashlib.sha256(f"salm_dicom series of NIfTI {image.sha256}".encode()).hexdigest()
+    """Return what stands for a Series Instance UID.
+
+    It is made from the bytes, not from the SHA-256 that the sidecar shows: whoever could compute
+    it from there could guess seeds.
+    """
+    return hashlib.sha256(b"salm_dicom series of NIfTI\0" + image.data).hexdigest()
 
 
 def stored_pixels(image: NiftiImage, frame: int) -> StoredPixels:

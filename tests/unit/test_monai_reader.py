@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nibabel as nib
@@ -33,7 +36,7 @@ from salm_dicom.errors import (
 )
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector
-from salm_dicom.transforms import SALM, LoadVolume, SALMd, VolumeReader
+from salm_dicom.transforms import SALM, LoadVolume, SALMd, SaveVolumed, VolumeReader
 from tests.nifti_files import RAS, hounsfield, write_nifti_file
 from tests.synthetic import write_ct_series
 
@@ -209,6 +212,13 @@ def test_what_cannot_be_read_right_is_refused_and_no_other_reader_takes_over(tmp
     assert LoadImage(VolumeReader, allow_irregular=True)(tmp_path / "tilt").shape[-1] == 3
 
 
+def test_the_series_of_monais_tests_is_refused_for_its_gaps(shared):
+    folder = shared / "data" / "tiny_series" / "monai_ct_4"
+    with pytest.raises(UnevenSpacing, match=r"1\.25 to 202\.5 mm apart"):
+        LoadImage(VolumeReader)(folder)
+    assert LoadImage(VolumeReader, allow_irregular=True)(folder).shape == (16, 16, 4)
+
+
 def test_what_is_neither_dicom_nor_nifti_is_left_to_other_readers(tmp_path):
     np.save(tmp_path / "a.npy", np.arange(6).reshape(1, 2, 3))
     assert LoadImage(VolumeReader)(tmp_path / "a.npy").shape == (1, 2, 3)
@@ -255,10 +265,6 @@ def test_a_label_map_is_loaded_and_salm_says_why_it_is_not_protected(tmp_path):
 
 @pytest.mark.parametrize("frames", [1, 3])
 def test_what_the_reader_loads_is_protected_and_saved(tmp_path, series, frames):
-    from datetime import UTC, datetime
-
-    from salm_dicom.transforms import SaveVolumed
-
     values = np.stack([hounsfield(seed=n) for n in range(frames)], axis=-1).squeeze()
     path = write_nifti_file(tmp_path / "scan.nii", values)
     created = datetime(2026, 1, 2, tzinfo=UTC)
@@ -320,9 +326,6 @@ def test_salm_is_not_random_for_monai_and_leaves_no_operation_to_invert(image_fi
 
 
 def test_importing_registers_nothing_with_monai():
-    import subprocess
-    import sys
-
     code = (
         "import salm_dicom.transforms\n"
         "from monai.data.image_writer import SUPPORTED_WRITERS, resolve_writer\n"
