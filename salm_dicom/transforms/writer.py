@@ -13,7 +13,8 @@ import torch
 from monai.data.image_writer import ImageWriter
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import to_affine_nd
-from monai.utils.type_conversion import get_equivalent_dtype
+from monai.transforms.spatial.array import SpatialResample
+from monai.utils.type_conversion import convert_to_tensor, get_equivalent_dtype
 from numpy.typing import DTypeLike, NDArray
 
 from salm_dicom.dicom.derive import PUBLIC_SITE_KEY
@@ -63,6 +64,8 @@ class VolumeWriter(ImageWriter):
         self.image: Image | None = None
         self.affine: Any = None
         self.kept_dtype: Any = output_dtype
+        self.layout: dict[str, Any] = {}
+        self.channel_dim: int | Sequence[int] | None = 0
 
     def set_data_array(
         self,
@@ -85,12 +88,10 @@ class VolumeWriter(ImageWriter):
         """
         self.image = data_array
         self.kept_dtype = get_equivalent_dtype(data_array.dtype, np.ndarray)
-        self.data_obj = self.convert_to_channel_last(
-            data=data_array,
-            channel_dim=channel_dim,
-            squeeze_end_dims=squeeze_end_dims,
-            spatial_ndim=spatial_ndim,
-        )
+        self.layout = {"squeeze_end_dims": squeeze_end_dims, "spatial_ndim": spatial_ndim}
+        self.channel_dim = channel_dim
+        plain = convert_to_tensor(data_array, track_meta=False)
+        self.data_obj = self.convert_to_channel_last(plain, channel_dim, **self.layout)
 
     def set_metadata(
         self, meta_dict: Mapping[str, Any] | None, resample: bool = True, **options: Any
@@ -102,21 +103,30 @@ class VolumeWriter(ImageWriter):
         meta_dict
             May have `affine`, `original_affine` and `spatial_shape`.
         options
-            `mode`, `padding_mode`, `align_corners` and `dtype` of `resample_if_needed`.
+            `mode`, `padding_mode`, `align_corners` and `dtype` of MONAI's `SpatialResample`.
         """
         original, self.affine, shape = self.get_meta_info(meta_dict)
-        if not resample:
+        if not resample or self.image is None:
             return
-        self.data_obj, self.affine = self.resample_if_needed(
-            data_array=self.data_obj,
-            affine=self.affine,
-            target_affine=original,
-            output_spatial_shape=shape,
+        move = SpatialResample(
             mode=options.get("mode", "bilinear"),
             padding_mode=options.get("padding_mode", "border"),
             align_corners=options.get("align_corners", False),
             dtype=options.get("dtype", np.float64),
         )
+        # Channels first, unlike ImageWriter.resample_if_needed: that takes the first two of three
+        # axes, or channels after them, for all there is to resample, and mixes up the voxels.
+        plain = convert_to_tensor(self.image, track_meta=False)
+        axes = () if self.channel_dim is None else tuple(np.atleast_1d(self.channel_dim).tolist())
+        first = torch.movedim(plain, axes, tuple(range(len(axes))))
+        channels = first.shape[: len(axes)]
+        flat = first.reshape(-1, *first.shape[len(axes) :])
+        place = torch.as_tensor(np.eye(4) if self.affine is None else np.asarray(self.affine))
+        moved: Any = move(MetaTensor(flat, affine=place), dst_affine=original, spatial_size=shape)
+        self.affine = moved.affine
+        back = moved.as_tensor().reshape(*channels, *moved.shape[1:])
+        kept = None if self.channel_dim is None else tuple(range(len(axes)))
+        self.data_obj = self.convert_to_channel_last(back, kept, **self.layout)
 
     def write(self, filename: str | PathLike[str], verbose: bool = False, **_: Any) -> None:
         """Write the image.
