@@ -16,6 +16,7 @@ from salm_dicom.cli.options import (
     json_option,
     labels_options,
     log_option,
+    modality_option,
     plan_options,
     progress_option,
     site_key,
@@ -40,6 +41,7 @@ Examples:
 @click.option("--vault", type=FOLDER, help="What stays private. Default: OUT.vault")
 @click.option("--protector", type=FOLDER, help="From `salm-dicom fit`; brings its own settings.")
 @labels_options
+@modality_option
 @plan_options
 @click.option(
     "-j",
@@ -62,6 +64,7 @@ def command(
     protector: Path | None,
     labels: Path | None,
     labels_by: str,
+    modality: str | None,
     jobs: int | None,
     created: str | None,
     key_file: Path | None,
@@ -73,7 +76,8 @@ def command(
 ) -> int:
     """Protect every series of the export SOURCE and write derived copies to OUT.
 
-    SOURCE is only read. OUT gets DICOM files and manifest.json, no patient data in its names.
+    SOURCE is only read. OUT gets DICOM and NIfTI files and manifest.json, no patient data in its
+    names.
     The vault keeps the protector and what is needed to restore the originals: keep it private.
     A second run with the same options finishes what is missing.
     """
@@ -91,7 +95,7 @@ def command(
     check_places(source, output, vault)
     if dry_run:
         console.say("dry run: nothing is written")
-        return show(source, as_json=as_json)
+        return show(source, modality, as_json=as_json)
     request = Request(
         source=source,
         output=output,
@@ -102,6 +106,7 @@ def command(
         created=creation_time(created),
         site_key=site_key(key_file, PUBLIC_SITE_KEY),
         jobs=jobs,
+        modality=modality,
     )
     with console.progress_to_stderr(progress) as report:
         result = protect(request, report)
