@@ -13,7 +13,7 @@ SalmDicomError
     ├── MissingTag, BadValue, BadUid, DuplicateUid, DuplicatePosition
     ├── NotImage, UnsupportedPixels, UnsupportedTransferSyntax, DecodeError
     ├── GeometryError, UnevenSpacing, NonLinearRescale
-    ├── AlreadyProtected, Quantitative, Changed, NoLabel, NoChange, NoForeground
+    ├── AlreadyProtected, Quantitative, Changed, NoModality, NoLabel, NoChange, NoForeground
     └── WorkerCrashed, UnexpectedFailure
 ```
 
@@ -69,7 +69,7 @@ class InputError(SalmDicomError):
 
 
 class NotDicom(InputError):
-    """The file is not DICOM Part 10."""
+    """The file is neither DICOM Part 10 nor single-file NIfTI."""
 
     code = "E_NOT_DICOM"
 
@@ -212,6 +212,12 @@ class Changed(InputError):
     """A source file changed between scan and write."""
 
     code = "E_CHANGED"
+
+
+class NoModality(InputError):
+    """Nothing says of which modality a NIfTI image is."""
+
+    code = "E_NO_MODALITY"
 
 
 class NoLabel(InputError):

@@ -7,6 +7,7 @@ anatomy, the air around the patient does not.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,25 +110,23 @@ class Outline:
         """Return the mask of one slice, (rows, columns); all False for a constant image."""
         values, factor = self.pixels.values[index], self.factor
         rows, columns = values.shape
-        high, wide = self.body.shape[1:]
-        fine = np.empty((high, factor, wide, factor), dtype=bool)
-        fine[...] = self.body[index][:, None, :, None]
-        rim_row, rim_column = np.nonzero(self.rim[index])
-        offsets = np.arange(factor)
-        row = np.minimum(rim_row[:, None] * factor + offsets, rows - 1)
-        column = np.minimum(rim_column[:, None] * factor + offsets, columns - 1)
-        part = slice(index, index + 1)
-        found = values[row[:, :, None], column[:, None, :]][None]
-        side = _beyond(found, self.threshold[part], self.above[part])
-        fine[rim_row, :, rim_column, :] = side[0]
-        mask = fine.reshape(high * factor, wide * factor)[:rows, :columns]
-        mask = mask & (values != self.extremes[0]) & (values != self.extremes[1])
+        # whole numbers on either side of the threshold: comparing integers is quicker
+        edge = math.ceil(self.threshold[index])
+        mask: Booleans = values >= edge if self.above[index] else values < edge
+        for blocks, combine in (
+            (~self.rim[index], np.logical_or),
+            (self.body[index], np.logical_and),
+        ):
+            wide = np.repeat(blocks, factor, axis=1)[:, :columns]
+            combine(mask, np.repeat(wide, factor, axis=0)[:rows], out=mask)
+        for clipped in self.extremes:
+            mask &= values != clipped
         if self.pixels.padding is not None:
             first, last = self.pixels.padding
             mask &= (values < first) | (values > last)
         if self.pixels.room is not None:
             mask &= self.pixels.room[index] > 0
-        return np.asarray(mask)
+        return mask
 
 
 def _threshold(pixels: StoredPixels, modality: str, coarse: Floats) -> Floats:

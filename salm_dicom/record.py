@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,3 +65,26 @@ class ProtectionRecord:
         values["intensity_range"] = tuple(values["intensity_range"])
         values["warnings"] = tuple(values.get("warnings", ()))
         return cls(**values)
+
+
+def widest(records: Sequence[ProtectionRecord]) -> ProtectionRecord:
+    """Return the record of several frames of one file: the largest of what each has."""
+
+    def most(name: str) -> Any:
+        return max(getattr(record, name) for record in records)
+
+    return replace(
+        records[0],
+        epsilon=most("epsilon"),
+        budget_modality=most("budget_modality"),
+        budget_stored=most("budget_stored"),
+        intensity_range=(
+            min(record.intensity_range[0] for record in records),
+            max(record.intensity_range[1] for record in records),
+        ),
+        foreground_share=most("foreground_share"),
+        changed_share=most("changed_share"),
+        largest_change_stored=most("largest_change_stored"),
+        largest_change_modality=most("largest_change_modality"),
+        warnings=tuple(sorted({text for record in records for text in record.warnings})),
+    )

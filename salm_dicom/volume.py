@@ -181,7 +181,7 @@ class StoredPixels:
         if low <= least and most <= high:
             after = self.values + delta.astype(self.values.dtype)
         else:
-            wide = self.values.astype(np.int32) + delta
+            wide = self.values.astype(np.int64) + delta
             if ((wide < low) | (wide > high))[delta != 0].any():
                 raise MismatchError(f"a value would leave {low}..{high} ({self.bits_stored} bits)")
             after = wide.astype(self.values.dtype)

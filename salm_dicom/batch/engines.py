@@ -7,11 +7,13 @@ import multiprocessing
 import signal
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from multiprocessing import forkserver
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_WORK = "salm_dicom.batch.job"
 # glibc malloc.h
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -36,9 +38,23 @@ def _serial(workers: int) -> Executor:
 
 
 def _local(workers: int) -> Executor:
-    """Return a pool of spawned processes, each with one torch thread."""
-    context = multiprocessing.get_context("spawn")
+    """Return a pool of processes, each with one torch thread.
+
+    They are forked from a clean process that has imported what a job needs, once for all of them
+    and for those that replace a worker that died.
+    """
+    warm_up()
+    context = multiprocessing.get_context("forkserver")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
+
+
+def warm_up() -> None:
+    """Begin to import what workers need, in a process beside this one.
+
+    For a caller that has something else to do before it needs an engine.
+    """
+    multiprocessing.set_forkserver_preload([_WORK])
+    forkserver.ensure_running()
 
 
 def _prepare_worker() -> None:

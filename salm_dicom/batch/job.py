@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from salm_dicom.batch.nifti import protect_file
 from salm_dicom.batch.vault import KeptWriter, Vault
 from salm_dicom.dicom.derive import Derivation
 from salm_dicom.dicom.series import read_series, write_series
 from salm_dicom.errors import InputError, MismatchError, PlanError, UnexpectedFailure
+from salm_dicom.nifti.image import is_nifti
 from salm_dicom.protector import loaded
 from salm_dicom.volume import Integers, StoredPixels
 
@@ -36,6 +38,7 @@ class Job:
     vault: Path
     created: datetime
     site_key: bytes
+    modality: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,8 @@ def protect_series(job: Job) -> Outcome:
 
 
 def _run(job: Job) -> str:
+    if is_nifti(job.paths[0]):
+        return protect_file(job).to_json()
     series = read_series(job.paths, keep_files=True)
     protector = loaded(job.protector)
     found = protector.apply(series.volume, series_uid=series.series_uid, label=job.label)

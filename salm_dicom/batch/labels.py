@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from salm_dicom.batch.source import AnySeries
 from salm_dicom.dicom.header import InstanceHeader
-from salm_dicom.dicom.scan import SeriesFiles
 from salm_dicom.errors import NoLabel, PlanError
+from salm_dicom.nifti.scan import NiftiFile
 
 # What a key of the table is compared with; a path key names a file or any folder above it.
 LABELS_BY: dict[str, Callable[[InstanceHeader], str]] = {
@@ -56,7 +57,7 @@ class Labels:
             raise PlanError("the labels file has no rows")
         return cls(by=by, table=table, root=root)
 
-    def of(self, series: SeriesFiles) -> str:
+    def of(self, series: AnySeries) -> str:
         """Return the one label that the instances of a series have.
 
         Raises
@@ -64,6 +65,8 @@ class Labels:
         NoLabel
             The table has none for it, or its instances have different ones.
         """
+        if isinstance(series, NiftiFile):
+            return self._of_nifti(series)
         found = {label for h in series.headers if (label := self._of(h)) is not None}
         if not found:
             raise NoLabel(f"the labels file has no row for this series (--labels-by {self.by})")
@@ -74,6 +77,18 @@ class Labels:
     def _of(self, instance: InstanceHeader) -> str | None:
         if self.by != "path":
             return self.table.get(LABELS_BY[self.by](instance))
-        relative = instance.path.relative_to(self.root)
+        return self._by_path(instance.path)
+
+    def _of_nifti(self, file: NiftiFile) -> str:
+        """Return the label of a NIfTI file, which has a path and perhaps a series' UID."""
+        if self.by not in ("path", "series"):
+            raise NoLabel(f"a NIfTI file has no {self.by}; use --labels-by path")
+        found = self._by_path(file.path) if self.by == "path" else self.table.get(file.series_uid)
+        if found is None:
+            raise NoLabel(f"the labels file has no row for this file (--labels-by {self.by})")
+        return found
+
+    def _by_path(self, path: Path) -> str | None:
+        relative = path.relative_to(self.root)
         names = [str(relative), *(str(parent) for parent in relative.parents)]
         return next((self.table[name] for name in names if name in self.table), None)

@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from salm_dicom.batch.ledger import Row
+from salm_dicom.batch.nifti import PREFIX
+from salm_dicom.batch.source import AnySeries, source_key
 from salm_dicom.dicom.scan import SeriesFiles
+from salm_dicom.nifti.scan import NiftiFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +20,27 @@ class Name:
     slices: int
 
 
-def source_key(series: SeriesFiles) -> str:
-    """Return what names a volume of the source in the ledger."""
-    return f"{series.headers[0].series_uid}/{min(h.sop_uid for h in series.headers)}"
+def new_names(found: Iterable[AnySeries], known: Mapping[str, Row]) -> dict[str, Name]:
+    """Return names for the series that the ledger does not know."""
+    found = list(found)
+    images = {key: row for key, row in known.items() if row.name.startswith(PREFIX)}
+    series = {key: row for key, row in known.items() if key not in images}
+    files = [one for one in found if isinstance(one, NiftiFile)]
+    names = _series_names([one for one in found if not isinstance(one, NiftiFile)], series)
+    number = max((int(row.name.removeprefix(PREFIX)) for row in images.values()), default=0)
+    for file in files:
+        if source_key(file) not in known:
+            number += 1
+            names[source_key(file)] = Name(f"{PREFIX}{number:04d}", file.images)
+    return names
 
 
-def new_names(found: Iterable[SeriesFiles], known: Mapping[str, Row]) -> dict[str, Name]:
-    """Return names for the series that the ledger does not know.
+def _series_names(found: list[SeriesFiles], known: Mapping[str, Row]) -> dict[str, Name]:
+    """Return names for DICOM series that the ledger does not know.
 
     Patients and studies that it does know keep their numbers, so that an export which has grown
     can be protected into the same output.
     """
-    found = list(found)
     patients: dict[str, int] = {}
     studies: dict[tuple[str, str], tuple[int, int]] = {}
     for series in found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -13,18 +13,32 @@ from salm_dicom.batch.job import NO_SPACE, Job
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger, Row
 from salm_dicom.batch.manifest import MANIFEST, Done, Result, write_manifest
-from salm_dicom.batch.names import new_names, source_key
+from salm_dicom.batch.names import new_names
+from salm_dicom.batch.nifti import note_images
 from salm_dicom.batch.run import outcomes
+from salm_dicom.batch.source import (
+    AnySeries,
+    Export,
+    find,
+    images_of,
+    modality_of,
+    series_uid_of,
+    source_key,
+    without,
+)
+from salm_dicom.batch.source import (
+    load as load_volume,
+)
 from salm_dicom.batch.vault import Vault
-from salm_dicom.dicom.scan import LeftOut, Scan, SeriesFiles, scan
-from salm_dicom.dicom.series import read_series
+from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.errors import Changed, DiskFull, NoLabel, PlanError, UnsafeError
+from salm_dicom.nifti.scan import NiftiFile
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, Study, fit, load, save
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Volume
 
-Labelled = tuple[SeriesFiles, str | None]
+Labelled = tuple[AnySeries, str | None]
 # Called with what is going on, how much is done and how much there is.
 Progress = Callable[[str, int, int], None]
 
@@ -49,6 +63,8 @@ class Request:
         Key of the new UIDs.
     jobs
         Worker processes; 1 works in this process.
+    modality
+        Of NIfTI files whose sidecar does not say.
     """
 
     source: Path
@@ -60,6 +76,7 @@ class Request:
     created: datetime
     site_key: bytes
     jobs: int = 1
+    modality: str | None = None
 
 
 def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
@@ -70,7 +87,7 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
     UnsafeError, PlanError, Locked, DiskFull, NoLabel
     """
     check_places(request.source, request.output, request.vault)
-    found = scan(request.source)
+    found = find(request.source, request.modality)
     if not found.series:
         return Result(done=(), left_out=found.left_out, resumed=0)
     vault = Vault(request.vault)
@@ -88,6 +105,8 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
         for source, name in new_names(found.series, ledger.rows()).items():
             ledger.plan(source, name.folder, name.slices)
         before = ledger.rows()
+        images = [one for one in found.series if isinstance(one, NiftiFile)]
+        note_images(vault, [(before[source_key(one)].name, one.path) for one in images])
         todo = [
             _job(request, vault, created, series, before[source_key(series)].name, label)
             for series, label in labelled
@@ -137,7 +156,7 @@ def _check_output(output: Path, ledger: Ledger) -> None:
 
 
 def labelled_series(
-    found: Scan, plan: ProtectionPlan, labels: Labels | None
+    found: Export, plan: ProtectionPlan, labels: Labels | None
 ) -> tuple[list[Labelled], list[LeftOut]]:
     """Return the series to protect with their labels, and those that lack one they need."""
     if not plan.needs_surrogate:
@@ -178,8 +197,8 @@ def _fitted(
 def studies(labelled: list[Labelled]) -> list[Study]:
     """Return what a fit needs of labelled series; each is read when it is its turn."""
 
-    def loader(series: SeriesFiles) -> Callable[[], Volume]:
-        return lambda: read_series(series.paths).volume
+    def loader(series: AnySeries) -> Callable[[], Volume]:
+        return lambda: load_volume(series)
 
     return [Study(label=str(label), load=loader(series)) for series, label in labelled]
 
@@ -196,7 +215,7 @@ def _job(
     request: Request,
     vault: Vault,
     created: datetime,
-    series: SeriesFiles,
+    series: AnySeries,
     name: str,
     label: str | None,
 ) -> Job:
@@ -210,6 +229,7 @@ def _job(
         vault=vault.folder,
         created=created,
         site_key=request.site_key,
+        modality=modality_of(series),
     )
 
 
@@ -232,7 +252,7 @@ def _run(jobs: list[Job], request: Request, ledger: Ledger, progress: Progress) 
     return log
 
 
-def _without_changed(found: Scan, rows: dict[str, Row]) -> Scan:
+def _without_changed(found: Export, rows: dict[str, Row]) -> Export:
     """Leave out series whose protected volume is no longer in the source as it was.
 
     Protecting them again would give one SOP Instance UID to two files with different pixels.
@@ -242,22 +262,21 @@ def _without_changed(found: Scan, rows: dict[str, Row]) -> Scan:
     changed = [
         series
         for series in found.series
-        if source_key(series) not in rows and series.headers[0].series_uid in lost
+        if source_key(series) not in rows and series_uid_of(series) in lost
     ]
     text = "the series has other slices than when it was protected; use a new output folder"
     entries = [LeftOut(path, Changed.code, text) for one in changed for path in one.paths]
-    rest = tuple(series for series in found.series if all(series is not one for one in changed))
-    return replace(found, series=rest, left_out=(*found.left_out, *entries))
+    return without(found, changed, entries)
 
 
 def _result(
-    found: Scan, unlabelled: list[LeftOut], rows: dict[str, Row], resumed: int, log: list[str]
+    found: Export, unlabelled: list[LeftOut], rows: dict[str, Row], resumed: int, log: list[str]
 ) -> Result:
     done: list[Done] = []
     left_out = [*found.left_out, *unlabelled]
     for series in found.series:
         row = rows[source_key(series)]
-        if row.done and row.slices != len(series.paths):
+        if row.done and row.slices != images_of(series):
             text = (
                 f"the series has {len(series.paths)} slices, {row.slices} were there when it was "
                 "protected; use a new output folder"
@@ -265,7 +284,7 @@ def _result(
             left_out += [LeftOut(path, Changed.code, text) for path in series.paths]
         if row.done:
             record = ProtectionRecord.from_json(row.record)
-            modality = series.headers[0].modality
+            modality = modality_of(series)
             done.append(Done(name=row.name, slices=row.slices, modality=modality, record=record))
         elif row.code:
             left_out += [LeftOut(path, row.code, row.reason) for path in series.paths]

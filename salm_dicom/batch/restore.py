@@ -9,6 +9,7 @@ from pathlib import Path
 
 from salm_dicom.batch.ledger import Ledger
 from salm_dicom.batch.manifest import MANIFEST
+from salm_dicom.batch.nifti import PREFIX, restore_file
 from salm_dicom.batch.protect import check_places
 from salm_dicom.batch.vault import Vault, read_kept
 from salm_dicom.dicom.folder import make_private
@@ -18,6 +19,7 @@ from salm_dicom.dicom.restore import restored
 from salm_dicom.errors import InputError, MismatchError, PlanError, UnsafeError
 
 Progress = Callable[[str, int, int], None]
+_NAMES = ("image.nii", "image.nii.gz")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,14 @@ def restore(
     known: set[Path] = {output / MANIFEST}
     for count, row in enumerate(rows):
         progress("restore", count, len(rows))
+        if row.name.startswith(PREFIX):
+            known |= {output / row.name / name for name in ("image.json", *_NAMES)}
+            outcome = _restored_image(output, row.name, vault, target)
+            if isinstance(outcome, str):
+                failed.append((output / row.name, outcome))
+            else:
+                identical, recompressed = identical + outcome, recompressed + (not outcome)
+            continue
         kept = read_kept(vault.kept(row.name))
         for path in sorted((output / row.name).glob("*.dcm")):
             known.add(path)
@@ -81,6 +91,19 @@ def restore(
     strange = [p for p in sorted(output.rglob("*")) if p.is_file() and p not in known]
     failed += [(path, "is not from a run with this vault") for path in strange]
     return Restored(identical=identical, recompressed=recompressed, failed=tuple(failed))
+
+
+def _restored_image(output: Path, name: str, vault: Vault, target: Path) -> bool | str:
+    """Restore a NIfTI file; return whether it is the file on disk byte for byte, or why not."""
+    paths = [path for n in _NAMES if (path := output / name / n).is_file()]
+    if len(paths) != 1:
+        return "a protected image is missing"
+    try:
+        data, is_source = restore_file(paths[0], vault.kept(name))
+    except (InputError, MismatchError) as error:
+        return f"{error.code}: {error}"
+    _write(target / paths[0].relative_to(output), data)
+    return is_source
 
 
 def _write(path: Path, data: bytes) -> None:

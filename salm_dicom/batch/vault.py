@@ -42,6 +42,11 @@ class Vault:
         """Return the file with what the restoration of one series needs."""
         return self.folder / "kept" / f"{name.replace('/', '_')}.npz"
 
+    @property
+    def images(self) -> Path:
+        """CSV file that says which NIfTI file of the source each folder of the output is."""
+        return self.folder / "nifti.csv"
+
     def create(self) -> None:
         """Make the folders."""
         for folder in (self.folder, self.folder / "kept"):
@@ -93,26 +98,31 @@ class KeptWriter:
         """Write them to a file of mode 0600, atomically."""
         kept = [one for _, one in self._kept]
         heads, tails = [one.head for one in kept], [one.tail for one in kept]
-        partial = path.with_suffix(".partial")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            np.savez(
-                stream,
-                uid=np.array([uid for uid, _ in self._kept]),
-                sha256=np.array([one.sha256 for one in kept]),
-                shape=np.array([one.delta.shape for one in kept]),
-                pixel_header=np.array([one.pixel_header for one in kept]),
-                changes=np.array([len(one) for one in self._change]),
-                where=np.concatenate(self._where),
-                change=np.concatenate(self._change),
-                head_bytes=np.array([len(head) for head in heads]),
-                heads=_packed(heads),
-                tail_bytes=np.array([len(tail) for tail in tails]),
-                tails=_packed(tails),
-            )
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.rename(path)
+        save_arrays(
+            path,
+            uid=np.array([uid for uid, _ in self._kept]),
+            sha256=np.array([one.sha256 for one in kept]),
+            shape=np.array([one.delta.shape for one in kept]),
+            pixel_header=np.array([one.pixel_header for one in kept]),
+            changes=np.array([len(one) for one in self._change]),
+            where=np.concatenate(self._where),
+            change=np.concatenate(self._change),
+            head_bytes=np.array([len(head) for head in heads]),
+            heads=_packed(heads),
+            tail_bytes=np.array([len(tail) for tail in tails]),
+            tails=_packed(tails),
+        )
+
+
+def save_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write arrays to an npz file of mode 0600, atomically."""
+    partial = path.with_suffix(".partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.rename(path)
 
 
 def _packed(parts: Sequence[bytes]) -> NDArray[np.uint8]:

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
+from salm_dicom.batch import nifti
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom.conformance import Finding, Instance, check, derivations
 from salm_dicom.dicom.multiframe import in_file_order
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.pixels import stored_values
-from salm_dicom.dicom.scan import SeriesFiles, scan
+from salm_dicom.dicom.scan import Scan, SeriesFiles, scan
 from salm_dicom.dicom.series import read_series
 from salm_dicom.errors import InputError, PlanError
 from salm_dicom.fidelity import Fidelity, Limits, measure, missed
 from salm_dicom.foreground import foreground
+from salm_dicom.nifti.image import is_nifti
+from salm_dicom.nifti.image import read as read_nifti_file
 from salm_dicom.plan import ProtectionPlan, intensity_range
 from salm_dicom.volume import StoredPixels, Volume
 
@@ -64,8 +67,8 @@ def verify(
 ) -> Verification:
     """Return what is wrong with a protected export, measured from disk.
 
-    Files are paired by Source Image Sequence, of multi-frame files that of every frame. The
-    foreground is computed again from the source.
+    DICOM files are paired by Source Image Sequence, of multi-frame files that of every frame;
+    NIfTI files by the SHA-256 in the sidecar. The foreground is computed again from the source.
 
     Parameters
     ----------
@@ -77,7 +80,8 @@ def verify(
             raise PlanError(f"{name} is not a folder")
     plan = ProtectionPlan(method="random", intensity_range=window)
     partners, strange = _partners(output)
-    found = scan(source).series
+    export = scan(source)
+    found = export.series
     known = {instance.sop_uid for series in found for instance in series.headers}
     strange += [
         (path, "names a source that is not in SOURCE")
@@ -94,6 +98,8 @@ def verify(
         else:
             absent += 1
     progress("verify", len(found), len(found))
+    images, missing, unpaired = _images(export, output, limits, plan)
+    verified, absent, strange = [*verified, *images], absent + missing, [*strange, *unpaired]
     return Verification(series=tuple(verified), absent=absent, strange=tuple(strange))
 
 
@@ -101,7 +107,8 @@ def _partners(output: Path) -> tuple[dict[str, list[Path]], list[tuple[Path, str
     """Return the files of the output by the source instance that they name."""
     partners: dict[str, list[Path]] = {}
     strange: list[tuple[Path, str]] = []
-    for path in sorted(p for p in output.rglob("*") if p.is_file() and p.suffix != ".json"):
+    files = (p for p in output.rglob("*") if p.is_file() and p.suffix != ".json")
+    for path in sorted(p for p in files if not is_nifti(p)):
         try:
             file = read(path)
         except InputError as error:
@@ -175,6 +182,58 @@ def _worst(
         for one, (start, stop) in zip(volume.volumes(), ends, strict=True)
     ]
     return min((f for f in found if f is not None), key=lambda f: f.psnr_db, default=None)
+
+
+def _images(
+    export: Scan, output: Path, limits: Limits, plan: ProtectionPlan
+) -> tuple[list[Verified], int, list[tuple[Path, str]]]:
+    """Return what was found for NIfTI files, how many are absent, and files without a source."""
+    partners, strange = nifti.partners(output)
+    verified: list[Verified] = []
+    absent, seen = 0, set[str]()
+    for path in sorted(row.path for row in export.left_out if is_nifti(row.path)):
+        try:
+            sha256 = read_nifti_file(path).sha256
+        except InputError:
+            continue
+        if sha256 in seen:
+            continue
+        seen.add(sha256)
+        paths = partners.pop(sha256, [])
+        if paths:
+            verified.append(_image(path, paths, output, limits, plan))
+        else:
+            absent += nifti.is_unprotected(path)
+    left = [path for paths in partners.values() for path in paths]
+    strange += [(path, "names a source that is not in SOURCE") for path in left]
+    return verified, absent, strange
+
+
+def _image(
+    source: Path, paths: list[Path], output: Path, limits: Limits, plan: ProtectionPlan
+) -> Verified:
+    """Return what was found for one NIfTI file; its fidelity is that of its worst frame."""
+    findings = [Finding("PAIR", f"the file has {len(paths)} protected ones")] * (len(paths) > 1)
+    pairs: list[nifti.FramePair] = []
+    try:
+        found, pairs = nifti.verify_file(source, paths[0])
+        findings += [Finding(code, text) for code, text in found]
+    except InputError as error:
+        findings.append(Finding(error.code, str(error)))
+    measured = [
+        fidelity
+        for pair in pairs
+        if (fidelity := _fidelity(pair.source, pair.after.values, pair.mask, plan)) is not None
+    ]
+    modality = pairs[0].source.modality if pairs else ""
+    return Verified(
+        name=_folder([paths], output),
+        modality=modality,
+        slices=sum(len(pair.mask) for pair in pairs),
+        findings=tuple(findings),
+        missed=tuple(sorted({t for f in measured for t in missed(f, limits, modality)})),
+        fidelity=min(measured, key=lambda one: one.psnr_db, default=None),
+    )
 
 
 def _fidelity(

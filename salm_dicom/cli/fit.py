@@ -11,6 +11,7 @@ from salm_dicom.cli.options import (
     FOLDER,
     labels_options,
     log_option,
+    modality_option,
     plan_options,
     progress_option,
     source_argument,
@@ -21,6 +22,7 @@ from salm_dicom.cli.options import (
 @source_argument
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the protector.")
 @labels_options
+@modality_option
 @plan_options
 @progress_option
 @log_option
@@ -30,6 +32,7 @@ def command(
     output: Path,
     labels: Path | None,
     labels_by: str,
+    modality: str | None,
     progress: str,
     log_file: Path | None,
     **settings: object,
@@ -41,7 +44,7 @@ def command(
     """
     from salm_dicom.batch.labels import Labels
     from salm_dicom.batch.protect import check_places, labelled_series, studies
-    from salm_dicom.dicom.scan import scan
+    from salm_dicom.batch.source import find
     from salm_dicom.errors import PlanError, UnsafeError
     from salm_dicom.plan import ProtectionPlan
     from salm_dicom.protector import fit, save
@@ -54,7 +57,7 @@ def command(
     check_places(source, output, output.with_name(output.name + ".none"))
     if output.exists() and any(output.iterdir()):
         raise UnsafeError("the protector's folder is not empty; use a new one")
-    found = scan(source)
+    found = find(source, modality)
     if not found.series:
         return console.NOTHING
     table = Labels.read(labels, by=labels_by, root=source)

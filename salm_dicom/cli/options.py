@@ -16,6 +16,7 @@ from salm_dicom.errors import PlanError
 F = TypeVar("F", bound=Callable[..., Any])
 
 FOLDER = click.Path(path_type=Path)
+MODALITIES = ("CT", "MR", "CR", "DX", "MG")
 LABELS_BY = ("series", "study", "patient", "instance", "path")
 
 
@@ -92,6 +93,16 @@ def labels_options(function: F) -> F:
         type=FOLDER,
         default=None,
         help="CSV file with the columns key and label.",
+    )(function)
+
+
+def modality_option(function: F) -> F:
+    """Add --modality."""
+    return click.option(
+        "--modality",
+        type=click.Choice(MODALITIES),
+        default=None,
+        help="What NIfTI files are whose .json beside them does not say.",
     )(function)
 
 

@@ -16,6 +16,7 @@ from salm_dicom.cli.options import (
     json_option,
     labels_options,
     log_option,
+    modality_option,
     plan_options,
     progress_option,
     site_key,
@@ -40,6 +41,7 @@ Examples:
 @click.option("--vault", type=FOLDER, help="What stays private. Default: OUT.vault")
 @click.option("--protector", type=FOLDER, help="From `salm-dicom fit`; brings its own settings.")
 @labels_options
+@modality_option
 @plan_options
 @click.option(
     "-j",
@@ -62,6 +64,7 @@ def command(
     protector: Path | None,
     labels: Path | None,
     labels_by: str,
+    modality: str | None,
     jobs: int | None,
     created: str | None,
     key_file: Path | None,
@@ -73,10 +76,16 @@ def command(
 ) -> int:
     """Protect every series of the export SOURCE and write derived copies to OUT.
 
-    SOURCE is only read. OUT gets DICOM files and manifest.json, no patient data in its names.
+    SOURCE is only read. OUT gets DICOM and NIfTI files and manifest.json, no patient data in its
+    names.
     The vault keeps the protector and what is needed to restore the originals: keep it private.
     A second run with the same options finishes what is missing.
     """
+    from salm_dicom.batch.engines import warm_up
+
+    jobs = jobs or len(os.sched_getaffinity(0))
+    if jobs > 1 and not dry_run:
+        warm_up()  # while this process imports the same and scans
     from salm_dicom.batch.labels import Labels
     from salm_dicom.batch.protect import Request, check_places, protect
     from salm_dicom.dicom.derive import PUBLIC_SITE_KEY
@@ -86,7 +95,7 @@ def command(
     check_places(source, output, vault)
     if dry_run:
         console.say("dry run: nothing is written")
-        return show(source, as_json=as_json)
+        return show(source, modality, as_json=as_json)
     request = Request(
         source=source,
         output=output,
@@ -96,7 +105,8 @@ def command(
         labels=None if labels is None else Labels.read(labels, by=labels_by, root=source),
         created=creation_time(created),
         site_key=site_key(key_file, PUBLIC_SITE_KEY),
-        jobs=jobs or len(os.sched_getaffinity(0)),
+        jobs=jobs,
+        modality=modality,
     )
     with console.progress_to_stderr(progress) as report:
         result = protect(request, report)

@@ -8,44 +8,47 @@ from typing import TYPE_CHECKING
 import click
 
 from salm_dicom.cli import console
-from salm_dicom.cli.options import json_option, source_argument
+from salm_dicom.cli.options import json_option, modality_option, source_argument
 
 if TYPE_CHECKING:
-    from salm_dicom.dicom.scan import Scan, SeriesFiles
+    from salm_dicom.batch.source import AnySeries, Export
 
 
 @click.command("scan", epilog="Example:  salm-dicom scan export/")
 @source_argument
+@modality_option
 @json_option
 @console.reports_errors
-def command(source: Path, as_json: bool) -> int:
+def command(source: Path, modality: str | None, as_json: bool) -> int:
     """Show what is in the export SOURCE, and what would be left out and why.
 
     Nothing is written. Exit 3 when files would be left out, 4 when nothing can be protected.
     """
-    return show(source, as_json=as_json)
+    return show(source, modality, as_json=as_json)
 
 
-def show(source: Path, *, as_json: bool) -> int:
+def show(source: Path, modality: str | None = None, *, as_json: bool) -> int:
     """Print what a scan finds and return the exit code."""
-    from salm_dicom.dicom.scan import scan
+    from salm_dicom.batch.source import find, irregular_of, modality_of, series_uid_of
     from salm_dicom.errors import PlanError
 
     if not source.exists():
         raise PlanError("SOURCE does not exist; give the folder of an export")
-    found = scan(source)
+    found = find(source, modality)
     if as_json:
         for series in found.series:
-            first = series.headers[0]
+            frames, slices, rows, columns = _size(series)
+            irregular = irregular_of(series)
             console.emit(
                 "series",
-                series_uid=first.series_uid,
-                modality=first.modality,
-                slices=series.slices,
-                rows=first.pixel_format[0],
-                columns=first.pixel_format[1],
+                series_uid=series_uid_of(series),
+                modality=modality_of(series),
+                frames=frames,
+                slices=slices,
+                rows=rows,
+                columns=columns,
                 geometry=_geometry(series),
-                extent="slice" if series.stack.irregular or series.slices == 1 else "volume",
+                extent="slice" if irregular or slices == 1 else "volume",
                 files=[str(path) for path in series.paths],
             )
         for entry in found.left_out:
@@ -59,23 +62,38 @@ def show(source: Path, *, as_json: bool) -> int:
     return console.worst(console.exit_of_left_out(entry.code for entry in found.left_out))
 
 
-def _geometry(series: SeriesFiles) -> str:
-    """Return how the slices lie; frames of one file are placed when they are read."""
-    if series.headers[0].frames > 1:
+def _geometry(series: AnySeries) -> str:
+    """Return how the slices lie; frames of one DICOM file are placed when they are read."""
+    from salm_dicom.batch.source import irregular_of
+    from salm_dicom.dicom.scan import SeriesFiles
+
+    if isinstance(series, SeriesFiles) and series.headers[0].frames > 1:
         return "multi-frame"
-    return series.stack.irregular or "regular"
+    return irregular_of(series) or "regular"
 
 
-def _print(found: Scan, source: Path) -> None:
+def _print(found: Export, source: Path) -> None:
+    from salm_dicom.batch.source import images_of, modality_of
+
     rows = []
     for number, series in enumerate(found.series, start=1):
-        first = series.headers[0]
-        size = f"{first.pixel_format[0]} x {first.pixel_format[1]}"
+        _, _, high, wide = _size(series)
         rows.append(
-            (str(number), first.modality, str(series.slices), size, _geometry(series))
+            (str(number), modality_of(series), str(images_of(series)), f"{high} x {wide}",
+              _geometry(series))
         )  # fmt: skip
-    files = sum(len(series.paths) for series in found.series)
-    click.echo(f"{len(found.series)} series with {files} images can be protected")
+    images = sum(images_of(series) for series in found.series)
+    click.echo(f"{len(found.series)} series with {images} images can be protected")
     if rows:
         console.table(rows, ("no.", "modality", "slices", "rows x columns", "geometry"))
     console.list_left_out(((e.path, e.code, e.reason) for e in found.left_out), source)
+
+
+def _size(series: AnySeries) -> tuple[int, int, int, int]:
+    """Return frames, slices, rows and columns."""
+    from salm_dicom.nifti.scan import NiftiFile
+
+    if isinstance(series, NiftiFile):
+        return series.frames, series.slices, series.rows, series.columns
+    rows, columns = (int(str(size)) for size in series.headers[0].pixel_format[:2])
+    return 1, len(series.paths), rows, columns

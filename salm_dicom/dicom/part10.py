@@ -94,6 +94,11 @@ class Part10:
         span = self._by_tag.get(tag)
         return b"" if span is None else self.data[span.value : span.value_stop]
 
+    def view(self, tag: int) -> memoryview:
+        """Return an element's value like `value`, without copying it."""
+        span = self._by_tag.get(tag)
+        return memoryview(self.data)[span.value : span.value_stop] if span else memoryview(b"")
+
     def vr(self, tag: int) -> str:
         """Return an element's VR; empty when it is absent or the VR implicit."""
         span = self._by_tag.get(tag)

@@ -122,7 +122,7 @@ def raw_values(file: Part10) -> Integers:
 
 def source_words(file: Part10) -> Integers:
     """Return the words of uncompressed Pixel Data in the machine's byte order, flat, unsigned."""
-    data, needed = file.value(PIXEL_DATA), raw_bytes(file)
+    data, needed = file.view(PIXEL_DATA), raw_bytes(file)
     if len(data) < needed:
         raise Truncated(f"the pixel data has {len(data)} bytes; {needed} are needed")
     kind = word_type(file)
@@ -143,7 +143,7 @@ def is_swapped(file: Part10) -> bool:
     return not file.is_little_endian and file.vr(PIXEL_DATA) == "OW"
 
 
-def swapped(data: bytes) -> bytes:
+def swapped(data: bytes | memoryview) -> bytes:
     """Return 16-bit words in the other byte order."""
     return np.frombuffer(data, np.uint16, len(data) // 2).byteswap().tobytes()
 

@@ -43,7 +43,7 @@ class Encoding:
         length = UNDEFINED if undefined else len(value)
         end = self._bare(SEQUENCE_END, 0) if undefined else b""
         if self.implicit:
-            return self._bare(tag, length) + value + end
+            return b"".join((self._bare(tag, length), value, end))
         if length > 0xFFFE and vr not in EXPLICIT_VR_LENGTH_32:
             raise MismatchError(f"a value of {length} bytes; {vr} can hold 65534 (PS3.5 7.1.2)")
         order = "<" if self.little else ">"
@@ -53,7 +53,7 @@ class Encoding:
             if vr in EXPLICIT_VR_LENGTH_32
             else pack(f"{order}H", length)
         )
-        return start + size + value + end
+        return b"".join((start, size, value, end))
 
     def item(self, elements: Iterable[bytes]) -> bytes:
         """Return one sequence item that holds `elements`."""

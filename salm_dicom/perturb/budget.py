@@ -160,7 +160,7 @@ def to_integers(
         if np.count_nonzero(change) > allowed:
             change[~_strongest(np.where(change != 0, np.abs(wish), 0), allowed)] = 0
         if zero_mean:
-            slice_of = where // (out.shape[-2] * out.shape[-1])
+            slice_of = where // (out.shape[-2] * out.shape[-1]) if out.ndim > 3 else None
             _balance(change, np.abs(wish), slice_of)
             while _drop_padded(change, before, limits.padding):
                 _balance(change, np.abs(wish), slice_of)
@@ -168,13 +168,20 @@ def to_integers(
     return torch.from_numpy(delta)
 
 
-def _balance(change: Floats, strength: Floats, slice_of: NDArray[np.intp]) -> None:
-    """Shrink, in place, the weakest changes of the prevailing sign until a slice adds up to 0."""
-    sums = np.bincount(slice_of, weights=change)
+def _balance(change: Floats, strength: Floats, slice_of: NDArray[np.intp] | None) -> None:
+    """Shrink, in place, the weakest changes of the prevailing sign until a slice adds up to 0.
+
+    `slice_of` tells the slice of each change; None when all lie in one.
+    """
+    if slice_of is None:
+        sums = change.sum(dtype=np.float64, keepdims=True)
+    else:
+        sums = np.bincount(slice_of, weights=change)
     for index in np.flatnonzero(sums).tolist():
         surplus = abs(float(sums[index]))
         sign = 1.0 if sums[index] > 0 else -1.0
-        where = np.flatnonzero((slice_of == index) & (change * sign > 0))
+        prevails = change * sign > 0
+        where = np.flatnonzero(prevails if slice_of is None else prevails & (slice_of == index))
         # each gives at least 1, so no more than `surplus` of them are needed
         weakest = ~_strongest(strength[where], len(where) - min(len(where), round(surplus)))
         where = where[weakest]

@@ -1,6 +1,7 @@
 """Volume to MetaTensor and back; the meta dictionary holds strings and numbers only.
 
-A MetaTensor of ours is (1, columns, rows, slices), float32, modality units, with a RAS affine.
+A MetaTensor of ours is (frames, columns, rows, slices), float32, modality units, with a RAS
+affine; only NIfTI over time has more than one frame.
 What the writer needs to find the source again travels as one JSON string, because lists and None
 break the collation of batches.
 """
@@ -18,21 +19,26 @@ from numpy.typing import NDArray
 
 from salm_dicom.dicom.series import Origin, Series, read_series
 from salm_dicom.errors import MismatchError
+from salm_dicom.nifti.series import NiftiSeries
 from salm_dicom.volume import StoredPixels, Volume
 
 SOURCE_KEY = "salm_source"
 RECORD_KEY = "salm_record"
+# Why an image that was loaded cannot be protected, if so.
+REFUSED_KEY = "salm_refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Home:
     """Where the voxels of a MetaTensor came from: files, grid and mapping of the source.
 
-    `is_plain` is off for colour, for ultrasound with regions and for files that hold several
-    volumes: what is special about them is read from the source again.
+    `frames` is 0 for a DICOM series, else how many volumes a NIfTI file has. `is_plain` is off for
+    colour, for ultrasound with regions and for DICOM files that hold several volumes: what is
+    special about them is read from the source again.
     """
 
     origin: Origin
+    frames: int
     series_uid: str
     modality: str
     photometric: str
@@ -48,11 +54,13 @@ class Home:
     is_plain: bool
 
     @classmethod
-    def of(cls, series: Series) -> Home:
+    def of(cls, series: Series | NiftiSeries) -> Home:
         """Return the home of a series as it was read."""
-        volume, pixels = series.volume, series.volume.pixels
+        volumes = volumes_of(series)
+        volume, pixels = volumes[0], volumes[0].pixels
         return cls(
-            origin=series.origin,
+            origin=origin_of(series),
+            frames=len(volumes) if isinstance(series, NiftiSeries) else 0,
             series_uid=series.series_uid,
             modality=volume.modality,
             photometric=volume.photometric,
@@ -73,7 +81,8 @@ class Home:
         plain = {
             "paths": [str(path) for path in self.origin.paths],
             "sha256": list(self.origin.sha256),
-            "frames": list(self.origin.frames),
+            "origin_frames": list(self.origin.frames),
+            "frames": self.frames,
             "series_uid": self.series_uid,
             "modality": self.modality,
             "photometric": self.photometric,
@@ -99,8 +108,9 @@ class Home:
             origin=Origin(
                 paths=tuple(Path(path) for path in plain["paths"]),
                 sha256=tuple(plain["sha256"]),
-                frames=tuple(plain["frames"]),
+                frames=tuple(plain["origin_frames"]),
             ),
+            frames=plain["frames"],
             series_uid=plain["series_uid"],
             modality=plain["modality"],
             photometric=plain["photometric"],
@@ -117,18 +127,31 @@ class Home:
         )
 
 
-def to_metatensor(series: Series) -> MetaTensor:
-    """Return the series as (1, columns, rows, slices) with its home in the meta dictionary."""
-    values = series.volume.pixels.modality_values()
-    tensor = torch.from_numpy(values).permute(2, 1, 0)[None]
+def volumes_of(series: Series | NiftiSeries) -> tuple[Volume, ...]:
+    """Return the volume of a DICOM series, or those of a NIfTI file."""
+    return series.volumes if isinstance(series, NiftiSeries) else (series.volume,)
+
+
+def origin_of(series: Series | NiftiSeries) -> Origin:
+    """Return the files a series came from."""
+    if isinstance(series, NiftiSeries):
+        return Origin(paths=(series.origin.path,), sha256=(series.origin.sha256,))
+    return series.origin
+
+
+def to_metatensor(series: Series | NiftiSeries) -> MetaTensor:
+    """Return a series as (frames, columns, rows, slices) with its home in the meta dictionary."""
+    volumes = volumes_of(series)
+    values = np.stack([volume.pixels.modality_values() for volume in volumes])
+    tensor = torch.from_numpy(values).permute(0, 3, 2, 1)
     meta = {
-        "filename_or_obj": str(series.origin.paths[0]),
+        "filename_or_obj": str(origin_of(series).paths[0]),
         "series_uid": series.series_uid,
-        "modality": series.volume.modality,
+        "modality": volumes[0].modality,
         "space": "RAS",
         SOURCE_KEY: Home.of(series).to_json(),
     }
-    return MetaTensor(tensor, affine=torch.from_numpy(series.volume.affine), meta=meta)
+    return MetaTensor(tensor, affine=torch.from_numpy(volumes[0].affine), meta=meta)
 
 
 def home_of(image: MetaTensor) -> Home:
@@ -137,9 +160,12 @@ def home_of(image: MetaTensor) -> Home:
     Raises
     ------
     MismatchError
-        It did not come from `LoadVolume`.
+        It did not come from `LoadVolume` or `VolumeReader`, or cannot be protected.
     """
-    text = getattr(image, "meta", {}).get(SOURCE_KEY)
+    meta = getattr(image, "meta", {})
+    text = meta.get(SOURCE_KEY)
+    if not isinstance(text, str) and isinstance(meta.get(REFUSED_KEY), str):
+        raise MismatchError(f"the image was loaded, but cannot be protected: {meta[REFUSED_KEY]}")
     if not isinstance(text, str):
         raise MismatchError(
             "the image does not say where it came from; load it with LoadVolume and keep it a "
@@ -148,17 +174,20 @@ def home_of(image: MetaTensor) -> Home:
     return Home.from_json(text)
 
 
-def slices_first(image: MetaTensor) -> NDArray[np.float32]:
-    """Return (1, X, Y, Z) as an array (Z, Y, X), without a copy where possible."""
-    if image.ndim != 4 or image.shape[0] != 1:
-        raise MismatchError(f"an image of shape {tuple(image.shape)}; (1, X, Y, Z) is needed")
+def slices_first(image: MetaTensor, home: Home, frame: int = 0) -> NDArray[np.float32]:
+    """Return a frame of (frames, X, Y, Z) as an array (Z, Y, X), without a copy if possible."""
+    frames = max(1, home.frames)
+    if image.ndim != 4 or image.shape[0] != frames:
+        raise MismatchError(
+            f"an image of shape {tuple(image.shape)}; ({frames}, X, Y, Z) is needed"
+        )
     array: NDArray[np.float32] = image.as_tensor().detach().cpu().float().numpy()
-    slices: NDArray[np.float32] = array[0].transpose(2, 1, 0)
+    slices: NDArray[np.float32] = array[frame].transpose(2, 1, 0)
     return slices
 
 
-def to_volume(image: MetaTensor, home: Home) -> Volume:
-    """Return the stored values of a MetaTensor on its own grid.
+def to_volume(image: MetaTensor, home: Home, frame: int = 0) -> Volume:
+    """Return the stored values of a frame of a MetaTensor on its own grid.
 
     Raises
     ------
@@ -166,7 +195,7 @@ def to_volume(image: MetaTensor, home: Home) -> Volume:
         Slices of the source map differently to modality values and the grid was moved, or the
         values do not lie on the source's stored values.
     """
-    values = slices_first(image)
+    values = slices_first(image, home, frame)
     moved = values.shape != home.shape or not np.allclose(image.affine, home.affine, atol=1e-4)
     if moved and not home.is_plain:
         raise MismatchError(
@@ -206,9 +235,11 @@ def to_volume(image: MetaTensor, home: Home) -> Volume:
     )
 
 
-def add_delta(image: MetaTensor, volume: Volume, delta: NDArray[np.integer]) -> None:
-    """Add stored units to the image, in place, as modality values."""
-    plain = image.as_tensor()[0].permute(2, 1, 0)
+def add_delta(
+    image: MetaTensor, volume: Volume, delta: NDArray[np.integer], frame: int = 0
+) -> None:
+    """Add stored units to a frame of the image, in place, as modality values."""
+    plain = image.as_tensor()[frame].permute(2, 1, 0)
     for index, change in enumerate(delta):
         if change.any():
             after = volume.pixels.at(index).shifted(change[None])

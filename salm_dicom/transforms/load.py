@@ -1,4 +1,4 @@
-"""LoadVolume: one DICOM series to a MetaTensor in modality units, nothing resampled."""
+"""LoadVolume: one DICOM series or NIfTI file to a MetaTensor in modality units, never resampled."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform, Transform
 
 from salm_dicom.dicom.scan import image_header
-from salm_dicom.dicom.series import files_of, read_series
+from salm_dicom.dicom.series import Series, files_of, read_series
 from salm_dicom.errors import UnevenSpacing
-from salm_dicom.transforms.convert import to_metatensor
+from salm_dicom.nifti.image import is_nifti
+from salm_dicom.nifti.series import NiftiSeries, read_nifti
+from salm_dicom.transforms.convert import to_metatensor, volumes_of
 
 PathOrPaths = str | PathLike[str] | Sequence[str | PathLike[str]]
 
@@ -22,15 +24,21 @@ PathOrPaths = str | PathLike[str] | Sequence[str | PathLike[str]]
 class LoadVolume(Transform):
     """Load one series as (1, columns, rows, slices), float32, modality units, RAS affine.
 
+    A NIfTI file is turned the way a DICOM series lies, which its affine says; over time it has
+    a channel for each frame.
+
     Parameters
     ----------
     allow_irregular
         Load slices that are no evenly spaced parallel stack (gantry tilt, gaps) as a stack
         whose affine holds for the first slice only. Only SALM of slice extent accepts it.
+    modality
+        DICOM's *Modality* of NIfTI files whose sidecar does not say.
     """
 
-    def __init__(self, allow_irregular: bool = False) -> None:
+    def __init__(self, allow_irregular: bool = False, modality: str | None = None) -> None:
         self.allow_irregular = allow_irregular
+        self.modality = modality
 
     def __call__(self, source: PathOrPaths) -> MetaTensor:
         """Return the volume of a series folder, of one file, or of a list of files.
@@ -42,9 +50,8 @@ class LoadVolume(Transform):
         UnevenSpacing
             The slices are no regular volume and `allow_irregular` is off.
         """
-        series = read_series(_paths(source))
-        if series.volume.irregular and not self.allow_irregular:
-            raise UnevenSpacing((), series.volume.irregular)
+        series = read_any(source, self.modality)
+        check_regular(series, self.allow_irregular)
         return to_metatensor(series)
 
 
@@ -56,9 +63,10 @@ class LoadVolumed(MapTransform):
         keys: KeysCollection,
         allow_irregular: bool = False,
         allow_missing_keys: bool = False,
+        modality: str | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.load = LoadVolume(allow_irregular)
+        self.load = LoadVolume(allow_irregular, modality)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with each key's path replaced by its volume."""
@@ -68,8 +76,19 @@ class LoadVolumed(MapTransform):
         return out
 
 
-def _paths(source: PathOrPaths) -> list[Path]:
-    if isinstance(source, (str, PathLike)):
-        path = Path(source)
-        return files_of(path) if path.is_dir() else [image_header(path).path]
-    return [image_header(Path(path)).path for path in source]
+def read_any(source: PathOrPaths, modality: str | None) -> Series | NiftiSeries:
+    """Return the DICOM series of a folder, file or list of files, or the series of a NIfTI file."""
+    paths = [source] if isinstance(source, (str, PathLike)) else source
+    places = [Path(path) for path in paths]
+    if len(places) == 1 and places[0].is_dir():
+        return read_series(files_of(places[0]))
+    if len(places) == 1 and is_nifti(places[0]):
+        return read_nifti(places[0], modality)
+    return read_series([image_header(place).path for place in places])
+
+
+def check_regular(series: Series | NiftiSeries, allow_irregular: bool) -> None:
+    """Raise `UnevenSpacing` for slices that are no regular volume, unless they are allowed."""
+    irregular = volumes_of(series)[0].irregular
+    if irregular and not allow_irregular:
+        raise UnevenSpacing((), irregular)

@@ -12,6 +12,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform, Transform
 
 from salm_dicom.protector import Protector, loaded
+from salm_dicom.record import widest
 from salm_dicom.transforms.convert import RECORD_KEY, add_delta, home_of, to_volume
 
 
@@ -37,16 +38,19 @@ class SALM(Transform):
         Parameters
         ----------
         image
-            (1, X, Y, Z), modality units, from `LoadVolume`; may be flipped, turned or cropped.
+            (frames, X, Y, Z), modality units, from `LoadVolume`; may be flipped, turned or cropped.
         label
             The series' label, for methods with a surrogate.
         """
         home = home_of(image)
-        volume = to_volume(image, home)
-        found = loaded(self.protector).apply(volume, series_uid=home.series_uid, label=label)
+        protector, records = loaded(self.protector), []
         out: MetaTensor = image.clone()
-        add_delta(out, volume, found.delta)
-        out.meta[RECORD_KEY] = found.record.to_json()
+        for frame in range(max(1, home.frames)):
+            volume = to_volume(image, home, frame)
+            found = protector.apply(volume, series_uid=home.series_uid, label=label)
+            add_delta(out, volume, found.delta, frame)
+            records.append(found.record)
+        out.meta[RECORD_KEY] = widest(records).to_json()
         return out
 
 

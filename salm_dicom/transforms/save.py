@@ -1,4 +1,4 @@
-"""SaveVolume: write a protected volume as DICOM instances derived from its source."""
+"""SaveVolume: write a protected volume as what its source is, DICOM instances or a NIfTI file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import numpy as np
 from monai.config.type_definitions import KeysCollection
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform, Transform
+from numpy.typing import NDArray
 
 from salm_dicom.dicom.derive import PUBLIC_SITE_KEY, Derivation
 from salm_dicom.dicom.series import OnSlice, write_series
 from salm_dicom.errors import MismatchError
 from salm_dicom.grid import align
+from salm_dicom.nifti.series import NiftiOrigin, write_nifti
 from salm_dicom.record import ProtectionRecord
-from salm_dicom.transforms.convert import RECORD_KEY, home_of, slices_first
+from salm_dicom.transforms.convert import RECORD_KEY, Home, home_of, slices_first
 from salm_dicom.volume import Integers, StoredPixels
 
 
@@ -57,7 +59,7 @@ class SaveVolume(Transform):
         name
             Folder of the series below `output`; by default the new Series Instance UID.
         on_slice
-            Told the change of each instance.
+            Told the change of each DICOM instance.
 
         Raises
         ------
@@ -71,21 +73,35 @@ class SaveVolume(Transform):
         derivation = Derivation(
             record=ProtectionRecord.from_json(text), created=self.created, site_key=self.site_key
         )
-        columns_first = tuple(reversed(home.shape))
-        values = align(
-            slices_first(image).transpose(2, 1, 0),
-            np.asarray(image.affine, dtype=np.float64),
-            columns_first,
-            home.affine,
-        ).transpose(2, 1, 0)
         folder = self.output / (name or derivation.uid("series", home.series_uid))
+        values = [_at_home(image, home, frame) for frame in range(max(1, home.frames))]
+        if home.frames:
+            write_nifti(
+                NiftiOrigin(path=home.origin.paths[0], sha256=home.origin.sha256[0]),
+                lambda frame, before: before.delta_to(values[frame]),
+                folder,
+                derivation.record,
+                modality=home.modality,
+                created=self.created,
+            )
+        else:
 
-        def change_of(index: int, before: StoredPixels) -> Integers:
-            return before.delta_to(values[index : index + len(before.values)])
+            def change_of(index: int, before: StoredPixels) -> Integers:
+                return before.delta_to(values[0][index : index + len(before.values)])
 
-        write_series(home.origin, change_of, folder, derivation, on_slice)
+            write_series(home.origin, change_of, folder, derivation, on_slice)
         image.meta["saved_to"] = str(folder)
         return image
+
+
+def _at_home(image: MetaTensor, home: Home, frame: int) -> NDArray[np.float32]:
+    """Return a frame on the grid of its source, (slices, rows, columns); NaN outside the image."""
+    return align(
+        slices_first(image, home, frame).transpose(2, 1, 0),
+        np.asarray(image.affine, dtype=np.float64),
+        tuple(reversed(home.shape)),
+        home.affine,
+    ).transpose(2, 1, 0)
 
 
 class SaveVolumed(MapTransform):

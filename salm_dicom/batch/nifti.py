@@ -1,0 +1,170 @@
+"""NIfTI files in the batch: protect one, restore one, verify one."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from salm_dicom.batch.vault import Vault, save_arrays
+from salm_dicom.errors import InputError, MismatchError, NoModality
+from salm_dicom.foreground import foreground
+from salm_dicom.nifti.conformance import check, provenance_of
+from salm_dicom.nifti.image import read
+from salm_dicom.nifti.restore import KeptFrames, restored
+from salm_dicom.nifti.series import NiftiSeries, read_nifti, stored_pixels, write_nifti
+from salm_dicom.nifti.sidecar import read_sidecar
+from salm_dicom.protector import loaded
+from salm_dicom.record import ProtectionRecord, widest
+from salm_dicom.volume import Booleans, Integers, StoredPixels, Volume
+
+if TYPE_CHECKING:
+    from salm_dicom.batch.job import Job
+
+# Folders of NIfTI images in the output begin so, those of DICOM series with `patient-`.
+PREFIX = "nifti-"
+
+
+def protect_file(job: Job) -> ProtectionRecord:
+    """Protect one file, frame by frame, and return the widest record of its frames."""
+    series = read_nifti(job.paths[0], job.modality)
+    protector = loaded(job.protector)
+    deltas, records = [], []
+    for volume in series.volumes:
+        found = protector.apply(volume, series_uid=series.series_uid, label=job.label)
+        deltas.append(found.delta)
+        records.append(found.record)
+    record = widest(records)
+    write_nifti(
+        series.origin,
+        lambda frame, _: deltas[frame],
+        job.output / job.name,
+        record,
+        modality=series.volumes[0].modality,
+        created=job.created,
+    )
+    _keep(Vault(job.vault).kept(job.name), series, deltas)
+    return record
+
+
+def _keep(path: Path, series: NiftiSeries, deltas: Sequence[Integers]) -> None:
+    """Write what the restoration needs: a bit for each voxel, and the changes."""
+    save_arrays(
+        path,
+        sha256=np.array([series.origin.sha256, series.file_sha256]),
+        shape=np.array([len(deltas), *deltas[0].shape]),
+        where=np.packbits(np.stack([delta != 0 for delta in deltas])),
+        change=np.concatenate([delta[delta != 0] for delta in deltas]),
+    )
+
+
+def read_kept_frames(path: Path) -> KeptFrames:
+    """Return what is needed to restore a NIfTI file.
+
+    Raises
+    ------
+    MismatchError
+        The file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            sha256, file_sha256 = arrays["sha256"].tolist()
+            deltas = np.zeros(arrays["shape"].tolist(), dtype=np.int32)
+            where = np.unpackbits(arrays["where"], count=deltas.size).astype(bool)
+            deltas[where.reshape(deltas.shape)] = arrays["change"]
+    except (OSError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+        raise MismatchError(
+            f"what the vault keeps of a file cannot be read ({type(error).__name__})"
+        ) from error
+    return KeptFrames(deltas=deltas, sha256=sha256, file_sha256=file_sha256)
+
+
+def note_images(vault: Vault, images: Sequence[tuple[str, Path]]) -> None:
+    """Note in the vault which NIfTI file each folder of the output is made from."""
+    if not images:
+        return
+    descriptor = os.open(vault.images, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape") as out:
+        csv.writer(out).writerows((("folder", "source"), *images))
+
+
+def restore_file(path: Path, kept: Path) -> tuple[bytes, bool]:
+    """Return the source file, and whether it is the very bytes that were on disk.
+
+    Raises
+    ------
+    InputError, MismatchError
+    """
+    frames = read_kept_frames(kept)
+    source = restored(read(path), frames)
+    data = source.to_file()
+    return data, hashlib.sha256(data).hexdigest() == frames.file_sha256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FramePair:
+    """One frame before and after, and where it may differ."""
+
+    source: Volume
+    after: StoredPixels
+    mask: Booleans
+
+
+def verify_file(source: Path, protected: Path) -> tuple[list[tuple[str, str]], list[FramePair]]:
+    """Return what is wrong with a protected file, and its frames for measuring.
+
+    The foreground is computed again from the source, of the modality that the output states.
+
+    Raises
+    ------
+    InputError
+        One of the two cannot be read.
+    """
+    said = provenance_of(protected)
+    series = read_nifti(source, read_sidecar(protected).get("Modality"))
+    volumes = series.volumes
+    masks = [foreground(volume.pixels, volume.modality) for volume in volumes]
+    before, after = read(source), read(protected)
+    findings = list(check(before, after, said, masks.__getitem__))
+    if before.voxels().shape != after.voxels().shape:
+        return findings, []
+    pairs = [
+        FramePair(source=volume, after=stored_pixels(after, frame), mask=masks[frame])
+        for frame, volume in enumerate(volumes)
+    ]
+    return findings, pairs
+
+
+def partners(output: Path) -> tuple[dict[str, list[Path]], list[tuple[Path, str]]]:
+    """Return the protected files of an output by their source's SHA-256, and those of no source."""
+    found: dict[str, list[Path]] = {}
+    strange: list[tuple[Path, str]] = []
+    for path in sorted(p for s in (".nii", ".nii.gz") for p in output.rglob(f"*{s}")):
+        source = provenance_of(path).get("SourceSHA256")
+        if isinstance(source, str):
+            found.setdefault(source, []).append(path)
+        else:
+            strange.append((path, "has no sidecar that says what it was derived from"))
+    return found, strange
+
+
+def is_unprotected(path: Path) -> bool:
+    """Return whether a source file without a protected one could have been protected.
+
+    Without a sidecar nothing says of which modality it is: then it could, with `--modality`.
+    """
+    try:
+        read_nifti(path)
+    except NoModality:
+        return True
+    except InputError:
+        return False
+    return True

@@ -1,0 +1,93 @@
+"""What an export holds: DICOM series and NIfTI files, found together, and every other file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from salm_dicom.dicom.scan import LeftOut, SeriesFiles, scan
+from salm_dicom.dicom.series import read_series
+from salm_dicom.errors import DuplicatePosition, InputError, NotDicom, NotImage
+from salm_dicom.nifti.image import is_nifti
+from salm_dicom.nifti.scan import NiftiFile, inspect
+from salm_dicom.nifti.series import read_nifti
+from salm_dicom.nifti.sidecar import beside
+from salm_dicom.volume import Volume
+
+AnySeries = SeriesFiles | NiftiFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """What is in an export: what can be protected, and every other file."""
+
+    series: tuple[AnySeries, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def find(root: Path, modality: str | None = None) -> Export:
+    """Return what is in the folder (or single file) `root`; every file is in the result once.
+
+    Parameters
+    ----------
+    modality
+        Of NIfTI files whose sidecar does not say.
+    """
+    dicom = scan(root)
+    others = {row.path for row in dicom.left_out if row.code == NotDicom.code}
+    images = sorted(path for path in others if is_nifti(path))
+    sidecars = {beside(path) for path in images} & others
+    rows = [row for row in dicom.left_out if row.path not in {*images, *sidecars}]
+    text = "says what the NIfTI image beside it is; it is not copied"
+    rows += [LeftOut(path, NotImage.code, text) for path in sidecars]
+    files: dict[str, NiftiFile] = {}
+    for path in images:
+        try:
+            file = inspect(path, modality)
+            if file.sha256 in files:
+                raise DuplicatePosition("a copy of an image that is in the export already")
+            files[file.sha256] = file
+        except InputError as error:
+            rows.append(LeftOut(path, error.code, str(error)))
+    rows.sort(key=lambda row: str(row.path))
+    return Export(series=(*dicom.series, *files.values()), left_out=tuple(rows))
+
+
+def source_key(series: AnySeries) -> str:
+    """Return what names a series of the source in the ledger."""
+    if isinstance(series, NiftiFile):
+        return f"{series.sha256}/nifti"
+    return f"{series.headers[0].series_uid}/{min(h.sop_uid for h in series.headers)}"
+
+
+def series_uid_of(series: AnySeries) -> str:
+    """Return the Series Instance UID, or what stands for it."""
+    return series.series_uid if isinstance(series, NiftiFile) else series.headers[0].series_uid
+
+
+def modality_of(series: AnySeries) -> str:
+    """Return DICOM's *Modality*."""
+    return series.modality if isinstance(series, NiftiFile) else series.headers[0].modality
+
+
+def images_of(series: AnySeries) -> int:
+    """Return the number of slices, of all frames."""
+    return series.images if isinstance(series, NiftiFile) else len(series.paths)
+
+
+def irregular_of(series: AnySeries) -> str:
+    """Return empty, or why the slices are no regular volume."""
+    return series.irregular if isinstance(series, NiftiFile) else series.stack.irregular
+
+
+def load(series: AnySeries) -> Volume:
+    """Return the volume of a series; of a NIfTI file over time, the first."""
+    if isinstance(series, NiftiFile):
+        return read_nifti(series.path, series.modality).volumes[0]
+    return read_series(series.paths).volume
+
+
+def without(export: Export, series: list[AnySeries], entries: list[LeftOut]) -> Export:
+    """Return the export without some series, whose files are left out."""
+    rest = tuple(one for one in export.series if all(one is not other for other in series))
+    return replace(export, series=rest, left_out=(*export.left_out, *entries))

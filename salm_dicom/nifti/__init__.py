@@ -1,0 +1,1 @@
+"""NIfTI in and out on stored integers; the only home of nibabel."""

@@ -1,0 +1,69 @@
+"""Which NIfTI files can be protected, and by code why the others are left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from salm_dicom.nifti.series import read_nifti
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NiftiFile:
+    """One file that can be protected.
+
+    Parameters
+    ----------
+    sha256
+        Of the uncompressed file.
+    series_uid
+        What its sidecar names, else made from the content.
+    frames, slices, rows, columns
+        Its size; slices of all frames are `images`.
+    irregular
+        Empty, or why its slices are no regular volume.
+    """
+
+    path: Path
+    sha256: str
+    series_uid: str
+    modality: str
+    frames: int
+    slices: int
+    rows: int
+    columns: int
+    irregular: str
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The one file."""
+        return (self.path,)
+
+    @property
+    def images(self) -> int:
+        """Slices of all frames."""
+        return self.frames * self.slices
+
+
+def inspect(path: Path, modality: str | None) -> NiftiFile:
+    """Return what a NIfTI file holds; reads all of it.
+
+    Raises
+    ------
+    InputError
+        The file cannot be protected exactly; its code says why.
+    """
+    series = read_nifti(path, modality)
+    first = series.volumes[0]
+    slices, rows, columns = first.pixels.values.shape
+    return NiftiFile(
+        path=path,
+        sha256=series.origin.sha256,
+        series_uid=series.series_uid,
+        modality=first.modality,
+        frames=len(series.volumes),
+        slices=slices,
+        rows=rows,
+        columns=columns,
+        irregular=first.irregular,
+    )
