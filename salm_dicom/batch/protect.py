@@ -278,7 +278,7 @@ def _result(
         row = rows[source_key(series)]
         if row.done and row.slices != images_of(series):
             text = (
-                f"the series has {len(series.paths)} slices, {row.slices} were there when it was "
+                f"the series has {images_of(series)} slices, {row.slices} were there when it was "
                 "protected; use a new output folder"
             )
             left_out += [LeftOut(path, Changed.code, text) for path in series.paths]

@@ -72,7 +72,7 @@ def modality_of(series: AnySeries) -> str:
 
 def images_of(series: AnySeries) -> int:
     """Return the number of slices, of all frames."""
-    return series.images if isinstance(series, NiftiFile) else len(series.paths)
+    return series.images if isinstance(series, NiftiFile) else series.slices
 
 
 def irregular_of(series: AnySeries) -> str:

@@ -96,4 +96,4 @@ def _size(series: AnySeries) -> tuple[int, int, int, int]:
     if isinstance(series, NiftiFile):
         return series.frames, series.slices, series.rows, series.columns
     rows, columns = (int(str(size)) for size in series.headers[0].pixel_format[:2])
-    return 1, len(series.paths), rows, columns
+    return 1, series.slices, rows, columns

@@ -45,6 +45,8 @@ class Random:
             inside = foreground[sample].numpy()
             count = quota(inside, self.rho)
             drawn = np.flatnonzero(inside.reshape(-1) & _lottery(inside, count, rng))
+            if len(drawn) < count:  # bad luck, likely only in a small image
+                drawn = np.flatnonzero(inside)
             drawn = drawn[torch.randperm(len(drawn), generator=rng)[:count].numpy()]
             size = budget[sample].numpy()
             if size.size > 1:
