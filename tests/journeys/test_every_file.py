@@ -40,7 +40,15 @@ WAIVED = {
     "SC_ybr_full_422_uncompressed.dcm": "and pydicom give different stored values",
     # the source's own UID has this fault; it is named as the source all the same
     "color-px.dcm": "Illegal root for UID",
-}
+    # the sources lack what an instance must have; it is filled
+    **dict.fromkeys(
+        (
+            "JPEGLSNearLossless_08.dcm", "JPEGLSNearLossless_16.dcm",
+            "SC_rgb_jls_lossy_line.dcm", "SC_rgb_jls_lossy_sample.dcm",
+        ),
+        "StudyInstanceUID added",
+    ),
+}  # fmt: skip
 # Not files of patients.
 _OTHER = {".md", ".txt", ".csv", ".json", ".gz", ".npz", ".nii", ".dump", ".icc", ".png", ".py"}
 
@@ -105,9 +113,10 @@ def rounds(cases: Iterable[Path]) -> list[list[Path]]:
     out: list[tuple[set[str], list[Path]]] = []
     for case in cases:
         header = pydicom.dcmread(next((case / "source").iterdir()), stop_before_pixels=True)
-        uids = {str(header.get("SOPInstanceUID", "")), str(header.get("SeriesInstanceUID", ""))}
-        if "" in uids:
-            continue  # the judge refuses sources without UIDs; another journey gives them some
+        if not header.get("SOPInstanceUID"):
+            continue  # the judge takes them for one instance; test_judge gives them UIDs first
+        keys = ("SOPInstanceUID", "SeriesInstanceUID")
+        uids = {str(header.get(key, "")) for key in keys}  # sources without one are apart, too
         place = next((one for one in out if not one[0] & uids), None)
         if place is None:
             place = (set(), [])
