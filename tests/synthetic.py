@@ -18,6 +18,7 @@ from pydicom.uid import (
     CTImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
     MRImageStorage,
@@ -28,6 +29,9 @@ from tests.phantom import axes, phantom
 
 # Lossless encoders; pydicom's own RLE encoder is ten times slower than pylibjpeg's.
 _ENCODERS = {RLELossless: "pylibjpeg", JPEG2000Lossless: "pylibjpeg", JPEGLSLossless: "pyjpegls"}
+# Every transfer syntax that is written as it came.
+RAW_SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
+SYNTAXES = [*RAW_SYNTAXES, RLELossless, JPEGLSLossless, JPEG2000Lossless]
 _PIXEL_MM = 0.75
 _IMPLEMENTATION = UID("2.25.302375087128474116187653121421838404451")
 

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from salm_dicom.batch.nifti import protect_file
+from salm_dicom.batch.nifti import keep_frames
 from salm_dicom.batch.vault import KeptWriter, Vault
 from salm_dicom.dicom.derive import Derivation
 from salm_dicom.dicom.series import read_series, write_series
 from salm_dicom.errors import InputError, MismatchError, PlanError, UnexpectedFailure
 from salm_dicom.nifti.image import is_nifti
+from salm_dicom.nifti.series import read_nifti, write_nifti
 from salm_dicom.protector import loaded
+from salm_dicom.record import widest
 from salm_dicom.volume import Integers, StoredPixels
 
 NO_SPACE = "E_NO_SPACE"
@@ -69,7 +71,7 @@ def protect_series(job: Job) -> Outcome:
 
 def _run(job: Job) -> str:
     if is_nifti(job.paths[0]):
-        return protect_file(job).to_json()
+        return _run_nifti(job)
     series = read_series(job.paths, keep_files=True)
     protector = loaded(job.protector)
     found = protector.apply(series.volume, series_uid=series.series_uid, label=job.label)
@@ -82,6 +84,28 @@ def _run(job: Job) -> str:
     write_series(series.origin, change_of, job.output / job.name, derivation, kept.add)
     kept.write(Vault(job.vault).kept(job.name))
     return found.record.to_json()
+
+
+def _run_nifti(job: Job) -> str:
+    """Protect one file, frame by frame, and return the widest record of its frames."""
+    series = read_nifti(job.paths[0], job.modality)
+    protector = loaded(job.protector)
+    found = [
+        protector.apply(volume, series_uid=series.series_uid, label=job.label)
+        for volume in series.volumes
+    ]
+    record = widest([one.record for one in found])
+    write_nifti(
+        series.origin,
+        lambda frame, _: found[frame].delta,
+        job.output / job.name,
+        record,
+        modality=series.volumes[0].modality,
+        created=job.created,
+    )
+    kept = Vault(job.vault).kept(job.name)
+    keep_frames(kept, series, [one.delta for one in found])
+    return record.to_json()
 
 
 def _failed(job: Job, code: str, reason: str, frames: str = "") -> Outcome:

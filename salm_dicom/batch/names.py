@@ -66,7 +66,7 @@ def _series_names(found: list[SeriesFiles], known: Mapping[str, Row]) -> dict[st
         number = 1 + max(used, default=0)
         taken.append((patient, study, number))
         folder = f"patient-{patient:04d}/study-{study:02d}/series-{number:03d}"
-        names[source_key(series)] = Name(folder, series.slices)
+        names[source_key(series)] = Name(folder, series.images)
     return names
 
 

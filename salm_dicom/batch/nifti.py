@@ -1,61 +1,33 @@
-"""NIfTI files in the batch: protect one, restore one, verify one."""
+"""NIfTI files in the batch: what the vault keeps of one, restore one, verify one."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import os
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from salm_dicom.batch.vault import Vault, save_arrays
-from salm_dicom.errors import InputError, MismatchError, NoModality
+from salm_dicom.batch.vault import Vault, read_arrays, save_arrays
+from salm_dicom.errors import InputError, NoModality
 from salm_dicom.foreground import foreground
 from salm_dicom.nifti.conformance import check, provenance_of
 from salm_dicom.nifti.image import read
 from salm_dicom.nifti.restore import KeptFrames, restored
-from salm_dicom.nifti.series import NiftiSeries, read_nifti, stored_pixels, write_nifti
+from salm_dicom.nifti.series import NiftiSeries, read_nifti, stored_pixels
 from salm_dicom.nifti.sidecar import read_sidecar
-from salm_dicom.protector import loaded
-from salm_dicom.record import ProtectionRecord, widest
 from salm_dicom.volume import Booleans, Integers, StoredPixels, Volume
-
-if TYPE_CHECKING:
-    from salm_dicom.batch.job import Job
 
 # Folders of NIfTI images in the output begin so, those of DICOM series with `patient-`.
 PREFIX = "nifti-"
 
 
-def protect_file(job: Job) -> ProtectionRecord:
-    """Protect one file, frame by frame, and return the widest record of its frames."""
-    series = read_nifti(job.paths[0], job.modality)
-    protector = loaded(job.protector)
-    deltas, records = [], []
-    for volume in series.volumes:
-        found = protector.apply(volume, series_uid=series.series_uid, label=job.label)
-        deltas.append(found.delta)
-        records.append(found.record)
-    record = widest(records)
-    write_nifti(
-        series.origin,
-        lambda frame, _: deltas[frame],
-        job.output / job.name,
-        record,
-        modality=series.volumes[0].modality,
-        created=job.created,
-    )
-    _keep(Vault(job.vault).kept(job.name), series, deltas)
-    return record
-
-
-def _keep(path: Path, series: NiftiSeries, deltas: Sequence[Integers]) -> None:
+def keep_frames(path: Path, series: NiftiSeries, deltas: Sequence[Integers]) -> None:
     """Write what the restoration needs: a bit for each voxel, and the changes."""
     save_arrays(
         path,
@@ -74,16 +46,14 @@ def read_kept_frames(path: Path) -> KeptFrames:
     MismatchError
         The file is missing or damaged.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            sha256, file_sha256 = arrays["sha256"].tolist()
-            deltas = np.zeros(arrays["shape"].tolist(), dtype=np.int32)
-            where = np.unpackbits(arrays["where"], count=deltas.size).astype(bool)
-            deltas[where.reshape(deltas.shape)] = arrays["change"]
-    except (OSError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
-        raise MismatchError(
-            f"what the vault keeps of a file cannot be read ({type(error).__name__})"
-        ) from error
+    return read_arrays(path, _kept_frames)
+
+
+def _kept_frames(arrays: Mapping[str, NDArray[Any]]) -> KeptFrames:
+    sha256, file_sha256 = arrays["sha256"].tolist()
+    deltas = np.zeros(arrays["shape"].tolist(), dtype=np.int32)
+    where = np.unpackbits(arrays["where"], count=deltas.size).astype(bool)
+    deltas[where.reshape(deltas.shape)] = arrays["change"]
     return KeptFrames(deltas=deltas, sha256=sha256, file_sha256=file_sha256)
 
 

@@ -20,9 +20,6 @@ from salm_dicom.batch.source import (
     AnySeries,
     Export,
     find,
-    images_of,
-    modality_of,
-    series_uid_of,
     source_key,
     without,
 )
@@ -112,6 +109,8 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
             for series, label in labelled
             if not _is_done(request.output, before[source_key(series)])
         ]
+        for job in todo:  # what a killed run left of it goes
+            shutil.rmtree(job.output / job.name, ignore_errors=True)
         log = _run(todo, request, ledger, progress)
         result = _result(found, unlabelled, ledger.rows(), len(labelled) - len(todo), log)
         try:
@@ -204,11 +203,8 @@ def studies(labelled: list[Labelled]) -> list[Study]:
 
 
 def _is_done(output: Path, row: Row) -> bool:
-    """Return whether a series need not be done again; what a killed run left of it goes."""
-    if row.done and (output / row.name).is_dir():
-        return True
-    shutil.rmtree(output / row.name, ignore_errors=True)
-    return False
+    """Return whether a series need not be done again."""
+    return row.done and (output / row.name).is_dir()
 
 
 def _job(
@@ -229,7 +225,7 @@ def _job(
         vault=vault.folder,
         created=created,
         site_key=request.site_key,
-        modality=modality_of(series),
+        modality=series.modality,
     )
 
 
@@ -262,7 +258,7 @@ def _without_changed(found: Export, rows: dict[str, Row]) -> Export:
     changed = [
         series
         for series in found.series
-        if source_key(series) not in rows and series_uid_of(series) in lost
+        if source_key(series) not in rows and series.series_uid in lost
     ]
     text = "the series has other slices than when it was protected; use a new output folder"
     entries = [LeftOut(path, Changed.code, text) for one in changed for path in one.paths]
@@ -276,16 +272,17 @@ def _result(
     left_out = [*found.left_out, *unlabelled]
     for series in found.series:
         row = rows[source_key(series)]
-        if row.done and row.slices != images_of(series):
+        if row.done and row.slices != series.images:
             text = (
-                f"the series has {images_of(series)} slices, {row.slices} were there when it was "
+                f"the series has {series.images} slices, {row.slices} were there when it was "
                 "protected; use a new output folder"
             )
             left_out += [LeftOut(path, Changed.code, text) for path in series.paths]
         if row.done:
             record = ProtectionRecord.from_json(row.record)
-            modality = modality_of(series)
-            done.append(Done(name=row.name, slices=row.slices, modality=modality, record=record))
+            done.append(
+                Done(name=row.name, slices=row.slices, modality=series.modality, record=record)
+            )
         elif row.code:
             left_out += [LeftOut(path, row.code, row.reason) for path in series.paths]
     left_out.sort(key=lambda entry: str(entry.path))

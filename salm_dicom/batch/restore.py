@@ -12,11 +12,11 @@ from salm_dicom.batch.manifest import MANIFEST
 from salm_dicom.batch.nifti import PREFIX, restore_file
 from salm_dicom.batch.protect import check_places
 from salm_dicom.batch.vault import Vault, read_kept
-from salm_dicom.dicom.folder import make_private
 from salm_dicom.dicom.header import identity_of
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.restore import restored
 from salm_dicom.errors import InputError, MismatchError, PlanError, UnsafeError
+from salm_dicom.folder import make_private
 
 Progress = Callable[[str, int, int], None]
 _NAMES = ("image.nii", "image.nii.gz")

@@ -60,26 +60,6 @@ def source_key(series: AnySeries) -> str:
     return f"{series.headers[0].series_uid}/{min(h.sop_uid for h in series.headers)}"
 
 
-def series_uid_of(series: AnySeries) -> str:
-    """Return the Series Instance UID, or what stands for it."""
-    return series.series_uid if isinstance(series, NiftiFile) else series.headers[0].series_uid
-
-
-def modality_of(series: AnySeries) -> str:
-    """Return DICOM's *Modality*."""
-    return series.modality if isinstance(series, NiftiFile) else series.headers[0].modality
-
-
-def images_of(series: AnySeries) -> int:
-    """Return the number of slices, of all frames."""
-    return series.images if isinstance(series, NiftiFile) else series.slices
-
-
-def irregular_of(series: AnySeries) -> str:
-    """Return empty, or why the slices are no regular volume."""
-    return series.irregular if isinstance(series, NiftiFile) else series.stack.irregular
-
-
 def load(series: AnySeries) -> Volume:
     """Return the volume of a series; of a NIfTI file over time, the first."""
     if isinstance(series, NiftiFile):

@@ -6,20 +6,22 @@ import fcntl
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from salm_dicom.dicom.folder import make_private
 from salm_dicom.dicom.part10 import Part10
 from salm_dicom.dicom.restore import Kept, keep
 from salm_dicom.errors import Locked, MismatchError
+from salm_dicom.folder import make_private
 from salm_dicom.volume import Integers
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +131,8 @@ def _packed(parts: Sequence[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(zlib.compress(b"".join(parts), 1), np.uint8)
 
 
-def read_kept(path: Path) -> dict[str, Kept]:
-    """Return what is needed to restore each instance of a series, by its derived UID.
+def read_arrays(path: Path, understand: Callable[[Mapping[str, NDArray[Any]]], T]) -> T:
+    """Return what `understand` makes of the arrays that `save_arrays` wrote.
 
     Raises
     ------
@@ -139,11 +141,22 @@ def read_kept(path: Path) -> dict[str, Kept]:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return _kept({name: arrays[name] for name in arrays.files})
+            return understand({name: arrays[name] for name in arrays.files})
     except (OSError, ValueError, KeyError, zlib.error, zipfile.BadZipFile) as error:
         raise MismatchError(
             f"what the vault keeps of a series cannot be read ({type(error).__name__})"
         ) from error
+
+
+def read_kept(path: Path) -> dict[str, Kept]:
+    """Return what is needed to restore each instance of a series, by its derived UID.
+
+    Raises
+    ------
+    MismatchError
+        The file is missing or damaged.
+    """
+    return read_arrays(path, _kept)
 
 
 def _kept(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Kept]:

@@ -29,7 +29,7 @@ def command(source: Path, modality: str | None, as_json: bool) -> int:
 
 def show(source: Path, modality: str | None = None, *, as_json: bool) -> int:
     """Print what a scan finds and return the exit code."""
-    from salm_dicom.batch.source import find, irregular_of, modality_of, series_uid_of
+    from salm_dicom.batch.source import find
     from salm_dicom.errors import PlanError
 
     if not source.exists():
@@ -37,18 +37,16 @@ def show(source: Path, modality: str | None = None, *, as_json: bool) -> int:
     found = find(source, modality)
     if as_json:
         for series in found.series:
-            frames, slices, rows, columns = _size(series)
-            irregular = irregular_of(series)
             console.emit(
                 "series",
-                series_uid=series_uid_of(series),
-                modality=modality_of(series),
-                frames=frames,
-                slices=slices,
-                rows=rows,
-                columns=columns,
+                series_uid=series.series_uid,
+                modality=series.modality,
+                frames=series.frames,
+                slices=series.slices,
+                rows=series.rows,
+                columns=series.columns,
                 geometry=_geometry(series),
-                extent="slice" if irregular or slices == 1 else "volume",
+                extent="slice" if series.irregular or series.slices == 1 else "volume",
                 files=[str(path) for path in series.paths],
             )
         for entry in found.left_out:
@@ -63,37 +61,16 @@ def show(source: Path, modality: str | None = None, *, as_json: bool) -> int:
 
 
 def _geometry(series: AnySeries) -> str:
-    """Return how the slices lie; frames of one DICOM file are placed when they are read."""
-    from salm_dicom.batch.source import irregular_of
-    from salm_dicom.dicom.scan import SeriesFiles
-
-    if isinstance(series, SeriesFiles) and series.headers[0].frames > 1:
-        return "multi-frame"
-    return irregular_of(series) or "regular"
+    return "multi-frame" if series.is_multi_frame else series.irregular or "regular"
 
 
 def _print(found: Export, source: Path) -> None:
-    from salm_dicom.batch.source import images_of, modality_of
-
-    rows = []
-    for number, series in enumerate(found.series, start=1):
-        _, _, high, wide = _size(series)
-        rows.append(
-            (str(number), modality_of(series), str(images_of(series)), f"{high} x {wide}",
-              _geometry(series))
-        )  # fmt: skip
-    images = sum(images_of(series) for series in found.series)
+    rows = [
+        (str(number), one.modality, str(one.images), f"{one.rows} x {one.columns}", _geometry(one))
+        for number, one in enumerate(found.series, start=1)
+    ]
+    images = sum(series.images for series in found.series)
     click.echo(f"{len(found.series)} series with {images} images can be protected")
     if rows:
         console.table(rows, ("no.", "modality", "slices", "rows x columns", "geometry"))
     console.list_left_out(((e.path, e.code, e.reason) for e in found.left_out), source)
-
-
-def _size(series: AnySeries) -> tuple[int, int, int, int]:
-    """Return frames, slices, rows and columns."""
-    from salm_dicom.nifti.scan import NiftiFile
-
-    if isinstance(series, NiftiFile):
-        return series.frames, series.slices, series.rows, series.columns
-    rows, columns = (int(str(size)) for size in series.headers[0].pixel_format[:2])
-    return 1, series.slices, rows, columns

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,9 +16,10 @@ from salm_dicom.dicom import header as h
 from salm_dicom.dicom import pixels, provenance
 from salm_dicom.dicom.encode import encode
 from salm_dicom.dicom.frames import PER_FRAME
+from salm_dicom.dicom.items import appended
 from salm_dicom.dicom.part10 import Part10
 from salm_dicom.dicom.samples import Shape
-from salm_dicom.dicom.splice import IMPLICIT_LITTLE, Encoding, file_meta, splice
+from salm_dicom.dicom.splice import Encoding, file_meta, splice
 from salm_dicom.dicom.writers import writer_of
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Integers
@@ -96,7 +96,7 @@ def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
         0x00080013: code.element(0x00080013, "TM", created.strftime("%H%M%S")),
         h.SOP_INSTANCE_UID: code.element(h.SOP_INSTANCE_UID, "UI", sop_uid),
         _SERIES_DESCRIPTION: code.element(_SERIES_DESCRIPTION, "LO", _series_description(file)),
-        h.EQUIPMENT: _appended(
+        h.EQUIPMENT: appended(
             file, h.EQUIPMENT, lambda c: provenance.equipment(c, record, created)
         ),
         h.SERIES_UID: code.element(h.SERIES_UID, "UI", series_uid),
@@ -110,7 +110,9 @@ def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
     else:
         changes |= _said_at_the_top(file, source, record)
     if writer_of(source.sop_class).lists_references:
-        changes[0x00081115] = provenance.referenced_series(file, code, source)
+        changes[0x00081115] = appended(
+            file, 0x00081115, lambda c: provenance.referenced_series(c, source)
+        )
     if syntax != file.transfer_syntax:
         changes |= _colour_as_decoded(file, code, encapsulated)
     for tag, extreme in ((_LEAST, values.min()), (_MOST, values.max())):
@@ -124,14 +126,6 @@ def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
     return splice(file, changes, file_meta(source.sop_class, sop_uid, syntax, __version__))
 
 
-def _appended(file: Part10, tag: int, item: Callable[[Encoding], bytes]) -> bytes:
-    """Return a sequence with one more item."""
-    code = Encoding.of(file)
-    if file.vr(tag) == "UN":  # its items are implicit little endian (PS3.5 6.2.2)
-        return code.element(tag, "UN", file.value(tag) + item(IMPLICIT_LITTLE))
-    return code.element(tag, "SQ", file.value(tag) + item(code))
-
-
 def _said_at_the_top(
     file: Part10, source: h.Identity, record: ProtectionRecord
 ) -> dict[int, bytes | None]:
@@ -139,12 +133,12 @@ def _said_at_the_top(
     description = _derivation_description(file, record)
     return {
         _DERIVATION: Encoding.of(file).element(_DERIVATION, "ST", description),
-        0x00082112: _appended(
+        0x00082112: appended(
             file,
             0x00082112,
             lambda c: provenance.source_image(c, source.sop_class, source.sop_uid),
         ),
-        0x00089215: _appended(file, 0x00089215, provenance.derivation_code),
+        0x00089215: appended(file, 0x00089215, provenance.derivation_code),
     }
 
 

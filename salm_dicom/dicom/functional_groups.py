@@ -16,7 +16,7 @@ from salm_dicom.dicom import header as h
 from salm_dicom.dicom import provenance
 from salm_dicom.dicom.elements import Span
 from salm_dicom.dicom.frames import PER_FRAME, SHARED
-from salm_dicom.dicom.items import Item, items, items_of, nested
+from salm_dicom.dicom.items import Item, appended, items, items_of, nested
 from salm_dicom.dicom.part10 import Part10
 from salm_dicom.dicom.splice import Encoding
 from salm_dicom.errors import ParseError
@@ -54,7 +54,9 @@ def changes(
     all_values = int(values.min()), int(values.max())
     out: dict[int, bytes | None] = {
         PER_FRAME: code.element(PER_FRAME, file.vr(PER_FRAME) or "SQ", b"".join(each)),
-        EVIDENCE: provenance.evidence(file, code, EVIDENCE, source),
+        EVIDENCE: appended(
+            file, EVIDENCE, lambda c: provenance.evidence(c, h.text_of(file, h.STUDY_UID), source)
+        ),
     }
     if shared:
         inner = nested(code, file.vr(SHARED))

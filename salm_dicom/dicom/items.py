@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from struct import error as StructError
 from struct import unpack_from
@@ -50,6 +50,12 @@ def nested(code: Encoding, vr: str) -> Encoding:
 def items_of(file: Part10, tag: int) -> tuple[Item, ...]:
     """Return the items of a top-level sequence; none when it is absent."""
     return items(file.value(tag), nested(Encoding.of(file), file.vr(tag)))
+
+
+def appended(file: Part10, tag: int, item: Callable[[Encoding], bytes]) -> bytes:
+    """Return a top-level sequence, encoded, with one more item; `item` makes it."""
+    code, vr = Encoding.of(file), file.vr(tag) or "SQ"
+    return code.element(tag, vr, file.value(tag) + item(nested(code, vr)))
 
 
 def items(value: bytes, code: Encoding) -> tuple[Item, ...]:

@@ -10,9 +10,8 @@ import re
 from datetime import datetime
 
 from salm_dicom import __version__
-from salm_dicom.dicom.header import PRODUCT, SERIES_UID, STUDY_UID, Identity, text_of
-from salm_dicom.dicom.part10 import Part10
-from salm_dicom.dicom.splice import IMPLICIT_LITTLE, Encoding
+from salm_dicom.dicom.header import PRODUCT, SERIES_UID, STUDY_UID, Identity
+from salm_dicom.dicom.splice import Encoding
 from salm_dicom.record import ProtectionRecord
 
 MANUFACTURER = "salm_dicom project"
@@ -91,50 +90,41 @@ def derivation_image(
     )
 
 
-def evidence(file: Part10, code: Encoding, tag: int, source: Identity) -> bytes:
-    """Return a sequence of references by study and series with the source appended.
+def evidence(encoding: Encoding, study_uid: str, source: Identity) -> bytes:
+    """Return the item of Source Image Evidence Sequence (0008,9154) that names the source.
 
     References: PS3.3 10.3 (SOP Instance Reference), C.8.13.1 (Source Image Evidence Sequence).
     """
-    encoding = IMPLICIT_LITTLE if file.vr(tag) == "UN" else code
+    return encoding.item(
+        (
+            encoding.element(0x00081115, "SQ", _by_series(encoding, 0x00081199, source)),
+            encoding.element(STUDY_UID, "UI", study_uid),
+        )
+    )
+
+
+def referenced_series(encoding: Encoding, source: Identity) -> bytes:
+    """Return the item of Referenced Series Sequence (0008,1115) that names the source.
+
+    Reference: PS3.3 C.12.2 (Common Instance Reference).
+    """
+    return _by_series(encoding, 0x0008114A, source)
+
+
+def _by_series(encoding: Encoding, tag: int, source: Identity) -> bytes:
+    """Return an item that names the source in its series; `tag` holds the instances."""
     instance = encoding.item(
         (
             encoding.element(0x00081150, "UI", source.sop_class),
             encoding.element(0x00081155, "UI", source.sop_uid),
         )
     )
-    series = encoding.item(
+    return encoding.item(
         (
-            encoding.element(0x00081199, "SQ", instance),
+            encoding.element(tag, "SQ", instance),
             encoding.element(SERIES_UID, "UI", source.series_uid),
         )
     )
-    study = encoding.item(
-        (
-            encoding.element(0x00081115, "SQ", series),
-            encoding.element(STUDY_UID, "UI", text_of(file, STUDY_UID)),
-        )
-    )
-    return code.element(tag, file.vr(tag) or "SQ", file.value(tag) + study)
-
-
-def referenced_series(file: Part10, code: Encoding, source: Identity) -> bytes:
-    """Return Referenced Series Sequence (0008,1115) with the source appended (PS3.3 C.12.2)."""
-    tag = 0x00081115
-    encoding = IMPLICIT_LITTLE if file.vr(tag) == "UN" else code
-    instance = encoding.item(
-        (
-            encoding.element(0x00081150, "UI", source.sop_class),
-            encoding.element(0x00081155, "UI", source.sop_uid),
-        )
-    )
-    series = encoding.item(
-        (
-            encoding.element(0x0008114A, "SQ", instance),
-            encoding.element(SERIES_UID, "UI", source.series_uid),
-        )
-    )
-    return code.element(tag, file.vr(tag) or "SQ", file.value(tag) + series)
 
 
 def equipment(encoding: Encoding, record: ProtectionRecord, created: datetime) -> bytes:

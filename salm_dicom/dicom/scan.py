@@ -61,9 +61,49 @@ class SeriesFiles:
         return tuple(instance.path for instance in self.headers)
 
     @property
+    def series_uid(self) -> str:
+        """Series Instance UID, or what stands for it."""
+        return self.headers[0].series_uid
+
+    @property
+    def modality(self) -> str:
+        """DICOM's *Modality*."""
+        return self.headers[0].modality
+
+    @property
+    def frames(self) -> int:
+        """Volumes over time: one, as far as a scan can tell."""
+        return 1
+
+    @property
     def slices(self) -> int:
         """How many slices or frames the files have."""
         return sum(instance.frames for instance in self.headers)
+
+    @property
+    def images(self) -> int:
+        """Slices of all volumes over time."""
+        return self.slices
+
+    @property
+    def rows(self) -> int:
+        """Rows of a slice."""
+        return int(str(self.headers[0].pixel_format[0]))
+
+    @property
+    def columns(self) -> int:
+        """Columns of a slice."""
+        return int(str(self.headers[0].pixel_format[1]))
+
+    @property
+    def irregular(self) -> str:
+        """Empty, or why the slices are no regular volume."""
+        return self.stack.irregular
+
+    @property
+    def is_multi_frame(self) -> bool:
+        """Whether its frames lie in one file, and are placed when that is read."""
+        return self.headers[0].frames > 1
 
     @property
     def affine(self) -> NDArray[np.float64]:

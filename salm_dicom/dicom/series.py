@@ -12,7 +12,6 @@ import numpy as np
 from salm_dicom.dicom.conformance import check_header
 from salm_dicom.dicom.derive import Derivation, derived
 from salm_dicom.dicom.encode import is_exactly
-from salm_dicom.dicom.folder import WholeFolder
 from salm_dicom.dicom.frames import placed
 from salm_dicom.dicom.header import InstanceHeader, header, identity_of
 from salm_dicom.dicom.multiframe import in_file_order, ordered
@@ -20,6 +19,7 @@ from salm_dicom.dicom.part10 import Part10, parse, read
 from salm_dicom.dicom.scan import group, image_header
 from salm_dicom.dicom.slices import joined, stored_pixels
 from salm_dicom.errors import Changed, GeometryError, MismatchError
+from salm_dicom.folder import WholeFolder
 from salm_dicom.volume import Integers, StoredPixels, Volume
 
 _CHANGED = "a source file changed while it was being protected; run again"

@@ -40,6 +40,11 @@ class NiftiFile:
         return (self.path,)
 
     @property
+    def is_multi_frame(self) -> bool:
+        """No: the affine says how the slices lie."""
+        return False
+
+    @property
     def images(self) -> int:
         """Slices of all frames."""
         return self.frames * self.slices

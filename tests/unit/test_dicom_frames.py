@@ -13,13 +13,7 @@ from pydicom.pixels import pixel_array
 from pydicom.uid import (
     BreastTomosynthesisImageStorage,
     EnhancedMRImageStorage,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLSLossless,
     LegacyConvertedEnhancedCTImageStorage,
-    RLELossless,
 )
 
 from salm_dicom.dicom.conformance import Instance, check, derivations
@@ -30,6 +24,7 @@ from salm_dicom.dicom.scan import scan
 from salm_dicom.dicom.series import read_series, write_series
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector
+from tests.synthetic import SYNTAXES
 from tests.synthetic_frames import (
     SAGITTAL,
     EnhancedRecipe,
@@ -41,10 +36,6 @@ from tests.synthetic_frames import (
 from tests.unit.derivations import DERIVATION
 
 MR = EnhancedMRImageStorage
-SYNTAXES = [
-    ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless,
-    JPEGLSLossless, JPEG2000Lossless,
-]  # fmt: skip
 
 
 def shuffled(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:

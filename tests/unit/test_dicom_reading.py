@@ -16,12 +16,6 @@ from pydicom.pixels import pixel_array
 from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLSLossless,
-    RLELossless,
 )
 
 from salm_dicom.dicom.encode import encode
@@ -29,12 +23,8 @@ from salm_dicom.dicom.part10 import parse, read
 from salm_dicom.dicom.pixels import stored_values
 from salm_dicom.dicom.scan import image_header, scan
 from salm_dicom.errors import InputError
-from tests.synthetic import SeriesRecipe, stored_slices, write_ct_series, write_series
+from tests.synthetic import SYNTAXES, SeriesRecipe, stored_slices, write_ct_series, write_series
 
-SYNTAXES = [
-    ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian,
-    RLELossless, JPEGLSLossless, JPEG2000Lossless,
-]  # fmt: skip
 # In pydicom's wheel; its own look-up function would download more.
 PYDICOM_FILES = sorted((Path(pydicom.__file__).parent / "data" / "test_files").glob("*.dcm"))
 

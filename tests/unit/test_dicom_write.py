@@ -15,12 +15,6 @@ from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from pydicom.uid import (
     RE_VALID_UID,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLSLossless,
-    RLELossless,
 )
 
 from salm_dicom.dicom.conformance import check_header
@@ -28,15 +22,10 @@ from salm_dicom.dicom.part10 import Part10, parse, read
 from salm_dicom.dicom.pixels import stored_values
 from salm_dicom.dicom.series import read_series, write_series
 from salm_dicom.errors import Changed, MismatchError
-from tests.synthetic import write_ct_series
+from tests.synthetic import RAW_SYNTAXES, SYNTAXES, write_ct_series
 from tests.unit.derivations import DERIVATION, derivation, derive, edited, one_voxel, write
 from tests.unit.volumes import phantom_volume, untrained_protector
 
-SYNTAXES = [
-    ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian,
-    RLELossless, JPEGLSLossless, JPEG2000Lossless,
-]  # fmt: skip
-RAW_SYNTAXES = SYNTAXES[:3]
 # The write policy, attribute by attribute; nothing else may differ.
 REPLACED = {
     "ImageType", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription",

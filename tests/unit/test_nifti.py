@@ -254,7 +254,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("salm_dicom.nifti.series.os.fsync", full)
+    monkeypatch.setattr("salm_dicom.folder.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         protect(source, tmp_path / "out" / "a")
     assert not list((tmp_path / "out").iterdir())

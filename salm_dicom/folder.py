@@ -31,7 +31,7 @@ class WholeFolder:
 
     def __init__(self, target: Path) -> None:
         if target.exists():
-            raise MismatchError("the target folder of the series exists; it is never overwritten")
+            raise MismatchError("the target folder exists; it is never overwritten")
         self.target = target
         self._partial = target.with_name(f"{target.name}.partial")
         self._flusher = ThreadPoolExecutor(1)
@@ -65,9 +65,9 @@ class WholeFolder:
                     done.result()
                 flush(self._partial)
                 self._partial.rename(self.target)
+                flush(self.target.parent)
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
-        flush(self.target.parent)
 
 
 def make_private(folder: Path) -> None:
