@@ -41,6 +41,7 @@ PLAN = ProtectionPlan(
 CONTENDERS: dict[str, ProtectionPlan] = {
     "salm": PLAN,
     "salm, swap": replace(PLAN, swap=1.0, momentum=0.9, batches=30),
+    "texture": replace(PLAN, method="texture"),
     "dense": replace(PLAN, method="dense"),
     "random_mask": replace(PLAN, method="random_mask"),
     "low_gradient": replace(PLAN, method="low_gradient"),
@@ -57,9 +58,9 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "salm, once": replace(PLAN, schedule="once"),
 }
 # Fitted with every seed even in the small size: they are compared in pairs.
-PAIRED = ("salm", "salm, swap", "dense", "random_mask", "low_gradient")
+PAIRED = ("texture", "salm", "salm, swap", "dense", "random_mask", "low_gradient")
 # Attacked with every countermeasure.
-ROBUST = ("salm", "dense", "salm, EOT", "salm, swap")
+ROBUST = ("texture", "salm", "dense", "salm, EOT", "salm, swap")
 CHANCE = 1 / len(CLASSES)
 TO_VALIDATE = 200
 

@@ -23,7 +23,7 @@ LABELS_BY = ("series", "study", "patient", "instance", "path")
 # Rows of `salm_dicom.perturb.METHODS`; written again here because help must not wait for torch.
 METHODS = (
     "salm", "dense", "random", "uniform", "random_mask", "low_gradient", "targeted", "patches",
-    "autoregressive",
+    "texture", "autoregressive",
 )  # fmt: skip
 
 

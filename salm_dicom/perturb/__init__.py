@@ -11,7 +11,7 @@ from torch import Tensor
 
 from salm_dicom.perturb.budget import Epsilon, Limits, quota, to_integers, top_k
 from salm_dicom.perturb.loss import Loss
-from salm_dicom.perturb.patterns import Autoregressive, Patches
+from salm_dicom.perturb.patterns import Autoregressive, Patches, Texture
 from salm_dicom.perturb.random import Random, Uniform
 from salm_dicom.perturb.robust import EOT, blur, half_and_back
 from salm_dicom.perturb.salm import Salm, dense
@@ -28,6 +28,7 @@ __all__ = [
     "Random",
     "Salm",
     "Settings",
+    "Texture",
     "Uniform",
     "blur",
     "dense",
@@ -123,6 +124,7 @@ METHODS: dict[str, Callable[[Settings], Method]] = {
     "low_gradient": lambda s: replace(_salm(s), mask="low_gradient"),
     "targeted": lambda s: replace(_salm(s), label_shift=1),
     "patches": lambda s: Patches(),
+    "texture": lambda s: Texture(rho=s.rho, cell=s.block),
     "autoregressive": lambda s: Autoregressive(),
     "random": lambda s: Random(rho=s.rho),
     "uniform": lambda s: Uniform(),

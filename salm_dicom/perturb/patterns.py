@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from salm_dicom.perturb.budget import Limits
+from salm_dicom.perturb.budget import Limits, top_k
 from salm_dicom.perturb.loss import Loss
 
 
@@ -50,6 +50,62 @@ class Patches:
         signs = torch.where(signs < self.squares**2 // 2, -1.0, 1.0)
         rows, columns = (torch.arange(n) * self.squares // n for n in x.shape[-2:])
         return signs[rows][:, columns] * limits.budget * torch.ones(x.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texture:
+    """A fine texture for each label, on the share of the foreground that lies nearest its middle.
+
+    A tile of 4 x 4 cells, half of them plus and half minus the budget, is repeated over one
+    connected area of each slice. Found in this project's own trials: what is spread over single
+    voxels is learned late, the same budget in one area early.
+
+    Parameters
+    ----------
+    rho
+        Share of foreground voxels that change.
+    cell
+        Edge of a cell in voxels.
+    """
+
+    rho: float = 0.2
+    cell: int = 1
+
+    needs_gradient: ClassVar[bool] = False
+    class_wise: ClassVar[bool] = True
+    label_shift: ClassVar[int] = 0
+
+    def __call__(
+        self,
+        x: Tensor,
+        loss: Loss,
+        foreground: Tensor,
+        limits: Limits,
+        rng: torch.Generator,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """Return the perturbation in stored units, float32, shape of x."""
+        tile = torch.where(torch.randperm(16, generator=rng).reshape(4, 4) < 8, 1.0, -1.0)
+        row, column = (torch.arange(n) for n in x.shape[-2:])
+        texture = tile[row // self.cell % 4][:, column // self.cell % 4]
+        nearness = torch.stack([_nearness(inside) for inside in foreground])
+        chosen = top_k(nearness, foreground, self.rho)
+        return torch.where(chosen, texture * limits.budget, 0.0)
+
+
+def _nearness(inside: Tensor) -> Tensor:
+    """Return, for (1, *spatial), 1 in the middle of the True voxels and less further out.
+
+    Squares of equal nearness lie around the middle row and column of all slices together.
+    """
+    out = torch.zeros(inside.shape)
+    where = inside.nonzero()[:, -2:]
+    if len(where):
+        middle = where.float().mean(0)
+        row, column = (torch.arange(n) for n in inside.shape[-2:])
+        far = torch.maximum((row - middle[0]).abs()[:, None], (column - middle[1]).abs())
+        out = out + 1 / (1 + far)
+    return out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

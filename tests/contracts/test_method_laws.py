@@ -469,7 +469,7 @@ def test_optimised_through_blur_a_perturbation_survives_blur_better():
     assert after_blur("blur") < after_blur()
 
 
-@pytest.mark.parametrize("name", ["patches", "autoregressive"])
+@pytest.mark.parametrize("name", ["patches", "texture", "autoregressive"])
 @pytest.mark.parametrize("spatial", [(28, 28), (4, 17, 23)])
 def test_class_wise_patterns_differ_between_seeds_and_use_the_budget(name, spatial):
     case = Case(spatial=spatial, share=1.0, width=4000, zero_mean=False)
@@ -481,7 +481,7 @@ def test_class_wise_patterns_differ_between_seeds_and_use_the_budget(name, spati
         shadows.append(method(found.x, found.loss, found.foreground, found.limits, rng))
     first, second = shadows
     assert not torch.equal(first, second)
-    assert first.abs().mean() > 0.3 * case.budget
+    assert first.abs().mean() > 0.3 * case.budget * method.rho
     assert first.isfinite().all()
 
 
@@ -503,3 +503,16 @@ def test_uniform_noise_takes_every_whole_number_within_the_budget_equally_often(
     counts = torch.bincount(delta.long().flatten() + 3)
     assert len(counts) == 7
     assert counts.min() > 0.85 * counts.max()
+
+
+def test_a_texture_is_one_connected_square_of_one_repeated_tile():
+    case = Case(spatial=(60, 60), share=1.0, width=4000, zero_mean=False)
+    found = problem(case)
+    whole = torch.ones_like(found.foreground)
+    rng = torch.Generator().manual_seed(1)
+    delta = METHODS["texture"](SETTINGS)(found.x, found.loss, whole, found.limits, rng)[0, 0]
+    rows, columns = delta.nonzero(as_tuple=True)
+    assert len(rows) == math.ceil(0.2 * 3600)
+    inner = delta[rows.min() + 1 : rows.max(), columns.min() + 1 : columns.max()]
+    assert inner.count_nonzero() == inner.numel()
+    assert torch.equal(inner[4:, 4:], inner[:-4, :-4])

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from benchmarks.method import CONTENDERS, table
 from salm_dicom.audit import (
     COUNTERMEASURES,
     VICTIMS,
@@ -19,6 +20,7 @@ from salm_dicom.audit import (
 from salm_dicom.audit.score import balanced_accuracy
 from salm_dicom.audit.victims import build_victim
 from salm_dicom.errors import PlanError
+from salm_dicom.perturb import METHODS
 
 SIDE = 28
 
@@ -184,3 +186,18 @@ def test_nothing_is_said_about_a_task_that_clean_victims_do_not_learn():
 )  # fmt: skip
 def test_a_verdict_says_in_words_how_much_was_lost(value, words):
     assert verdict(value).startswith(words)
+
+
+def test_the_benchmark_puts_every_method_through_the_audit_and_prints_rows_that_fail():
+    assert {plan.method for plan in CONTENDERS.values()} == set(METHODS)
+    row = {
+        "method": "salm", "set": "early", "psnr": 37.0, "changed": 0.2, "passes": 40.0,
+        "fit_seconds": 10.0,
+    }  # fmt: skip
+    rows = [
+        row | {"np": dict.fromkeys(("selected", "clean_selected", "last", "best"), value)}
+        for value in (0.0, 0.1)
+    ]
+    *_, line = table({"rows": rows, "robust": []})
+    assert "0.05 ± 0.07" in line
+    assert "not protected" in line

@@ -29,7 +29,7 @@ def fitted(folder: Path, method: str) -> Protector:
     return fit(studies, replace(PLAN, method=method), folder)
 
 
-@pytest.mark.parametrize("method", ["patches", "autoregressive"])
+@pytest.mark.parametrize("method", ["patches", "texture", "autoregressive"])
 def test_a_class_wise_method_gives_a_label_one_pattern_whatever_the_series(tmp_path, method):
     protector = fitted(tmp_path, method)
     volume = phantom_volume(slices=3)
