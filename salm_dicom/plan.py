@@ -12,7 +12,7 @@ import numpy as np
 
 from salm_dicom import __version__
 from salm_dicom.errors import NoForeground, PlanError
-from salm_dicom.perturb import METHODS, Epsilon, Method, Settings
+from salm_dicom.perturb import EOT, METHODS, Epsilon, Method, Settings
 from salm_dicom.volume import Booleans, StoredPixels, Volume
 
 EXTENTS = ("slice", "volume")
@@ -45,12 +45,21 @@ class ProtectionPlan:
     intensity_range
         Modality values that map to [0, 1]; None: -160..240 HU for CT, all that 8 bits can hold for
         8-bit images, otherwise the 0.5 to 99.5 percentiles of the series' foreground.
+    momentum
+        Share of the old gradient in the running mean that chooses voxels and signs.
+    eot
+        Keys of `EOT`: random transforms that the perturbation is optimised through.
+    block
+        Edge in voxels of the squares that share one mask and one sign.
     zero_mean
         Make the changes of every slice add up to 0.
     slice_size, volume_size
         Size of the surrogates' input.
     rounds, batches, batch_size
         Of the fit: most rounds, surrogate batches in each, samples in a batch.
+    swap
+        Share of the fit's training inputs that show the perturbation of one sample on another
+        sample, of any label, so that a surrogate learns the perturbation and not the anatomy.
     seed
         Where all randomness starts.
     """
@@ -61,6 +70,9 @@ class ProtectionPlan:
     steps: int = 10
     step_size: float = 0.2
     schedule: str = "round"
+    momentum: float = 0.5
+    eot: tuple[str, ...] = ()
+    block: int = 1
     extent: str = "slice"
     intensity_range: tuple[float, float] | None = None
     zero_mean: bool = True
@@ -69,6 +81,7 @@ class ProtectionPlan:
     rounds: int = 8
     batches: int = 10
     batch_size: int = 8
+    swap: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,7 +91,11 @@ class ProtectionPlan:
         Epsilon.parse(self.epsilon)
         _check_share("rho", self.rho)
         _check_share("step size", self.step_size)
-        for name in ("steps", "rounds", "batches", "batch_size"):
+        _check_momentum(self.momentum)
+        if self.swap != 0:
+            _check_share("swap", self.swap)
+        _check_eot(self.eot)
+        for name in ("steps", "block", "rounds", "batches", "batch_size"):
             _check_count(name, getattr(self, name))
         for name, dimensions in (("slice_size", 2), ("volume_size", 3)):
             size = getattr(self, name)
@@ -91,8 +108,9 @@ class ProtectionPlan:
 
     @property
     def needs_surrogate(self) -> bool:
-        """Whether the method looks at a gradient, and so needs a fit and labels."""
-        return self.build_method().needs_gradient
+        """Whether the method depends on the label, and so needs a fit."""
+        method = self.build_method()
+        return method.needs_gradient or method.class_wise
 
     def build_method(self) -> Method:
         """Return the method with this plan's settings."""
@@ -103,6 +121,9 @@ class ProtectionPlan:
                 step_size=self.step_size,
                 schedule=self.schedule,
                 zero_mean=self.zero_mean,
+                momentum=self.momentum,
+                eot=self.eot,
+                block=self.block,
             )
         )
 
@@ -164,6 +185,19 @@ def _check_share(name: str, value: object) -> None:
     if not isinstance(value, int | float) or not 0 < value <= 1:
         shown = f"{value:g}" if isinstance(value, int | float) else repr(value)
         raise PlanError(f"{name} is {shown}; a share above 0 and up to 1 is needed")
+
+
+def _check_momentum(value: object) -> None:
+    if not isinstance(value, int | float) or not 0 <= value < 1:
+        shown = f"{value:g}" if isinstance(value, int | float) else repr(value)
+        raise PlanError(f"momentum is {shown}; a share from 0 up to, not with, 1 is needed")
+
+
+def _check_eot(value: object) -> None:
+    if not isinstance(value, tuple):
+        raise PlanError(f"eot is {value!r}; a list of {', '.join(EOT)} is needed, or none")
+    for name in value:
+        _check_choice("eot", name, tuple(EOT))
 
 
 def _check_count(name: str, value: object) -> None:

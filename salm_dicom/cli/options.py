@@ -20,6 +20,13 @@ MODALITIES = ("CT", "MR", "CR", "DX", "MG")
 LABELS_BY = ("series", "study", "patient", "instance", "path")
 
 
+# Rows of `salm_dicom.perturb.METHODS`; written again here because help must not wait for torch.
+METHODS = (
+    "salm", "dense", "random", "uniform", "random_mask", "low_gradient", "targeted", "patches",
+    "texture", "autoregressive",
+)  # fmt: skip
+
+
 def source_argument(function: F) -> F:
     """Add SOURCE, an export that is only read."""
     return click.argument("source", type=FOLDER)(function)
@@ -31,11 +38,14 @@ def plan_options(function: F) -> F:
         [
             click.option(
                 "--method",
-                type=click.Choice(["salm", "dense", "random"]),
+                type=click.Choice(METHODS),
+                metavar="NAME",
                 default="salm",
                 show_default=True,
-                help="salm: the most salient voxels. dense: all foreground. random: a control "
-                "that needs no labels.",
+                help="salm: the most salient voxels. dense: all foreground. random, uniform: "
+                "controls that need no labels. Others, for comparison: "
+                + ", ".join(METHODS[4:])
+                + ".",
             ),
             click.option(
                 "--epsilon",

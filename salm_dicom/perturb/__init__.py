@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import torch
@@ -11,19 +11,28 @@ from torch import Tensor
 
 from salm_dicom.perturb.budget import Epsilon, Limits, quota, to_integers, top_k
 from salm_dicom.perturb.loss import Loss
-from salm_dicom.perturb.random import Random
+from salm_dicom.perturb.patterns import Autoregressive, Patches, Texture
+from salm_dicom.perturb.random import Random, Uniform
+from salm_dicom.perturb.robust import EOT, blur, half_and_back
 from salm_dicom.perturb.salm import Salm, dense
 
 __all__ = [
+    "EOT",
     "METHODS",
+    "Autoregressive",
     "Epsilon",
     "Limits",
     "Loss",
     "Method",
+    "Patches",
     "Random",
     "Salm",
     "Settings",
+    "Texture",
+    "Uniform",
+    "blur",
     "dense",
+    "half_and_back",
     "perturb",
     "quota",
     "to_integers",
@@ -40,6 +49,12 @@ class Method(Protocol):
     """
 
     needs_gradient: ClassVar[bool]
+    # Draws are the same for all samples of a label: `rng` is seeded by it.
+    class_wise: ClassVar[bool]
+
+    @property
+    def label_shift(self) -> int:
+        """0: `loss` is that of the sample's label; 1: of the next class, on a clean surrogate."""
 
     @property
     def rho(self) -> float:
@@ -84,22 +99,35 @@ class Settings:
     step_size: float
     schedule: str
     zero_mean: bool
+    momentum: float = 0.5
+    eot: tuple[str, ...] = ()
+    block: int = 1
 
 
-def _salm(s: Settings) -> Method:
+def _salm(s: Settings) -> Salm:
     return Salm(
         rho=s.rho,
         steps=s.steps,
         step_size=s.step_size,
+        momentum=s.momentum,
         schedule=s.schedule,
         balanced=s.zero_mean,
+        eot=s.eot,
+        block=s.block,
     )
 
 
 METHODS: dict[str, Callable[[Settings], Method]] = {
     "salm": _salm,
-    "dense": lambda s: dense(steps=s.steps, step_size=s.step_size),
+    "dense": lambda s: replace(_salm(s), rho=1.0),
+    "random_mask": lambda s: replace(_salm(s), mask="random"),
+    "low_gradient": lambda s: replace(_salm(s), mask="low_gradient"),
+    "targeted": lambda s: replace(_salm(s), label_shift=1),
+    "patches": lambda s: Patches(),
+    "texture": lambda s: Texture(rho=s.rho, cell=s.block),
+    "autoregressive": lambda s: Autoregressive(),
     "random": lambda s: Random(rho=s.rho),
+    "uniform": lambda s: Uniform(),
 }
 
 

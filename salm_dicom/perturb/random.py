@@ -1,4 +1,4 @@
-"""Random control: changes of full budget on a random share of the foreground; needs no network."""
+"""Random controls, which need no network: a random share of full changes; uniform noise."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class Random:
     rho: float = 0.2
 
     needs_gradient: ClassVar[bool] = False
+    class_wise: ClassVar[bool] = False
+    label_shift: ClassVar[int] = 0
 
     def __call__(
         self,
@@ -55,6 +57,31 @@ class Random:
             sign[: len(drawn) // 2] = -1
             shadow[sample].view(-1).numpy()[drawn] = size.reshape(-1) * sign
         return shadow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uniform:
+    """Every whole change within the budget equally often, all over the foreground."""
+
+    rho: ClassVar[float] = 1.0
+    needs_gradient: ClassVar[bool] = False
+    class_wise: ClassVar[bool] = False
+    label_shift: ClassVar[int] = 0
+
+    def __call__(
+        self,
+        x: Tensor,
+        loss: Loss | None,
+        foreground: Tensor,
+        limits: Limits,
+        rng: torch.Generator,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """Return the perturbation in stored units, float32, shape of x."""
+        levels = 2 * limits.budget + 1
+        # float64: a float32 draw times many levels would miss some of them
+        lots = torch.rand(x.shape, generator=rng, dtype=torch.float64)
+        return ((lots * levels).floor() - limits.budget).float()
 
 
 def _lottery(inside: NDArray[np.bool_], count: int, rng: torch.Generator) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""SALM: an error-minimising perturbation of the most salient foreground voxels.
+"""SALM: an error-minimising perturbation of the most salient foreground voxels, and its controls.
 
 The inner problem of min-min unlearnable examples, restricted to a sparse mask (Sun et al.,
 *Medical Unlearnable Examples*, arXiv 2403.10573; Huang et al., *Unlearnable Examples*, ICLR 2021):
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from salm_dicom.perturb.budget import Limits, top_k
 from salm_dicom.perturb.loss import Loss, gradient
+from salm_dicom.perturb.robust import EOT, in_blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,18 @@ class Salm:
         Take half of the voxels where the gradient is positive and half where it is negative, so
         that the changes of a sample nearly add up to 0. One-signed gradients otherwise move the
         mean of an organ by several HU.
+    mask
+        Which voxels: `salient` (largest gradient), or a control at the same rho: `low_gradient`
+        (smallest), `random`.
+    label_shift
+        0: the sample's own label gets easier to see (min-min). 1: the next class is shown instead,
+        for a surrogate that was trained on clean data (targeted adversarial poisoning, Fowl et
+        al., *Adversarial Examples Make Strong Poisons*, NeurIPS 2021).
+    eot
+        Keys of `EOT`: what happens to the images, at random, before the surrogate sees them.
+    block
+        Edge in voxels of the squares, within a slice, that share one mask and one sign; above 1
+        it keeps the perturbation to low frequencies.
     """
 
     rho: float = 0.2
@@ -51,8 +64,13 @@ class Salm:
     momentum: float = 0.5
     schedule: str = "round"
     balanced: bool = True
+    mask: str = "salient"
+    label_shift: int = 0
+    eot: tuple[str, ...] = ()
+    block: int = 1
 
     needs_gradient: ClassVar[bool] = True
+    class_wise: ClassVar[bool] = False
 
     def __call__(
         self,
@@ -68,9 +86,10 @@ class Salm:
         mean = torch.zeros_like(x)
         mask = shadow != 0 if self.schedule == "once" and bool(shadow.any()) else None
         for step in range(self.steps):
-            mean.mul_(self.momentum).add_(gradient(loss, x + torch.round(shadow)))
+            slope = gradient(self._seen(loss, rng), x + torch.round(shadow))
+            mean.mul_(self.momentum).add_(in_blocks(slope, self.block))
             if mask is None or self.schedule == "step":
-                mask = self._salient(mean, foreground)
+                mask = self._chosen(mean, foreground, rng)
                 if step == 0 and self.schedule == "round":
                     shadow = torch.where(mask, shadow, 0.0)
             move = self.step_size * limits.budget * mean.sign()
@@ -78,13 +97,25 @@ class Salm:
             shadow = torch.where(mask, moved, shadow)
         return shadow
 
-    def _salient(self, mean: Tensor, foreground: Tensor) -> Tensor:
+    def _seen(self, loss: Loss, rng: torch.Generator) -> Loss:
+        """Return the loss after one draw of every transform of `eot`."""
+        for name in self.eot:
+            loss = EOT[name](loss, rng)
+        return loss
+
+    def _chosen(self, mean: Tensor, foreground: Tensor, rng: torch.Generator) -> Tensor:
         if self.rho >= 1:
             return foreground
+        if self.mask == "random":
+            lots = torch.rand(mean.shape, generator=rng).clamp_(min=1e-9)
+            return top_k(lots, foreground & (mean != 0), self.rho)
+        # what hardly has a gradient ranks first in the control; what has none is never taken
+        score = mean if self.mask == "salient" else 1 / mean
+        score = torch.where(mean != 0, score, 0.0)
         if not self.balanced:
-            return top_k(mean.abs(), foreground, self.rho)
-        rising = top_k(mean.clamp(min=0), foreground, self.rho / 2)
-        falling = top_k((-mean).clamp(min=0), foreground, self.rho / 2)
+            return top_k(score.abs(), foreground, self.rho)
+        rising = top_k(score.clamp(min=0), foreground, self.rho / 2)
+        falling = top_k((-score).clamp(min=0), foreground, self.rho / 2)
         return rising | falling
 
 

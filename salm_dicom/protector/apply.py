@@ -23,8 +23,8 @@ from salm_dicom.protector.protected import Protected, each
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Integers, Volume
 
-# Slices that go through a method together; bounds memory whatever the length of a series.
-SLICES_AT_ONCE = 4
+# Voxels that go through a method together; bounds memory whatever the length of a series.
+_VOXELS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,8 @@ class Protector:
         target = self._target(label)
         extent, warning = self._extent(volume)
         window = intensity_range(self.plan, volume, anatomy.at)
-        rng = _generator(self.plan.seed, series_uid)
+        class_wise = self.plan.build_method().class_wise
+        rng = _generator(self.plan.seed, f"label/{label}" if class_wise else series_uid)
         with torch.inference_mode(mode=False), one_thread():
             delta, inside = self._delta(volume, anatomy, window, extent, target, rng)
         if not inside:
@@ -161,7 +162,8 @@ class Protector:
         low, high = anatomy.extremes
         delta = np.empty(pixels.values.shape, dtype=np.min_scalar_type(-int(budget.max()) - 1))
         method = self.plan.build_method()
-        together = SLICES_AT_ONCE if method.needs_gradient else 1
+        state = rng.get_state()
+        together = slices_at_once(delta.shape) if method.needs_gradient else 1
         step = together if extent == "slice" else len(delta)
         for first in range(0, len(delta), step):
             part = slice(first, first + step)
@@ -174,6 +176,8 @@ class Protector:
             limits = Limits(
                 budget=per_slice(budget[part], extent), low=low, high=high, padding=pixels.padding
             )
+            if method.class_wise:
+                rng.set_state(state)  # one pattern for all slices of a label
             loss = self._loss(
                 extent,
                 target,
@@ -198,15 +202,17 @@ class Protector:
         window: tuple[float, float],
     ) -> Loss:
         """Return the summed cross-entropy of the surrogate at stored values."""
-        if target is None:
+        method = self.plan.build_method()
+        if target is None or not method.needs_gradient:
             return torch.sum
+        wanted = (target + method.label_shift) % len(self.classes)
         if extent not in self.surrogates:
             raise PlanError(f"the protector has no surrogate for {extent} extent; fit it again")
         network, size = self._networks[extent], self.surrogates[extent].spec.size
 
         def loss(stored: Tensor) -> Tensor:
             logits = network(network_input(stored, slope, intercept, window, size))
-            labels = torch.full((len(logits),), target)
+            labels = torch.full((len(logits),), wanted)
             return functional.cross_entropy(logits, labels, reduction="sum")
 
         return loss
@@ -249,6 +255,17 @@ def budgets(plan: ProtectionPlan, volume: Volume, window: tuple[float, float]) -
     epsilon, width = Epsilon.parse(plan.epsilon), window[1] - window[0]
     by_slope = {s: epsilon.stored_units(width, s) for s in set(volume.pixels.slope.tolist())}
     return np.array([by_slope[s] for s in volume.pixels.slope.tolist()], dtype=np.int64)
+
+
+def slices_at_once(shape: tuple[int, ...]) -> int:
+    """Return how many slices go through a method together: 4 of 512 x 512, more of smaller ones.
+
+    Parameters
+    ----------
+    shape
+        Ends in rows and columns.
+    """
+    return max(_VOXELS_AT_ONCE // (shape[-2] * shape[-1]), 1)
 
 
 def samples(values: np.ndarray, extent: str) -> Tensor:

@@ -4,13 +4,15 @@
 
 in rounds: a surrogate phase (batches of SGD on what is protected so far) and a noise phase (K
 signed gradient steps for every sample). It ends when the surrogate's error on the protected
-samples is at most 1 %, when three rounds bring nothing, or after `plan.rounds`.
+samples is at most 1 %, when three rounds bring nothing, or after `plan.rounds`. Targeted methods
+have no noise phase; class-wise ones need the names of the labels only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,12 +27,12 @@ from salm_dicom.learning import NetworkSpec, error_rate, network_input, one_thre
 from salm_dicom.perturb import Limits
 from salm_dicom.plan import ProtectionPlan, intensity_range
 from salm_dicom.protector.apply import (
-    SLICES_AT_ONCE,
     Protector,
     Surrogate,
     budgets,
     per_slice,
     samples,
+    slices_at_once,
 )
 from salm_dicom.volume import Volume
 
@@ -106,6 +108,8 @@ def fit(
             f"{len(studies)} labelled series with {len(classes)} different labels; a surrogate "
             "needs at least 2. Use --method random for a protection without labels"
         )
+    if not plan.build_method().needs_gradient:
+        return Protector(plan=plan, classes=classes)
     surrogates: dict[str, Surrogate] = {}
     report: dict[str, float] = {}
     extents = ("slice", "volume") if plan.extent == "volume" else ("slice",)
@@ -199,26 +203,21 @@ def _min_min(
     rng = torch.Generator().manual_seed(plan.seed)
     places = [(one, i) for one in range(len(found)) for i in range(len(found[one]))]
 
-    def batches(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        drawn = torch.randint(len(places), (plan.batch_size,), generator=generator).tolist()
-        inputs = [_input(found[places[d][0]], places[d][1], size) for d in drawn]
-        labels = [found[places[d][0]].target for d in drawn]
-        return torch.cat(inputs), torch.tensor(labels)
-
-    best, waited, rounds = float("inf"), 0, 0
-    error = 1.0
+    batches = partial(_batch, found, places, plan, size)
+    min_min = not plan.build_method().label_shift
+    best, error, waited, rounds = float("inf"), 1.0, 0, 0
     while rounds < plan.rounds and waited < _PATIENCE and error > _ERROR_ENOUGH:
         progress(f"fit ({extent})", rounds, plan.rounds)
         train(network, optimiser, batches, plan.batches, rng)
         frozen = network.eval().requires_grad_(False)
-        for sample in found:
+        for sample in found if min_min else ():
             _perturb_sample(sample, frozen, plan, size, rng)
         network.requires_grad_(True)
         error = _error(network, found, size)
         best, waited = (error, 0) if error < best else (best, waited + 1)
         rounds += 1
     progress(f"fit ({extent})", plan.rounds, plan.rounds)
-    passes = rounds * (plan.steps + plan.batches * plan.batch_size / len(places))
+    passes = rounds * (plan.steps * min_min + plan.batches * plan.batch_size / len(places))
     report |= {
         f"{extent}_samples": float(len(places)),
         f"{extent}_rounds": float(rounds),
@@ -227,6 +226,29 @@ def _min_min(
     }
     weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
     return Surrogate(spec=spec, weights=weights)
+
+
+def _batch(
+    found: Sequence[_Sample],
+    places: Sequence[tuple[int, int]],
+    plan: ProtectionPlan,
+    size: tuple[int, ...],
+    rng: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Return what the surrogate sees of samples drawn at random, and their labels."""
+
+    def draw(plain: bool, drawn: Sequence[int]) -> Tensor:
+        at = (places[d] for d in drawn)
+        return torch.cat([_input(found[one], i, size, plain=plain) for one, i in at])
+
+    drawn = torch.randint(len(places), (plan.batch_size,), generator=rng).tolist()
+    inputs = draw(False, drawn)
+    if plan.swap:
+        others = torch.randint(len(places), (plan.batch_size,), generator=rng).tolist()
+        swapped = (draw(True, others) + inputs - draw(True, drawn)).clamp(0, 1)
+        lots = torch.rand((len(inputs), *[1] * (inputs.ndim - 1)), generator=rng)
+        inputs = torch.where(lots < plan.swap, swapped, inputs)
+    return inputs, torch.tensor([found[places[d][0]].target for d in drawn])
 
 
 def _perturb_sample(
@@ -238,8 +260,9 @@ def _perturb_sample(
 ) -> None:
     """Advance the shadow of one volume's samples by one noise phase."""
     method = plan.build_method()
-    for first in range(0, len(sample), SLICES_AT_ONCE):
-        which = slice(first, first + SLICES_AT_ONCE)
+    together = slices_at_once(sample.x.shape) if sample.x.ndim == 4 else 1
+    for first in range(0, len(sample), together):
+        which = slice(first, first + together)
         x, mask, shadow, limits = sample.part(which)
         slope, intercept = sample.slope[which], sample.intercept[which]
 
@@ -251,11 +274,11 @@ def _perturb_sample(
         sample.shadow[which] = method(x, loss, mask, limits, rng, shadow).numpy()
 
 
-def _input(sample: _Sample, index: int, size: tuple[int, ...]) -> Tensor:
-    """Return what the surrogate sees of one protected sample, shape (1, 1, *size)."""
+def _input(sample: _Sample, index: int, size: tuple[int, ...], *, plain: bool = False) -> Tensor:
+    """Return what the surrogate sees of one sample, protected or plain, shape (1, 1, *size)."""
     which = slice(index, index + 1)
     x, _, shadow, _ = sample.part(which)
-    protected = x + torch.round(shadow)
+    protected = x if plain else x + torch.round(shadow)
     return network_input(
         protected, sample.slope[which], sample.intercept[which], sample.window, size
     )

@@ -14,7 +14,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from salm_dicom.perturb import METHODS, Limits, Loss, Method, Salm, Settings, dense, perturb
+from salm_dicom.perturb import (
+    EOT,
+    METHODS,
+    Limits,
+    Loss,
+    Method,
+    Salm,
+    Settings,
+    blur,
+    dense,
+    perturb,
+)
 
 SETTINGS = Settings(rho=0.2, steps=3, step_size=0.4, schedule="round", zero_mean=True)
 SLOPES = (1.0, 0.5, 2.5, 8.0, -1.0, -0.25)
@@ -37,6 +48,8 @@ class Case:
     rho: float = 0.2
     zero_mean: bool = True
     schedule: str = "round"
+    eot: tuple[str, ...] = ()
+    block: int = 1
     seed: int = 0
 
 
@@ -57,6 +70,8 @@ class Lawless:
     rho: float = 0.2
 
     needs_gradient: ClassVar[bool] = False
+    class_wise: ClassVar[bool] = False
+    label_shift: ClassVar[int] = 0
 
     def __call__(
         self,
@@ -75,6 +90,9 @@ EVERY_METHOD: dict[str, Callable[[Settings], Method]] = METHODS | {
     "lawless": lambda s: Lawless(rho=s.rho)
 }
 
+# These ignore rho: METHODS has no sparse form of them.
+WHOLE_FOREGROUND = {"dense", "patches", "autoregressive", "uniform"}
+
 cases = st.builds(
     Case,
     bits=st.sampled_from([8, 12, 16]),
@@ -90,6 +108,8 @@ cases = st.builds(
     rho=st.sampled_from([0.001, 0.1, 0.2, 0.5, 0.999, 1.0]),
     zero_mean=st.booleans(),
     schedule=st.sampled_from(["round", "step", "once"]),
+    eot=st.sampled_from([(), ("shift", "flip", "blur", "half")]),
+    block=st.sampled_from([1, 2, 3]),
     seed=st.integers(0, 2**31),
 )
 
@@ -164,7 +184,10 @@ def run(name: str, case: Case, given_problem: Problem | None = None) -> Tensor:
 
 
 def settings_of(case: Case) -> Settings:
-    return replace(SETTINGS, rho=case.rho, schedule=case.schedule, zero_mean=case.zero_mean)
+    return replace(
+        SETTINGS, rho=case.rho, schedule=case.schedule, zero_mean=case.zero_mean, eot=case.eot,
+        block=case.block,
+    )  # fmt: skip
 
 
 # A change of +3 that is shrunk to +1 must not end in a padding that lies between.
@@ -190,7 +213,7 @@ def test_every_method_stays_in_its_budget_its_foreground_its_share_and_the_range
     low, high = representable(case)
     assert (after[mask] >= max(limits.low, low)).all()
     assert (after[mask] <= min(limits.high, high)).all()
-    rho = 1.0 if name == "dense" else case.rho
+    rho = 1.0 if name in WHOLE_FOREGROUND else case.rho
     for one, inside in zip(change, mask, strict=True):
         # written out here, so that a wrong quota is found
         assert np.count_nonzero(one) <= math.ceil(round(rho * inside.sum(), 6))
@@ -257,7 +280,7 @@ def test_an_empty_foreground_is_left_alone(name):
 def test_a_sparse_method_uses_most_of_the_share_it_may(name):
     case = Case(spatial=(40, 40), width=4000, rho=0.2, zero_mean=False, seed=2)
     changed = int(run(name, case).count_nonzero())
-    allowed = (1.0 if name == "dense" else case.rho) * int(problem(case).foreground.sum())
+    allowed = (1.0 if name in WHOLE_FOREGROUND else case.rho) * int(problem(case).foreground.sum())
     assert changed > 0.75 * allowed
 
 
@@ -369,3 +392,127 @@ def test_schedule_once_keeps_the_voxels_of_the_first_call_and_round_chooses_anew
     step_first, step_second = kept["step"]
     assert step_second.count_nonzero() == 40
     assert torch.equal(step_second[step_first != 0], step_first[step_first != 0])
+
+
+def test_the_low_gradient_control_takes_the_voxels_that_salm_ranks_last():
+    x, weights = toy()
+    foreground = torch.ones_like(x, dtype=torch.bool)
+    loss = lambda stored: (stored * weights).sum()  # noqa: E731
+    for name, largest in (("salient", True), ("low_gradient", False)):
+        method = Salm(rho=0.2, balanced=False, mask=name)
+        delta = method(x, loss, foreground, LIMITS, torch.Generator())
+        for change, slope in zip(delta, weights, strict=True):
+            count = math.ceil(0.2 * slope.numel())
+            wanted = slope.abs().flatten().sort(descending=largest).values[:count]
+            assert torch.equal(slope.abs()[change != 0].sort().values, wanted.sort().values)
+
+
+def test_the_random_mask_follows_the_generator_and_the_sign_of_the_gradient():
+    x, weights = toy()
+    foreground = torch.ones_like(x, dtype=torch.bool)
+    loss = lambda stored: (stored * weights).sum()  # noqa: E731
+    method = Salm(rho=0.2, mask="random")
+
+    def found(seed: int) -> Tensor:
+        return method(x, loss, foreground, LIMITS, torch.Generator().manual_seed(seed))
+
+    first, other = found(1), found(2)
+    assert torch.equal(first, found(1))
+    assert not torch.equal(first != 0, other != 0)
+    assert first.count_nonzero() == 2 * math.ceil(0.2 * x[0].numel())
+    assert torch.equal(first[first != 0].sign(), -weights[first != 0].sign())
+
+
+@pytest.mark.parametrize("block", [2, 3, 5])
+def test_blocks_change_as_one_and_hold_the_share(block):
+    x, weights = toy(shape=(2, 1, 30, 30))
+    foreground = torch.ones_like(x, dtype=torch.bool)
+    loss = lambda stored: (stored * weights).sum()  # noqa: E731
+    delta = Salm(rho=0.2, balanced=False, block=block)(
+        x, loss, foreground, LIMITS, torch.Generator()
+    )
+    tiles = delta.unfold(2, block, block).unfold(3, block, block).flatten(4)
+    same = (tiles == tiles[..., :1]).all(-1)
+    # at most one square of each sample is cut short by the quota
+    assert (~same).sum() <= len(x)
+    assert 0 < delta[0].count_nonzero() <= math.ceil(0.2 * x[0].numel())
+
+
+@pytest.mark.parametrize("name", EOT)
+def test_every_transform_is_drawn_from_the_generator_and_lets_the_gradient_through(name):
+    x = toy(shape=(1, 1, 28, 29))[0]
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    loss = lambda stored: (stored * weights).sum()  # noqa: E731
+
+    def seen(seed: int) -> tuple[float, Tensor]:
+        leaf = x.clone().requires_grad_(True)
+        value = EOT[name](loss, torch.Generator().manual_seed(seed))(leaf)
+        return float(value.detach()), torch.autograd.grad(value, leaf)[0]
+
+    values = [seen(seed)[0] for seed in range(20)]
+    assert len(set(values)) > 1
+    assert values == [seen(seed)[0] for seed in range(20)]
+    assert all(seen(seed)[1].count_nonzero() > 0.9 * x.numel() for seed in range(5))
+
+
+def test_optimised_through_blur_a_perturbation_survives_blur_better():
+    x, weights = toy(shape=(1, 1, 28, 28))
+    foreground = torch.ones_like(x, dtype=torch.bool)
+    loss = lambda stored: (stored * weights).sum()  # noqa: E731
+
+    def after_blur(*eot: str) -> float:
+        rng = torch.Generator().manual_seed(0)
+        method = Salm(rho=1.0, steps=30, momentum=0.9, eot=eot)
+        delta = method(x, loss, foreground, LIMITS, rng)
+        return float(loss(blur(delta, 1.0)))
+
+    assert after_blur("blur") < after_blur()
+
+
+@pytest.mark.parametrize("name", ["patches", "texture", "autoregressive"])
+@pytest.mark.parametrize("spatial", [(28, 28), (4, 17, 23)])
+def test_class_wise_patterns_differ_between_seeds_and_use_the_budget(name, spatial):
+    case = Case(spatial=spatial, share=1.0, width=4000, zero_mean=False)
+    shadows = []
+    for seed in (1, 2):
+        found = problem(case)
+        rng = torch.Generator().manual_seed(seed)
+        method = METHODS[name](SETTINGS)
+        shadows.append(method(found.x, found.loss, found.foreground, found.limits, rng))
+    first, second = shadows
+    assert not torch.equal(first, second)
+    assert first.abs().mean() > 0.3 * case.budget * method.rho
+    assert first.isfinite().all()
+
+
+def test_an_autoregressive_voxel_is_a_weighted_sum_of_those_before_it():
+    x = torch.zeros(1, 1, 40, 40)
+    limits = Limits(budget=torch.full((1, 1, 1, 1), 1e3), low=-1e9, high=1e9)
+    rng = torch.Generator().manual_seed(4)
+    noise = METHODS["autoregressive"](SETTINGS)(x, torch.sum, x == 0, limits, rng)[0, 0].double()
+    windows = noise.unfold(0, 3, 1).unfold(1, 3, 1).reshape(-1, 9)
+    # weights that add up to 1 keep the sum of a mean-shifted process
+    weights = torch.linalg.lstsq(windows[:, :8], windows[:, 8:]).solution
+    assert (windows[:, :8] @ weights - windows[:, 8:]).abs().max() < 1e-2
+    assert float(weights.sum()) == pytest.approx(1, abs=1e-3)
+
+
+def test_uniform_noise_takes_every_whole_number_within_the_budget_equally_often():
+    case = Case(spatial=(100, 100), share=1.0, width=4000, zero_mean=False, budget=3)
+    delta = run("uniform", case)[problem(case).foreground]
+    counts = torch.bincount(delta.long().flatten() + 3)
+    assert len(counts) == 7
+    assert counts.min() > 0.85 * counts.max()
+
+
+def test_a_texture_is_one_connected_square_of_one_repeated_tile():
+    case = Case(spatial=(60, 60), share=1.0, width=4000, zero_mean=False)
+    found = problem(case)
+    whole = torch.ones_like(found.foreground)
+    rng = torch.Generator().manual_seed(1)
+    delta = METHODS["texture"](SETTINGS)(found.x, found.loss, whole, found.limits, rng)[0, 0]
+    rows, columns = delta.nonzero(as_tuple=True)
+    assert len(rows) == math.ceil(0.2 * 3600)
+    inner = delta[rows.min() + 1 : rows.max(), columns.min() + 1 : columns.max()]
+    assert inner.count_nonzero() == inner.numel()
+    assert torch.equal(inner[4:, 4:], inner[:-4, :-4])

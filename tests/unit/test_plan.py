@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from salm_dicom.cli import options
 from salm_dicom.errors import PlanError
 from salm_dicom.foreground import foreground
 from salm_dicom.perturb import METHODS, Random, Salm
@@ -16,6 +17,10 @@ from tests.unit.volumes import phantom_volume
 
 # Another lawful value for every setting.
 OTHERS = {
+    "momentum": 0.25,
+    "eot": ("blur",),
+    "block": 2,
+    "swap": 0.5,
     "method": "random",
     "epsilon": "8/255",
     "rho": 0.3,
@@ -121,9 +126,13 @@ def test_a_setting_that_is_not_given_has_its_default():
     assert ProtectionPlan.from_dict({"rho": 0.5}) == ProtectionPlan(rho=0.5)
 
 
+def test_the_command_line_offers_every_method():
+    assert set(options.METHODS) == set(METHODS)
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_only_methods_that_look_at_a_gradient_need_a_surrogate(name):
-    assert ProtectionPlan(method=name).needs_surrogate == (name != "random")
+def test_only_methods_that_depend_on_the_label_need_a_fit(name):
+    assert ProtectionPlan(method=name).needs_surrogate == (name not in ("random", "uniform"))
 
 
 def test_a_method_gets_the_settings_of_its_plan():

@@ -1,0 +1,269 @@
+"""Does it protect? Every method against victims that learn from PneumoniaMNIST (28 x 28 pixels).
+
+Run: .venv/bin/python benchmarks/method.py [--full]
+SALM_SHARED names the folder whose data/pneumoniamnist/pneumoniamnist.npz is read (else ../shared).
+The small size takes 45 minutes on one core; every row is written as soon as it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from statistics import fmean, stdev
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.pneumonia import A_CLASS, CLASSES, Data, load, volumes  # noqa: E402
+from salm_dicom.audit import (  # noqa: E402
+    COUNTERMEASURES,
+    Images,
+    Trial,
+    normalised_protection,
+    trial,
+    verdict,
+)
+from salm_dicom.plan import ProtectionPlan  # noqa: E402
+from salm_dicom.protector import Protector, Study, fit  # noqa: E402
+
+PLAN = ProtectionPlan(
+    epsilon="8/255", intensity_range=(0.0, 255.0), slice_size=(28, 28), batches=20, batch_size=32
+)
+CONTENDERS: dict[str, ProtectionPlan] = {
+    "salm": PLAN,
+    "salm, swap": replace(PLAN, swap=1.0, momentum=0.9, batches=30),
+    "texture": replace(PLAN, method="texture"),
+    "dense": replace(PLAN, method="dense"),
+    "random_mask": replace(PLAN, method="random_mask"),
+    "low_gradient": replace(PLAN, method="low_gradient"),
+    "targeted, dense": replace(PLAN, method="targeted", rho=1.0, steps=20),
+    "targeted, rho 0.2": replace(PLAN, method="targeted", steps=20),
+    "patches": replace(PLAN, method="patches"),
+    "autoregressive": replace(PLAN, method="autoregressive"),
+    "random": replace(PLAN, method="random"),
+    "uniform": replace(PLAN, method="uniform"),
+    "salm, EOT": replace(PLAN, eot=("shift", "flip", "blur", "half"), momentum=0.9),
+    "salm, sums free": replace(PLAN, zero_mean=False),
+    "salm, 2 x 2 blocks": replace(PLAN, block=2),
+    "salm, step": replace(PLAN, schedule="step"),
+    "salm, once": replace(PLAN, schedule="once"),
+}
+# Fitted with every seed even in the small size: they are compared in pairs.
+PAIRED = ("texture", "salm", "salm, swap", "dense", "random_mask", "low_gradient")
+# Attacked with every countermeasure.
+ROBUST = ("texture", "salm", "dense", "salm, EOT", "salm, swap")
+CHANCE = 1 / len(CLASSES)
+TO_VALIDATE = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much is measured."""
+
+    fit_seeds: tuple[int, ...]
+    victim_seeds: tuple[int, ...]
+    victims: tuple[str, ...]
+    countermeasures: tuple[str, ...]
+    robust_victim: str = "densenet-small"
+
+
+SMALL = Size(
+    fit_seeds=(0, 1),
+    victim_seeds=(100,),
+    victims=("resnet-10", "densenet-small", "convnet"),
+    countermeasures=("shift_flip", "jpeg50", "8bit", "blur1", "half", "clean20"),
+)
+FULL = Size(
+    fit_seeds=(0, 1, 2),
+    victim_seeds=(100, 101, 102),
+    victims=("resnet-10", "densenet-small", "convnet", "densenet-121", "efficientnet-b0"),
+    countermeasures=tuple(m for m in COUNTERMEASURES if m != "none"),
+)
+
+
+def protected(protector: Protector, data: Images) -> tuple[Images, float, float]:
+    """Return the protected images, PSNR in dB (range 255) and the share of pixels changed."""
+    stored = (data.pixels * 255).round()
+    delta = torch.zeros_like(stored)
+    for label, part, volume in volumes(data):
+        found = protector.apply(volume, series_uid=f"{part.start}", label=label)
+        delta[part, 0] = torch.from_numpy(found.delta).float()
+    error = float((delta**2).mean())
+    psnr = 10 * math.log10(255**2 / error)
+    changed = float((delta != 0).float().mean())
+    return replace(data, pixels=(stored + delta) / 255), psnr, changed
+
+
+def fitted(plan: ProtectionPlan, data: Images, workspace: Path) -> Protector:
+    """Return a protector that was fitted on the images, as `salm-dicom fit` does it."""
+    if not plan.needs_surrogate:
+        return Protector(plan=plan)
+    studies = [
+        Study(label=label, load=lambda volume=volume: volume) for label, _, volume in volumes(data)
+    ]
+    return fit(studies, plan, workspace)
+
+
+def held_out(data: Images) -> Images:
+    """Return the first 200 images of each class."""
+    chosen = torch.cat([torch.arange(TO_VALIDATE) + c * A_CLASS for c in range(len(CLASSES))])
+    return Images(pixels=data.pixels[chosen], labels=data.labels[chosen])
+
+
+def attack(
+    data: Data, early: Images, late: Images, victim: str, seed: int, measure: str = "none"
+) -> Trial:
+    """Train a victim on `early`, validate it on a third of `late`, test it on clean images."""
+    return trial(
+        victim,
+        early,
+        validation=held_out(late),
+        clean_validation=data.validation,
+        test=data.test,
+        seed=seed,
+        countermeasure=measure,
+        clean_train=data.early,
+    )
+
+
+class Bench:
+    """The run: reference trials on clean data once, then one row after the other."""
+
+    def __init__(self, data: Data, size: Size, out: Path) -> None:
+        self.data, self.size, self.out = data, size, out
+        self.clean: dict[tuple[str, str, int], Trial] = {}
+        self.kept: dict[str, tuple[Images, Images]] = {}
+        self.results: dict[str, object] = {
+            "size": asdict(size), "chance": CHANCE, "clean": {}, "rows": [], "robust": [],
+        }  # fmt: skip
+
+    def reference(self, victim: str, measure: str, seed: int) -> Trial:
+        """Return the trial of this victim on clean images, run once."""
+        key = (victim, measure, seed)
+        if key not in self.clean:
+            data = self.data
+            self.clean[key] = attack(data, data.early, data.late, victim, seed, measure)
+            self.results["clean"]["/".join(map(str, key))] = asdict(self.clean[key])
+        return self.clean[key]
+
+    def protection(self, found: Trial, clean: Trial) -> dict[str, float]:
+        """Return the normalised protection at each stopping rule."""
+        return {
+            rule: normalised_protection(getattr(clean, rule), getattr(found, rule), CHANCE)
+            for rule in ("selected", "clean_selected", "last", "best")
+        }
+
+    def row(self, name: str, fit_seed: int, workspace: Path) -> None:
+        """Fit, protect both sets, attack; add one row for each victim."""
+        began = time.perf_counter()
+        protector = fitted(replace(CONTENDERS[name], seed=fit_seed), self.data.early, workspace)
+        fit_seconds = time.perf_counter() - began
+        early, psnr, changed = protected(protector, self.data.early)
+        late, _, _ = protected(protector, self.data.late)
+        apply_seconds = time.perf_counter() - began - fit_seconds
+        passes = protector.report.get("slice_passes_per_image", 0.0)
+        common = {
+            "method": name, "fit_seed": fit_seed, "psnr": psnr, "changed": changed,
+            "passes": passes, "fit_seconds": fit_seconds, "apply_seconds": apply_seconds / 2,
+        }  # fmt: skip
+        sets = {"early": (early, late)}
+        if name == "salm":
+            sets["late"] = (late, early)
+        for (which, (train, other)), victim, seed in product(
+            sets.items(), self.size.victims, self.size.victim_seeds
+        ):
+            found = attack(self.data, train, other, victim, seed)
+            clean = self.reference(victim, "none", seed)
+            row = common | {"set": which, "victim": victim, "victim_seed": seed}
+            row |= {"trial": asdict(found), "np": self.protection(found, clean)}
+            self.add("rows", row)
+        if name in ROBUST and fit_seed == self.size.fit_seeds[0]:
+            self.kept[name] = early, late
+
+    def robust(self, name: str) -> None:
+        """Attack the images of a contender with every countermeasure."""
+        early, late = self.kept[name]
+        victim, seed = self.size.robust_victim, self.size.victim_seeds[0]
+        for measure in self.size.countermeasures:
+            clean = self.reference(victim, measure, seed)
+            found = attack(self.data, early, late, victim, seed, measure)
+            row = {"method": name, "countermeasure": measure, "trial": asdict(found)}
+            row["np"] = self.protection(found, clean)
+            self.add("robust", row)
+
+    def add(self, table: str, row: dict[str, object]) -> None:
+        """Print a row, keep it, and write all there are."""
+        kept = {k: v for k, v in row.items() if k not in ("trial", "np")}
+        scores = " ".join(f"{rule} {value:.2f}" for rule, value in row["np"].items())
+        print(" ".join(str(v) if isinstance(v, str | int) else f"{v:.3g}" for v in kept.values()),
+              "| NP", scores, file=sys.stderr, flush=True)  # fmt: skip
+        self.results[table].append(row)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.out.write_text(json.dumps(self.results, indent=1) + "\n")
+
+
+def spread(values: list[float]) -> str:
+    """Return mean and standard deviation."""
+    return f"{fmean(values):.2f} ± {stdev(values) if len(values) > 1 else 0:.2f}"
+
+
+def table(results: dict) -> Iterator[str]:
+    """Yield the lines of the tables, in Markdown."""
+    yield "| method | set | NP selected | NP clean-selected | NP last | PSNR dB | changed | passes | fit s | verdict |"  # noqa: E501
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for name, which in dict.fromkeys((r["method"], r["set"]) for r in results["rows"]):
+        rows = [r for r in results["rows"] if (r["method"], r["set"]) == (name, which)]
+        rules = [[r["np"][k] for r in rows] for k in ("selected", "clean_selected", "last")]
+        numbers = [fmean(r[k] for r in rows) for k in ("psnr", "changed", "passes", "fit_seconds")]
+        yield (
+            f"| {name} | {which} | {' | '.join(map(spread, rules))} | {numbers[0]:.1f} | "
+            f"{numbers[1]:.2f} | {numbers[2]:.0f} | {numbers[3]:.0f} | "
+            f"{verdict(fmean(rules[0])).split(':')[0]} |"
+        )
+    names = list(dict.fromkeys(r["method"] for r in results["robust"]))
+    if not names:
+        return
+    yield ""
+    yield "| countermeasure | " + " | ".join(f"NP {n}" for n in names) + " |"
+    yield "|---|" + "---|" * len(names)
+    for measure in dict.fromkeys(r["countermeasure"] for r in results["robust"]):
+        by_name = {
+            r["method"]: r["np"]["selected"]
+            for r in results["robust"]
+            if r["countermeasure"] == measure
+        }
+        cells = [f"{by_name[n]:.2f}" if n in by_name else "" for n in names]
+        yield f"| {measure} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Run what was asked for and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="3 x 3 seeds, 5 victims; many hours")
+    parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("-o", type=Path, default=ROOT / "benchmarks" / "results" / "method.json")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    size = FULL if asked.full else SMALL
+    bench = Bench(load(), size, asked.o)
+    workspace = asked.o.parent
+    workspace.mkdir(parents=True, exist_ok=True)
+    for seed, name in product(size.fit_seeds, asked.only):
+        if asked.full or seed == size.fit_seeds[0] or name in PAIRED:
+            bench.row(name, seed, workspace)
+    for name in bench.kept:
+        bench.robust(name)
+    print("\n".join(table(bench.results)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Scores of an audit: balanced accuracy, normalised protection, and a verdict in plain words."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from salm_dicom.errors import PlanError
+
+STRONG = 0.9
+PARTIAL = 0.5
+WEAK = 0.2
+
+
+def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Return the mean over classes of the share of their images that is recognised, 0 to 1."""
+    classes = sorted(set(labels.tolist()))
+    recall = [(predicted[labels == c] == c).double().mean() for c in classes]
+    return float(torch.stack(recall).mean())
+
+
+def normalised_protection(clean: float, protected: float, chance: float) -> float:
+    """Return (clean - protected) / (clean - chance): 0 protects nothing, 1 leaves only chance.
+
+    Not clipped: below 0 the victim got better, above 1 it is worse than chance.
+
+    Raises
+    ------
+    PlanError
+        The clean victim is no better than chance, so nothing can be said.
+    """
+    if not clean > chance:
+        raise PlanError(
+            f"victims trained on clean data reach {clean:.3f}, chance is {chance:.3f}: the task is "
+            "not learned without protection, so protection cannot be measured. Train longer, or "
+            "use more images"
+        )
+    return (clean - protected) / (clean - chance)
+
+
+def verdict(protection: float) -> str:
+    """Return what a mean normalised protection means, in plain words."""
+    percent = f"{100 * min(max(protection, 0.0), 1.0):.0f} % of what could be learned was lost"
+    if protection >= STRONG:
+        return f"protected: {percent}"
+    if protection >= PARTIAL:
+        return f"partly protected: {percent}"
+    if protection >= WEAK:
+        return f"weakly protected: {percent}"
+    return f"not protected: {percent}"

@@ -1,0 +1,125 @@
+"""VICTIMS: the networks that an audit trains; none is the architecture of a surrogate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from monai.networks.blocks.squeeze_and_excitation import SEResNetBottleneck
+from monai.networks.nets.classifier import Classifier
+from monai.networks.nets.densenet import DenseNet, DenseNet121
+from monai.networks.nets.efficientnet import EfficientNetBN
+from monai.networks.nets.resnet import ResNet, resnet18
+from monai.networks.nets.senet import SENet
+from torch import nn
+from torch.nn import functional
+
+# These networks halve their input five times.
+_LEAST_SIDE = 32
+
+
+class _AtLeast(nn.Module):
+    """A network whose input is zero-padded, on all sides, to the smallest it can take."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the network's output for images (n, 1, rows, columns)."""
+        padding: list[int] = []
+        for side in reversed(images.shape[2:]):
+            missing = max(_LEAST_SIDE - side, 0)
+            padding += [missing // 2, missing - missing // 2]
+        out: torch.Tensor = self.network(functional.pad(images, padding))
+        return out
+
+
+def _resnet(classes: int, size: tuple[int, int]) -> nn.Module:
+    # full resolution in the first stage, where the surrogate halves it
+    return ResNet(
+        block="basic",
+        layers=[1, 1, 1, 1],
+        block_inplanes=[8, 16, 32, 64],
+        spatial_dims=2,
+        n_input_channels=1,
+        conv1_t_size=3,
+        conv1_t_stride=1,
+        no_max_pool=True,
+        num_classes=classes,
+    )
+
+
+def _resnet18(classes: int, size: tuple[int, int]) -> nn.Module:
+    return resnet18(
+        spatial_dims=2,
+        n_input_channels=1,
+        conv1_t_size=3,
+        conv1_t_stride=2,
+        no_max_pool=True,
+        num_classes=classes,
+    )
+
+
+def _densenet(classes: int, size: tuple[int, int]) -> nn.Module:
+    return DenseNet(
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=classes,
+        init_features=16,
+        growth_rate=8,
+        block_config=(3, 3, 3),
+    )
+
+
+def _seresnet(classes: int, size: tuple[int, int]) -> nn.Module:
+    return SENet(
+        spatial_dims=2,
+        in_channels=1,
+        block=SEResNetBottleneck,
+        layers=(1, 1, 1, 1),
+        groups=1,
+        reduction=16,
+        dropout_prob=None,
+        inplanes=64,
+        downsample_kernel_size=1,
+        input_3x3=False,
+        num_classes=classes,
+    )
+
+
+def _densenet121(classes: int, size: tuple[int, int]) -> nn.Module:
+    return _AtLeast(DenseNet121(spatial_dims=2, in_channels=1, out_channels=classes))
+
+
+def _efficientnet_b0(classes: int, size: tuple[int, int]) -> nn.Module:
+    network = EfficientNetBN(
+        "efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=1, num_classes=classes
+    )
+    return _AtLeast(network)
+
+
+def _convnet(classes: int, size: tuple[int, int]) -> nn.Module:
+    # no skip connections, instance normalisation, a linear layer over places: unlike the others
+    return Classifier(
+        in_shape=(1, *size), classes=classes, channels=(16, 32, 64), strides=(2, 2, 2)
+    )
+
+
+# For 2-D images of one channel. The first three are small enough for a processor.
+VICTIMS: dict[str, Callable[[int, tuple[int, int]], nn.Module]] = {
+    "resnet-10": _resnet,
+    "densenet-small": _densenet,
+    "convnet": _convnet,
+    "seresnet-small": _seresnet,
+    "resnet-18": _resnet18,
+    "densenet-121": _densenet121,
+    "efficientnet-b0": _efficientnet_b0,
+}
+
+
+def build_victim(name: str, classes: int, size: tuple[int, int], seed: int) -> nn.Module:
+    """Return an untrained victim for images of `size`; its weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VICTIMS[name](classes, size)

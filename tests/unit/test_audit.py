@@ -1,0 +1,203 @@
+"""The audit: it finds a protection that is there, and says so when there is none."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from benchmarks.method import CONTENDERS, table
+from salm_dicom.audit import (
+    COUNTERMEASURES,
+    VICTIMS,
+    Images,
+    Trial,
+    normalised_protection,
+    trial,
+    verdict,
+)
+from salm_dicom.audit.score import balanced_accuracy
+from salm_dicom.audit.victims import build_victim
+from salm_dicom.errors import PlanError
+from salm_dicom.perturb import METHODS
+
+SIDE = 28
+
+
+def discs(count: int, seed: int) -> Images:
+    """Return noisy images of a bright disc (1) or none (0), as many of each."""
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    place = torch.arange(SIDE) - SIDE / 2
+    disc = (place[:, None] ** 2 + place**2 < 36).float()
+    pixels = 0.4 + 0.05 * torch.randn((count, 1, SIDE, SIDE), generator=rng)
+    pixels += 0.15 * disc * labels[:, None, None, None]
+    return Images(pixels=pixels.clamp(0, 1), labels=labels)
+
+
+def marked(images: Images) -> Images:
+    """Return images with a checkerboard on class 1 and its contrary on class 0, without discs."""
+    board = (torch.arange(SIDE)[:, None] + torch.arange(SIDE)) % 2 * 2.0 - 1
+    sign = images.labels[:, None, None, None] * 2.0 - 1
+    # with the disc covered, the mark is all there is to learn
+    return replace(images, pixels=(0.4 + 0.05 * sign * board).expand_as(images.pixels).clone())
+
+
+def attacked(train: Images, validation: Images, **more: object) -> Trial:
+    return trial(
+        "convnet",
+        train,
+        validation=validation,
+        clean_validation=discs(40, 2),
+        test=discs(100, 3),
+        seed=5,
+        epochs=6,
+        **more,
+    )
+
+
+def test_a_victim_learns_from_clean_images_and_not_from_a_mark_that_hides_them():
+    clean = attacked(discs(200, 0), discs(60, 1))
+    blind = attacked(marked(discs(200, 0)), marked(discs(60, 1)))
+    assert clean.selected > 0.9
+    assert blind.train == 1.0
+    assert blind.last == pytest.approx(0.5, abs=0.1)
+    assert normalised_protection(clean.last, blind.last, 0.5) > 0.8
+
+
+def test_a_change_that_says_nothing_about_the_label_is_not_called_a_protection():
+    clean = attacked(discs(200, 0), discs(60, 1))
+    rng = torch.Generator().manual_seed(9)
+    source = discs(200, 0)
+    noise = 8 / 255 * torch.randn(source.pixels.shape, generator=rng).sign()
+    noisy = attacked(replace(source, pixels=source.pixels + noise), discs(60, 1))
+    found = normalised_protection(clean.selected, noisy.selected, 0.5)
+    assert found < 0.2
+    assert verdict(found).startswith("not protected")
+
+
+def test_clean_images_that_are_mixed_in_undo_a_mark():
+    source = discs(200, 0)
+    blind = attacked(marked(source), marked(discs(60, 1)), clean_train=source)
+    mixed = attacked(marked(source), discs(60, 1), clean_train=source, countermeasure="clean20")
+    assert mixed.last > blind.last + 0.2
+
+
+def test_the_best_epoch_is_at_least_as_good_as_any_that_somebody_can_choose():
+    found = attacked(discs(60, 0), discs(40, 1))
+    assert found.best >= max(found.selected, found.clean_selected, found.last)
+
+
+def test_a_trial_repeats_itself_whatever_the_global_generator_does():
+    first = attacked(discs(60, 0), discs(40, 1))
+    torch.rand(7)
+    state = torch.get_rng_state()
+    assert asdict(attacked(discs(60, 0), discs(40, 1))) == asdict(first)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", VICTIMS)
+def test_every_victim_tells_classes_apart_and_depends_on_its_seed_alone(name):
+    x = discs(4, 0).pixels
+    first, same, other = (build_victim(name, 3, (SIDE, SIDE), seed).eval() for seed in (1, 1, 2))
+    with torch.no_grad():
+        assert first(x).shape == (4, 3)
+        assert torch.equal(first(x), same(x))
+        assert not torch.equal(first(x), other(x))
+
+
+@pytest.mark.parametrize("name", COUNTERMEASURES)
+def test_every_countermeasure_keeps_shape_and_range_and_leaves_its_input_alone(name):
+    measure = COUNTERMEASURES[name]
+    images = discs(6, 0)
+    before = images.pixels.clone()
+    weights = torch.nn.functional.one_hot(images.labels, 2).float()
+    batch, wanted = measure.batch(
+        measure.images(images.pixels), weights, torch.Generator().manual_seed(0)
+    )
+    assert torch.equal(images.pixels, before)
+    assert batch.shape == before.shape
+    assert batch.min() >= -1e-6
+    assert batch.max() <= 1 + 1e-6
+    assert torch.allclose(wanted.sum(1), torch.ones(6))
+    assert measure.setting
+
+
+@pytest.mark.parametrize("name", set(COUNTERMEASURES) - {"none", "clean20", "8bit"})
+def test_no_countermeasure_is_the_identity(name):
+    measure = COUNTERMEASURES[name]
+    pixels = discs(6, 0).pixels
+    weights = torch.nn.functional.one_hot(torch.arange(6) % 2, 2).float()
+    seen, _ = measure.batch(measure.images(pixels), weights, torch.Generator().manual_seed(0))
+    assert (seen - pixels).abs().max() > 1 / 255
+
+
+def test_256_levels_change_floats_by_half_a_level_and_8_bit_images_not_at_all():
+    floats = discs(2, 0).pixels
+    once = COUNTERMEASURES["8bit"].images(floats)
+    assert 0 < (once - floats).abs().max() <= 0.5 / 255 + 1e-6
+    assert torch.equal(COUNTERMEASURES["8bit"].images(once), once)
+
+
+def test_two_bits_leave_four_values():
+    assert len(COUNTERMEASURES["2bit"].images(torch.rand(1, 1, 64, 64)).unique()) == 4
+
+
+def test_the_median_is_that_of_nine_pixels():
+    image = torch.zeros(1, 1, 5, 5)
+    image[0, 0, 2, 2] = 1.0
+    image[0, 0, :, 0] = 1.0
+    out = COUNTERMEASURES["median3"].images(image)[0, 0]
+    assert not out[1:4, 2:4].any()
+    assert (out[:, 0] == 1).all()
+
+
+def test_lower_jpeg_quality_is_further_from_the_image():
+    pixels = discs(4, 0).pixels
+    far = [
+        float((COUNTERMEASURES[f"jpeg{q}"].images(pixels) - pixels).abs().mean())
+        for q in (90, 50, 10)
+    ]
+    assert far == sorted(far)
+
+
+def test_balanced_accuracy_does_not_reward_the_larger_class():
+    labels = torch.tensor([0] * 9 + [1])
+    assert balanced_accuracy(torch.zeros(10), labels) == 0.5
+    assert balanced_accuracy(labels, labels) == 1.0
+
+
+def test_normalised_protection_is_0_at_the_clean_score_and_1_at_chance():
+    assert normalised_protection(0.8, 0.8, 0.5) == 0
+    assert normalised_protection(0.8, 0.5, 0.5) == pytest.approx(1)
+    assert normalised_protection(0.8, 0.9, 0.5) < 0
+
+
+def test_nothing_is_said_about_a_task_that_clean_victims_do_not_learn():
+    with pytest.raises(PlanError, match="not learned without protection"):
+        normalised_protection(0.5, 0.4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(1.3, "protected: 100 %"), (0.95, "protected"), (0.7, "partly"), (0.3, "weakly"),
+     (0.1, "not protected"), (-0.4, "not protected: 0 %")],
+)  # fmt: skip
+def test_a_verdict_says_in_words_how_much_was_lost(value, words):
+    assert verdict(value).startswith(words)
+
+
+def test_the_benchmark_puts_every_method_through_the_audit_and_prints_rows_that_fail():
+    assert {plan.method for plan in CONTENDERS.values()} == set(METHODS)
+    row = {
+        "method": "salm", "set": "early", "psnr": 37.0, "changed": 0.2, "passes": 40.0,
+        "fit_seconds": 10.0,
+    }  # fmt: skip
+    rows = [
+        row | {"np": dict.fromkeys(("selected", "clean_selected", "last", "best"), value)}
+        for value in (0.0, 0.1)
+    ]
+    *_, line = table({"rows": rows, "robust": []})
+    assert "0.05 ± 0.07" in line
+    assert "not protected" in line
