@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from salm_dicom.batch.job import NO_SPACE, Job
+from salm_dicom.batch.job import NO_SPACE, Job, Outcome, protect_series
 from salm_dicom.batch.labels import Labels
-from salm_dicom.batch.ledger import Ledger, Row
+from salm_dicom.batch.ledger import Ledger, Row, Table
 from salm_dicom.batch.manifest import MANIFEST, Done, Result, write_manifest
-from salm_dicom.batch.names import new_names, source_key
-from salm_dicom.batch.run import outcomes
+from salm_dicom.batch.names import plan_names, source_key
+from salm_dicom.batch.objects import alone, copied_objects, copy_object, object_jobs
+from salm_dicom.batch.run import J, outcomes
+from salm_dicom.batch.uids import planned, write_uids
 from salm_dicom.batch.vault import Vault
 from salm_dicom.dicom.scan import LeftOut, Scan, SeriesFiles, scan
 from salm_dicom.dicom.series import read_series
@@ -25,6 +27,11 @@ from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Volume
 
 Labelled = tuple[SeriesFiles, str | None]
+# What is going on, the ledger's table and what is counted: of series, and of objects.
+_TABLES: tuple[tuple[str, Table, str], ...] = (
+    ("protect", "series", "series"),
+    ("copy", "objects", "objects"),
+)
 # Called with what is going on, how much is done and how much there is.
 Progress = Callable[[str, int, int], None]
 
@@ -72,7 +79,7 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
     check_places(request.source, request.output, request.vault)
     found = scan(request.source)
     if not found.series:
-        return Result(done=(), left_out=found.left_out, resumed=0)
+        return Result(done=(), left_out=(*found.left_out, *alone(found.objects)), resumed=0)
     vault = Vault(request.vault)
     vault.create()
     with vault.locked(), Ledger.open(vault.ledger) as ledger:
@@ -85,16 +92,20 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
         save(protector, vault.protector)
         created = ledger.begin(protector.digest, request.created)
         request.output.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for source, name in new_names(found.series, ledger.rows()).items():
-            ledger.plan(source, name.folder, name.slices)
+        plan_names(found, ledger)
+        write_uids(vault.uids, planned(found.objects, labelled, protector, request.site_key))
         before = ledger.rows()
         todo = [
             _job(request, vault, created, series, before[source_key(series)].name, label)
             for series, label in labelled
             if not _is_done(request.output, before[source_key(series)])
         ]
-        log = _run(todo, request, ledger, progress)
-        result = _result(found, unlabelled, ledger.rows(), len(labelled) - len(todo), log)
+        log = _run(todo, protect_series, request, ledger, progress)
+        objects = object_jobs(
+            found.objects, ledger.rows("objects"), request.output, vault, created, protector.digest
+        )
+        log += _run(objects, copy_object, request, ledger, progress)
+        result = _result(found, unlabelled, ledger, len(labelled) - len(todo), log)
         try:
             write_manifest(request.output, protector, created, result)
         except OSError as error:
@@ -126,7 +137,8 @@ def check_places(source: Path, output: Path, vault: Path) -> None:
 def _check_output(output: Path, ledger: Ledger) -> None:
     if output.exists() and not output.is_dir():
         raise UnsafeError("OUT is a file; a folder is needed")
-    known = {row.name.split("/")[0] for row in ledger.rows().values()}
+    rows = [*ledger.rows().values(), *ledger.rows("objects").values()]
+    known = {row.name.split("/")[0] for row in rows}
     known |= {MANIFEST, f"{MANIFEST}.partial"}
     strange = [p for p in (output.iterdir() if output.exists() else ()) if p.name not in known]
     if strange:
@@ -213,20 +225,31 @@ def _job(
     )
 
 
-def _run(jobs: list[Job], request: Request, ledger: Ledger, progress: Progress) -> list[str]:
+def _run(
+    jobs: list[J],
+    work: Callable[[J], Outcome],
+    request: Request,
+    ledger: Ledger,
+    progress: Progress,
+) -> list[str]:
     """Run the jobs and note each outcome; return frames for the log file."""
     log: list[str] = []
-    progress("protect", 0, len(jobs))
-    for count, outcome in enumerate(outcomes(jobs, request.jobs), start=1):
+    what, table, things = _TABLES[work is copy_object]
+    progress(what, 0, len(jobs))
+    for count, outcome in enumerate(outcomes(jobs, request.jobs, work), start=1):
         ledger.finish(
-            outcome.source, record=outcome.record, code=outcome.code, reason=outcome.reason
+            outcome.source,
+            record=outcome.record,
+            code=outcome.code,
+            reason=outcome.reason,
+            table=table,
         )
         if outcome.frames:
             log.append(f"{outcome.name}: {outcome.frames}")
-        progress("protect", count, len(jobs))
+        progress(what, count, len(jobs))
         if outcome.code == NO_SPACE:
             raise DiskFull(
-                f"no space left after {count - 1} of {len(jobs)} series; they are kept. "
+                f"no space left after {count - 1} of {len(jobs)} {things}; they are kept. "
                 "Make room and run the same command again"
             )
     return log
@@ -251,9 +274,9 @@ def _without_changed(found: Scan, rows: dict[str, Row]) -> Scan:
 
 
 def _result(
-    found: Scan, unlabelled: list[LeftOut], rows: dict[str, Row], resumed: int, log: list[str]
+    found: Scan, unlabelled: list[LeftOut], ledger: Ledger, resumed: int, log: list[str]
 ) -> Result:
-    done: list[Done] = []
+    rows, done = ledger.rows(), list[Done]()
     left_out = [*found.left_out, *unlabelled]
     for series in found.series:
         row = rows[source_key(series)]
@@ -269,5 +292,13 @@ def _result(
             done.append(Done(name=row.name, slices=row.slices, modality=modality, record=record))
         elif row.code:
             left_out += [LeftOut(path, row.code, row.reason) for path in series.paths]
+    copies, not_copied = copied_objects(found.objects, ledger.rows("objects"))
+    left_out += not_copied
     left_out.sort(key=lambda entry: str(entry.path))
-    return Result(done=tuple(done), left_out=tuple(left_out), resumed=resumed, log=tuple(log))
+    return Result(
+        done=tuple(done),
+        copied=copies,
+        left_out=tuple(left_out),
+        resumed=resumed,
+        log=tuple(log),
+    )

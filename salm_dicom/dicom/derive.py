@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +13,9 @@ from salm_dicom import __version__
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom import pixels, provenance
 from salm_dicom.dicom.part10 import Part10
+from salm_dicom.dicom.references import NewUid, replaced, value_after
 from salm_dicom.dicom.splice import IMPLICIT_LITTLE, Encoding, file_meta, splice
+from salm_dicom.dicom.uids import new_uid
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Integers
 
@@ -52,21 +52,18 @@ class Derivation:
         When the run began; Instance Creation Date and Time, and Contribution Date Time.
     site_key
         Key of the UIDs' HMAC: who lacks it cannot compute new UIDs from old ones.
+    references
+        New UIDs of the other instances and series that the images may point at.
     """
 
     record: ProtectionRecord
     created: datetime
     site_key: bytes
+    references: NewUid = str
 
     def uid(self, level: str, source_uid: str) -> str:
-        """Return the new UID for a source UID: same inputs, same UID.
-
-        `2.25.` and the integer of a version 8 UUID (RFC 9562) from HMAC-SHA256; PS3.5 B.2.
-        """
-        message = "\0".join((self.record.digest, level, source_uid)).encode()
-        number = int.from_bytes(hmac.new(self.site_key, message, hashlib.sha256).digest()[:16])
-        number = number & ~(0xF << 76) | (8 << 76)
-        return f"2.25.{number & ~(0b11 << 62) | (0b10 << 62)}"
+        """Return the new UID for a source UID: same inputs, same UID."""
+        return new_uid(self.site_key, self.record.digest, level, source_uid)
 
 
 def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
@@ -85,13 +82,15 @@ def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
     series_uid = derivation.uid("series", source.series_uid)
     syntax, data, encapsulated = pixels.encode(file, values)
     record, created = derivation.record, derivation.created
+    mapped = replaced(file, derivation.references)
 
     def appended(tag: int, item: Callable[[Encoding], bytes]) -> bytes:
+        old = value_after(file, mapped, tag)
         if file.vr(tag) == "UN":  # its items are implicit little endian (PS3.5 6.2.2)
-            return code.element(tag, "UN", file.value(tag) + item(IMPLICIT_LITTLE))
-        return code.element(tag, "SQ", file.value(tag) + item(code))
+            return code.element(tag, "UN", old + item(IMPLICIT_LITTLE))
+        return code.element(tag, "SQ", old + item(code))
 
-    changes: dict[int, bytes | None] = {
+    changes: dict[int, bytes | None] = mapped | {
         h.IMAGE_TYPE: code.element(h.IMAGE_TYPE, "CS", _derived_type(file)),
         0x00080012: code.element(0x00080012, "DA", created.strftime("%Y%m%d")),
         0x00080013: code.element(0x00080013, "TM", created.strftime("%H%M%S")),

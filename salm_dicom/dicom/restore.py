@@ -86,6 +86,55 @@ def restored(protected: Part10, kept: Kept) -> tuple[bytes, bool]:
     return data, is_source
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptObject:
+    """What the vault keeps of an object that was copied: all but its largest unchanged value.
+
+    Parameters
+    ----------
+    head, tail
+        Bytes of the source file before and after the value that is not kept.
+    tag
+        Of the element whose value is taken from the copy; 0 where all is in `head`.
+    sha256
+        Of the whole file.
+    """
+
+    head: bytes
+    tail: bytes
+    tag: int
+    sha256: str
+
+
+def keep_object(source: Part10, copy: Part10) -> KeptObject:
+    """Return what is needed to restore an object from its copy."""
+    same = [s for s in source.spans if source.value(s.tag) == copy.value(s.tag)]
+    largest = max(same, key=lambda span: span.value_stop - span.value, default=None)
+    stop, start, tag = len(source.data), len(source.data), 0
+    if largest is not None:
+        start, stop, tag = largest.value, largest.value_stop, largest.tag
+    return KeptObject(
+        head=source.data[:start], tail=source.data[stop:], tag=tag, sha256=source.sha256
+    )
+
+
+def restored_object(copy: Part10, kept: KeptObject) -> bytes:
+    """Return the source of a copied object, byte for byte.
+
+    Raises
+    ------
+    MismatchError
+        Copy and vault do not belong together, or the copy was changed since.
+    """
+    data = kept.head + (copy.value(kept.tag) if kept.tag else b"") + kept.tail
+    if hashlib.sha256(data).hexdigest() != kept.sha256:
+        raise MismatchError(
+            "the restored object is not the source: the copy was changed, or the vault is another "
+            "run's"
+        )
+    return data
+
+
 def _without_pixels(kept: Kept) -> Part10:
     """Return the source without its Pixel Data element."""
     before = kept.head[: len(kept.head) - kept.pixel_header]

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from salm_dicom.dicom import header as h
 from salm_dicom.dicom import pixels
 from salm_dicom.dicom.geometry import Stack, stacks
 from salm_dicom.dicom.header import InstanceHeader
+from salm_dicom.dicom.objects import COPIED, ObjectHeader, object_header
 from salm_dicom.dicom.part10 import read_header, text
 from salm_dicom.dicom.writers import WRITERS
 from salm_dicom.errors import (
@@ -31,6 +33,8 @@ from salm_dicom.errors import (
     Unreadable,
     UnsupportedPixels,
 )
+
+_OBJECT_ORDER = ("patient_id", "study_uid", "series_uid", "sop_uid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,30 +70,53 @@ class SeriesFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """What is in an export: the volumes that can be protected, and every other file."""
+    """What is in an export; every file is in one of them.
+
+    Parameters
+    ----------
+    series
+        Volumes that can be protected.
+    objects
+        What is copied with its references mapped, ordered by patient, study, series.
+    indexes
+        DICOMDIRs: never copied, one is made anew for the output.
+    left_out
+        Every other file, with its code.
+    """
 
     series: tuple[SeriesFiles, ...]
     left_out: tuple[LeftOut, ...]
+    objects: tuple[ObjectHeader, ...] = ()
+    indexes: tuple[Path, ...] = ()
 
 
 def scan(root: Path) -> Scan:
     """Return what is in the folder (or single file) `root`; every file is in the result once."""
-    headers: list[InstanceHeader] = []
+    headers: list[InstanceHeader | ObjectHeader] = []
+    indexes: list[Path] = []
     left_out: list[LeftOut] = []
     unreadable: list[OSError] = []
     for path in _walk(root, unreadable.append):
         try:
             _check_inside(path, root)
-            headers.append(image_header(path))
+            found = instance_header(path)
+            indexes += [path] if found is None else []
+            headers += [] if found is None else [found]
         except InputError as error:
             left_out.append(LeftOut(path, error.code, str(error)))
     left_out += [
         LeftOut(Path(e.filename), Unreadable.code, "the folder cannot be read") for e in unreadable
     ]
     kept, doubles = _without_duplicates(headers)
-    series, unusable = group(kept)
+    series, unusable = group(one for one in kept if isinstance(one, InstanceHeader))
+    objects = [one for one in kept if isinstance(one, ObjectHeader)]
     rows = sorted([*left_out, *doubles, *unusable], key=lambda row: str(row.path))
-    return Scan(series=tuple(series), left_out=tuple(rows))
+    return Scan(
+        series=tuple(series),
+        left_out=tuple(rows),
+        objects=tuple(sorted(objects, key=attrgetter(*_OBJECT_ORDER))),
+        indexes=tuple(indexes),
+    )
 
 
 def group(headers: Iterable[InstanceHeader]) -> tuple[list[SeriesFiles], list[LeftOut]]:
@@ -109,14 +136,28 @@ def group(headers: Iterable[InstanceHeader]) -> tuple[list[SeriesFiles], list[Le
 
 def image_header(path: Path) -> InstanceHeader:
     """Return the header of an image that can be protected, or raise the code that says why not."""
+    found = instance_header(path)
+    if isinstance(found, InstanceHeader):
+        return found
+    what = "DICOMDIR: an index of the export" if found is None else _class_name(found.sop_class)
+    raise NotImage(f"{what} is not an image")
+
+
+def instance_header(path: Path) -> InstanceHeader | ObjectHeader | None:
+    """Return the header of an image that can be protected, or of an object that can be copied.
+
+    None stands for a DICOMDIR. What can be neither raises the code that says why not.
+    """
     if not stat.S_ISREG(_mode(path)):
         raise NotRegularFile("not a regular file (folder link, fifo, socket or device)")
     file, rest = read_header(path)
     if text(file.meta.get(h.META_SOP_CLASS_UID, b"")) == MediaStorageDirectoryStorage:
-        raise NotImage("DICOMDIR: an index of the export, it is not copied")
+        return None
     if rest < 0:
         raise Truncated(f"the file ends {-rest} bytes inside an element of the header")
     sop_class = h.text_of(file, h.SOP_CLASS_UID)
+    if sop_class in COPIED:
+        return object_header(file, path)
     if h.ROWS not in file:
         if sop_class in WRITERS:
             raise MissingTag("(0028,0010) Rows is missing: a header without an image")
@@ -183,13 +224,13 @@ def _walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
 
 
 def _without_duplicates(
-    headers: list[InstanceHeader],
-) -> tuple[list[InstanceHeader], list[LeftOut]]:
+    headers: list[InstanceHeader | ObjectHeader],
+) -> tuple[list[InstanceHeader | ObjectHeader], list[LeftOut]]:
     """Return one instance for each SOP Instance UID, and the copies and contradictions."""
-    by_uid: dict[str, list[InstanceHeader]] = {}
+    by_uid: dict[str, list[InstanceHeader | ObjectHeader]] = {}
     for instance in headers:
         by_uid.setdefault(instance.sop_uid, []).append(instance)
-    kept: list[InstanceHeader] = []
+    kept: list[InstanceHeader | ObjectHeader] = []
     left_out: list[LeftOut] = []
     for same in by_uid.values():
         contents = {instance.path.read_bytes() for instance in same} if len(same) > 1 else {b""}

@@ -235,7 +235,7 @@ def _instance(
     after = before.shifted(delta).values[0]
     data = derived(source, after, derivation)
     protected = parse(data)
-    findings = check_header(source, protected)
+    findings = check_header(source, protected, derivation.references)
     if findings:
         raise MismatchError("; ".join(f"{f.code}: {f.text}" for f in findings))
     if not np.array_equal(pixels.stored_values(protected), after):
