@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS objects (
     code TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '',
     record TEXT NOT NULL DEFAULT '', done INTEGER NOT NULL DEFAULT 0
 );
+CREATE TABLE IF NOT EXISTS settled (source TEXT PRIMARY KEY);
 """
 # Series of images; and objects, one row each (`slices` is 1, `record` what they are).
 Table = Literal["series", "objects"]
@@ -98,6 +99,18 @@ class Ledger:
             )
             for source, name, slices, code, reason, record, done in self._connection.execute(query)
         }
+
+    def settled(self) -> set[str]:
+        """Return the rows that the references in the output take for done."""
+        query = self._connection.execute("SELECT source FROM settled")
+        return {str(source) for (source,) in query}
+
+    def settle(self, sources: Iterable[str]) -> None:
+        """Note the rows that the references in the output now take for done."""
+        with self._connection as transaction:
+            transaction.execute("DELETE FROM settled")
+            rows = [(source,) for source in sources]
+            transaction.executemany("INSERT INTO settled VALUES (?)", rows)
 
     def plan(self, source: str, name: str, slices: int, *, table: Table = "series") -> None:
         """Add a series or object that is to be written, unless it is there."""

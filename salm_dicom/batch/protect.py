@@ -7,15 +7,18 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
-from salm_dicom.batch.job import NO_SPACE, Job, Outcome, protect_series
+from salm_dicom.batch.job import Job, protect_series
 from salm_dicom.batch.labels import Labels
-from salm_dicom.batch.ledger import Ledger, Row, Table
+from salm_dicom.batch.ledger import Ledger, Row
 from salm_dicom.batch.manifest import MANIFEST, Done, Result, write_manifest
 from salm_dicom.batch.names import plan_names, source_key
 from salm_dicom.batch.objects import alone, copied_objects, copy_object, object_jobs
-from salm_dicom.batch.run import J, outcomes
+from salm_dicom.batch.run import run
+from salm_dicom.batch.settle import settle
 from salm_dicom.batch.uids import planned, write_uids
 from salm_dicom.batch.vault import Vault
 from salm_dicom.dicom.scan import LeftOut, Scan, SeriesFiles, scan
@@ -27,11 +30,6 @@ from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Volume
 
 Labelled = tuple[SeriesFiles, str | None]
-# What is going on, the ledger's table and what is counted: of series, and of objects.
-_TABLES: tuple[tuple[str, Table, str], ...] = (
-    ("protect", "series", "series"),
-    ("copy", "objects", "objects"),
-)
 # Called with what is going on, how much is done and how much there is.
 Progress = Callable[[str, int, int], None]
 
@@ -93,18 +91,20 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
         created = ledger.begin(protector.digest, request.created)
         request.output.mkdir(parents=True, exist_ok=True, mode=0o700)
         plan_names(found, ledger)
-        write_uids(vault.uids, planned(found.objects, labelled, protector, request.site_key))
+        plan_of = partial(planned, found.objects, labelled, protector, request.site_key)
+        write_uids(vault.uids, chain.from_iterable(pairs for _, _, pairs in plan_of()))
         before = ledger.rows()
         todo = [
             _job(request, vault, created, series, before[source_key(series)].name, label)
             for series, label in labelled
             if not _is_done(request.output, before[source_key(series)])
         ]
-        log = _run(todo, protect_series, request, ledger, progress)
+        log = run(todo, protect_series, request.jobs, ledger, "series", progress)
         objects = object_jobs(
             found.objects, ledger.rows("objects"), request.output, vault, created, protector.digest
         )
-        log += _run(objects, copy_object, request, ledger, progress)
+        log += run(objects, copy_object, request.jobs, ledger, "objects", progress)
+        settle(request.output, ledger, plan_of)
         result = _result(found, unlabelled, ledger, len(labelled) - len(todo), log)
         try:
             write_manifest(request.output, protector, created, result)
@@ -223,36 +223,6 @@ def _job(
         created=created,
         site_key=request.site_key,
     )
-
-
-def _run(
-    jobs: list[J],
-    work: Callable[[J], Outcome],
-    request: Request,
-    ledger: Ledger,
-    progress: Progress,
-) -> list[str]:
-    """Run the jobs and note each outcome; return frames for the log file."""
-    log: list[str] = []
-    what, table, things = _TABLES[work is copy_object]
-    progress(what, 0, len(jobs))
-    for count, outcome in enumerate(outcomes(jobs, request.jobs, work), start=1):
-        ledger.finish(
-            outcome.source,
-            record=outcome.record,
-            code=outcome.code,
-            reason=outcome.reason,
-            table=table,
-        )
-        if outcome.frames:
-            log.append(f"{outcome.name}: {outcome.frames}")
-        progress(what, count, len(jobs))
-        if outcome.code == NO_SPACE:
-            raise DiskFull(
-                f"no space left after {count - 1} of {len(jobs)} {things}; they are kept. "
-                "Make room and run the same command again"
-            )
-    return log
 
 
 def _without_changed(found: Scan, rows: dict[str, Row]) -> Scan:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from salm_dicom.batch.engines import ENGINES
-from salm_dicom.batch.job import Outcome
-from salm_dicom.errors import WorkerCrashed
+from salm_dicom.batch.job import NO_SPACE, Outcome
+from salm_dicom.batch.ledger import Ledger, Table
+from salm_dicom.errors import DiskFull, WorkerCrashed
 
 # Jobs that may wait for each worker; an export of a million series does not sit in memory.
 _WAITING = 3
@@ -32,6 +33,42 @@ class Work(Protocol):
 
 
 J = TypeVar("J", bound=Work)
+
+
+def run(
+    jobs: Sequence[J],
+    work: Callable[[J], Outcome],
+    workers: int,
+    ledger: Ledger,
+    table: Table,
+    progress: Callable[[str, int, int], None],
+) -> list[str]:
+    """Run the jobs and note each outcome in the ledger; return frames for the log file.
+
+    Raises
+    ------
+    DiskFull
+    """
+    log: list[str] = []
+    what = {"series": "protect", "objects": "copy"}[table]
+    progress(what, 0, len(jobs))
+    for count, outcome in enumerate(outcomes(jobs, workers, work), start=1):
+        ledger.finish(
+            outcome.source,
+            record=outcome.record,
+            code=outcome.code,
+            reason=outcome.reason,
+            table=table,
+        )
+        if outcome.frames:
+            log.append(f"{outcome.name}: {outcome.frames}")
+        progress(what, count, len(jobs))
+        if outcome.code == NO_SPACE:
+            raise DiskFull(
+                f"no space left after {count - 1} of {len(jobs)} {table}; they are kept. "
+                "Make room and run the same command again"
+            )
+    return log
 
 
 def outcomes(jobs: Sequence[J], workers: int, work: Callable[[J], Outcome]) -> Iterator[Outcome]:

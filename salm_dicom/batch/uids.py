@@ -11,17 +11,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from salm_dicom.batch.ledger import Table
+from salm_dicom.batch.names import source_key
 from salm_dicom.dicom.objects import ObjectHeader
 from salm_dicom.dicom.references import NewUid
 from salm_dicom.dicom.scan import SeriesFiles
 from salm_dicom.dicom.uids import new_uid
+from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import NoLabel
 from salm_dicom.protector import Protector
 
 
 def new_uids(
     site_key: bytes, digest: str, instances: Iterable[str], series_uid: str
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[UidPair]:
     """Yield old and new UID of the instances of a series, and of the series."""
     for uid in instances:
         yield uid, new_uid(site_key, digest, "instance", uid)
@@ -33,18 +36,20 @@ def planned(
     labelled: Iterable[tuple[SeriesFiles, str | None]],
     protector: Protector,
     site_key: bytes,
-) -> Iterator[tuple[str, str]]:
-    """Yield old and new UID of everything that is to be in the output."""
+) -> Iterator[tuple[Table, str, Iterator[UidPair]]]:
+    """Yield what is to be in the output: its row in the ledger, and its old and new UIDs."""
     for series, label in labelled:
         with suppress(NoLabel):  # the series will be left out
             digest = protector.digest_for(label)
-            instances = (one.sop_uid for one in series.headers)
-            yield from new_uids(site_key, digest, instances, series.headers[0].series_uid)
+            instances = [one.sop_uid for one in series.headers]
+            pairs = new_uids(site_key, digest, instances, series.headers[0].series_uid)
+            yield "series", source_key(series), pairs
     for one in objects:
-        yield from new_uids(site_key, protector.digest, [one.sop_uid], one.series_uid)
+        pairs = new_uids(site_key, protector.digest, [one.sop_uid], one.series_uid)
+        yield "objects", one.sop_uid, pairs
 
 
-def write_uids(path: Path, pairs: Iterable[tuple[str, str]]) -> None:
+def write_uids(path: Path, pairs: Iterable[UidPair]) -> None:
     """Write old and new UIDs to a file of mode 0600, in place of the one that is there."""
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)

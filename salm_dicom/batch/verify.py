@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
+from salm_dicom.batch.verify_objects import Known, VerifiedObjects, verify_objects
 from salm_dicom.dicom import header as h
-from salm_dicom.dicom.conformance import Finding, Instance, check
+from salm_dicom.dicom.conformance import Finding, Instance, check, uid_pairs
+from salm_dicom.dicom.objects import COPIED
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.pixels import stored_values
 from salm_dicom.dicom.scan import SeriesFiles, scan
 from salm_dicom.dicom.series import read_series
+from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import InputError, PlanError
 from salm_dicom.fidelity import Fidelity, Limits, measure, missed
 from salm_dicom.foreground import foreground
@@ -47,11 +51,14 @@ class Verification:
         Series of the source that have no protected instance.
     strange
         Files of the output that could not be paired, with the reason.
+    objects
+        What was found for objects that are copied, not protected.
     """
 
     series: tuple[Verified, ...]
     absent: int
     strange: tuple[tuple[Path, str], ...] = field(default=())
+    objects: VerifiedObjects = field(default_factory=VerifiedObjects)
 
 
 def verify(
@@ -74,8 +81,9 @@ def verify(
         if not place.is_dir():
             raise PlanError(f"{name} is not a folder")
     plan = ProtectionPlan(method="random", intensity_range=window)
-    partners, strange = _partners(output)
-    found = scan(source).series
+    partners, copies, strange = _partners(output)
+    export = scan(source)
+    found = export.series
     known = {instance.sop_uid for series in found for instance in series.headers}
     strange += [
         (path, "names a source that is not in SOURCE")
@@ -84,20 +92,41 @@ def verify(
         for path in paths
     ]
     verified, absent = [], 0
+    uids, references = Known(), list[set[UidPair]]()
     for index, series in enumerate(found):
         progress("verify", index, len(found))
         pairs = {i.sop_uid: partners.get(i.sop_uid, []) for i in series.headers}
         if any(pairs.values()):
-            verified.append(_series(series, pairs, output, limits, plan))
+            references.append(set())
+            one = _series(series, pairs, output, limits, plan, uids, references[-1])
+            verified.append(one)
         else:
             absent += 1
     progress("verify", len(found), len(found))
-    return Verification(series=tuple(verified), absent=absent, strange=tuple(strange))
+    objects = verify_objects(export.objects, copies, uids)
+    return Verification(
+        series=tuple(map(_with_references, verified, references, repeat(uids))),
+        absent=absent,
+        strange=tuple(strange),
+        objects=objects,
+    )
 
 
-def _partners(output: Path) -> tuple[dict[str, list[Path]], list[tuple[Path, str]]]:
-    """Return the files of the output by the source instance that they name."""
+def _with_references(one: Verified, pairs: set[UidPair], uids: Known) -> Verified:
+    """Return a series with a finding more where its references lead astray."""
+    wrong = uids.wrong(pairs)
+    if not wrong:
+        return one
+    finding = Finding("REFERENCE", f"{wrong} references do not lead to what is in OUT")
+    return replace(one, findings=(*one.findings, finding))
+
+
+def _partners(
+    output: Path,
+) -> tuple[dict[str, list[Path]], list[Path], list[tuple[Path, str]]]:
+    """Return the images of the output by the source that they name, the objects, and the rest."""
     partners: dict[str, list[Path]] = {}
+    copies: list[Path] = []
     strange: list[tuple[Path, str]] = []
     for path in sorted(p for p in output.rglob("*") if p.is_file() and p.suffix != ".json"):
         try:
@@ -105,12 +134,15 @@ def _partners(output: Path) -> tuple[dict[str, list[Path]], list[tuple[Path, str
         except InputError as error:
             strange.append((path, f"{error.code}: {error}"))
             continue
+        if h.text_of(file, h.SOP_CLASS_UID) in COPIED and h.is_protected(file):
+            copies.append(path)
+            continue
         items = file.dataset.get("SourceImageSequence") or []
         if not items or not h.is_protected(file):
             strange.append((path, "does not say what it was derived from, or not by salm_dicom"))
             continue
         partners.setdefault(str(items[-1].get("ReferencedSOPInstanceUID")), []).append(path)
-    return partners, strange
+    return partners, copies, strange
 
 
 def _series(
@@ -119,7 +151,10 @@ def _series(
     output: Path,
     limits: Limits,
     plan: ProtectionPlan,
+    uids: Known,
+    references: set[UidPair],
 ) -> Verified:
+    """Return what was found for one series; its UIDs and references are added to the last two."""
     volume = read_series(series.paths).volume
     mask = foreground(volume.pixels, volume.modality, volume.photometric)
     findings: list[Finding] = []
@@ -136,6 +171,9 @@ def _series(
             values = stored_values(protected)
             identities.append(h.identity_of(protected))
             before = Instance(read(instance.path), volume.pixels.values[index])
+            uids.bind(instance.sop_uid, identities[-1].sop_uid)
+            uids.bind(instance.series_uid, identities[-1].series_uid)
+            references.update(uid_pairs(before.file, protected))
             findings += check(before, Instance(protected, values), may_change=mask[index])
             if values.shape == after[index].shape:
                 after[index] = values

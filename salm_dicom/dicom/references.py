@@ -168,6 +168,11 @@ def _one(file: Part10, span: Span, rewriting: _Rewriting) -> dict[int, bytes | N
         raise ParseError("a list of UIDs is too long for its element") from error
 
 
+def vr_of(file: Part10, span: Span) -> str:
+    """Return the VR of a top-level element, from a dictionary where it does not say, or nothing."""
+    return _vr(file.data, span, _with_creators(file, span))
+
+
 def value_after(file: Part10, changes: Mapping[int, bytes | None], tag: int) -> bytes:
     """Return the value that a top-level element has once `changes` are made."""
     if tag not in changes:
