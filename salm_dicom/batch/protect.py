@@ -18,8 +18,8 @@ from salm_dicom.batch.manifest import MANIFEST, Done, Result, write_manifest
 from salm_dicom.batch.names import plan_names, source_key
 from salm_dicom.batch.objects import alone, copied_objects, copy_object, object_jobs
 from salm_dicom.batch.run import run
-from salm_dicom.batch.settle import settle
-from salm_dicom.batch.uids import planned, write_uids
+from salm_dicom.batch.settle import planned, settle
+from salm_dicom.batch.uids import write_uids
 from salm_dicom.batch.vault import Vault
 from salm_dicom.dicom.scan import LeftOut, Scan, SeriesFiles, scan
 from salm_dicom.dicom.series import read_series

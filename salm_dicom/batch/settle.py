@@ -7,20 +7,45 @@ grown, references in files that an earlier run wrote go forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from salm_dicom import __version__
 from salm_dicom.batch.ledger import Ledger, Table
+from salm_dicom.batch.names import source_key
+from salm_dicom.batch.uids import new_uids
 from salm_dicom.batch.vault import atomic
 from salm_dicom.dicom.header import identity_of
+from salm_dicom.dicom.objects import ObjectHeader
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.references import replaced
+from salm_dicom.dicom.scan import SeriesFiles
 from salm_dicom.dicom.splice import file_meta, splice
 from salm_dicom.dicom.unchanged import UidPair
+from salm_dicom.errors import NoLabel
+from salm_dicom.protector import Protector
 
 # Row in the ledger, and old and new UIDs, of everything that a run wants in the output.
 Planned = Callable[[], Iterator[tuple[Table, str, Iterator[UidPair]]]]
+
+
+def planned(
+    objects: Iterable[ObjectHeader],
+    labelled: Iterable[tuple[SeriesFiles, str | None]],
+    protector: Protector,
+    site_key: bytes,
+) -> Iterator[tuple[Table, str, Iterator[UidPair]]]:
+    """Yield what is to be in the output: its row in the ledger, and its old and new UIDs."""
+    for series, label in labelled:
+        with suppress(NoLabel):  # the series will be left out
+            digest = protector.digest_for(label)
+            instances = [one.sop_uid for one in series.headers]
+            pairs = new_uids(site_key, digest, instances, series.headers[0].series_uid)
+            yield "series", source_key(series), pairs
+    for one in objects:
+        pairs = new_uids(site_key, protector.digest, [one.sop_uid], one.series_uid)
+        yield "objects", one.sop_uid, pairs
 
 
 def settle(output: Path, ledger: Ledger, planned: Planned) -> int:

@@ -8,18 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from salm_dicom.batch.ledger import Table
-from salm_dicom.batch.names import source_key
-from salm_dicom.dicom.objects import ObjectHeader
 from salm_dicom.dicom.references import NewUid
-from salm_dicom.dicom.scan import SeriesFiles
 from salm_dicom.dicom.uids import new_uid
 from salm_dicom.dicom.unchanged import UidPair
-from salm_dicom.errors import NoLabel
-from salm_dicom.protector import Protector
 
 
 def new_uids(
@@ -29,24 +23,6 @@ def new_uids(
     for uid in instances:
         yield uid, new_uid(site_key, digest, "instance", uid)
     yield series_uid, new_uid(site_key, digest, "series", series_uid)
-
-
-def planned(
-    objects: Iterable[ObjectHeader],
-    labelled: Iterable[tuple[SeriesFiles, str | None]],
-    protector: Protector,
-    site_key: bytes,
-) -> Iterator[tuple[Table, str, Iterator[UidPair]]]:
-    """Yield what is to be in the output: its row in the ledger, and its old and new UIDs."""
-    for series, label in labelled:
-        with suppress(NoLabel):  # the series will be left out
-            digest = protector.digest_for(label)
-            instances = [one.sop_uid for one in series.headers]
-            pairs = new_uids(site_key, digest, instances, series.headers[0].series_uid)
-            yield "series", source_key(series), pairs
-    for one in objects:
-        pairs = new_uids(site_key, protector.digest, [one.sop_uid], one.series_uid)
-        yield "objects", one.sop_uid, pairs
 
 
 def write_uids(path: Path, pairs: Iterable[UidPair]) -> None:

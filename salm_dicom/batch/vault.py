@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from salm_dicom.batch.uids import write_uids
 from salm_dicom.dicom.folder import make_private
 from salm_dicom.dicom.part10 import Part10
 from salm_dicom.dicom.restore import Kept, KeptObject, keep
@@ -53,9 +54,11 @@ class Vault:
         return self.folder / "uids.sqlite"
 
     def create(self) -> None:
-        """Make the folders."""
+        """Make the folders, and a table of new UIDs with nothing in it yet."""
         for folder in (self.folder, self.folder / "kept"):
             make_private(folder)
+        if not self.uids.exists():
+            write_uids(self.uids, ())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
