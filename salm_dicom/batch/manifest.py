@@ -36,6 +36,14 @@ class Copied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """The DICOMDIR of an output: instances in it, and those that lack what a record must have."""
+
+    instances: int
+    lacking: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What came of a run.
 
@@ -49,6 +57,8 @@ class Result:
         How many series an earlier run had done.
     copied
         Objects in the output, of this run and of earlier ones.
+    index
+        The output's DICOMDIR; None where it has none.
     log
         Where unforeseen errors happened, for the log file.
     """
@@ -57,6 +67,7 @@ class Result:
     left_out: tuple[LeftOut, ...]
     resumed: int
     copied: tuple[Copied, ...] = ()
+    index: Index | None = None
     log: tuple[str, ...] = ()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from salm_dicom.batch.ledger import Ledger, Row
+from salm_dicom.dicom.folder import file_name
 from salm_dicom.dicom.objects import ObjectHeader
 from salm_dicom.dicom.scan import Scan, SeriesFiles
 
@@ -33,19 +34,39 @@ def source_key(series: SeriesFiles) -> str:
     return f"{series.headers[0].series_uid}/{min(h.sop_uid for h in series.headers)}"
 
 
+# Folders of a patient, a study and a series; on media (PS3.10 8.5) names have eight characters.
+_FOLDERS = "patient-{:04d}/study-{:02d}/series-{:03d}"
+_MEDIA_FOLDERS = "PT{:06d}/ST{:06d}/SE{:06d}"
+
+
+def for_media(found: Scan, rows: Mapping[str, Row]) -> bool:
+    """Return whether an output's names are those that a DICOMDIR can hold.
+
+    They are where the source has a DICOMDIR, and stay what the first run made them.
+    """
+    names = [row.name for row in rows.values()]
+    return names[0].startswith("PT") if names else bool(found.indexes)
+
+
 def plan_names(found: Scan, ledger: Ledger) -> None:
     """Give every series and object of the export its place in the output."""
-    for source, name in new_names(found.series, ledger.rows()).items():
+    media = for_media(found, ledger.rows())
+    for source, name in new_names(found.series, ledger.rows(), media=media).items():
         ledger.plan(source, name.folder, name.slices)
     series, known = ledger.rows(), ledger.rows("objects")
-    for source, place in object_names(found.objects, found.series, series, known).items():
+    for source, place in object_names(
+        found.objects, found.series, series, known, media=media
+    ).items():
         ledger.plan(source, place, 1, table="objects")
 
 
-def new_names(found: Iterable[SeriesFiles], known: Mapping[str, Row]) -> dict[str, Name]:
+def new_names(
+    found: Iterable[SeriesFiles], known: Mapping[str, Row], *, media: bool = False
+) -> dict[str, Name]:
     """Return names for the series that the ledger does not know; see `new_folders`."""
     found = list(found)
-    folders = new_folders(map(_unit, found), {source: row.name for source, row in known.items()})
+    taken = {source: row.name for source, row in known.items()}
+    folders = new_folders(map(_unit, found), taken, media=media)
     slices = {source_key(series): len(series.paths) for series in found}
     return {key: Name(folder, slices[key]) for key, folder in folders.items()}
 
@@ -55,6 +76,8 @@ def object_names(
     found: Iterable[SeriesFiles],
     series: Mapping[str, Row],
     known: Mapping[str, Row],
+    *,
+    media: bool = False,
 ) -> dict[str, str]:
     """Return names for the objects that the ledger does not know, by SOP Instance UID.
 
@@ -76,19 +99,21 @@ def object_names(
     taken |= {f"another {folder}": folder for folder in unseen}
     units = [_unit(one) for one in found]
     units += [Unit(_object_key(one), one.patient_id, one.study_uid) for one in objects]
-    folders = taken | new_folders(units, taken)
+    folders = taken | new_folders(units, taken, media=media)
     used = [row.name for row in known.values()]
     names: dict[str, str] = {}
     for one in objects:
         if one.sop_uid not in known:
             folder = folders[_object_key(one)]
             number = 1 + max((_number(n) for n in used if n.startswith(folder + "/")), default=0)
-            names[one.sop_uid] = f"{folder}/{number:05d}.dcm"
+            names[one.sop_uid] = f"{folder}/{file_name(folder, number)}"
             used.append(names[one.sop_uid])
     return names
 
 
-def new_folders(units: Iterable[Unit], known: Mapping[str, str]) -> dict[str, str]:
+def new_folders(
+    units: Iterable[Unit], known: Mapping[str, str], *, media: bool = False
+) -> dict[str, str]:
     """Return folders for the units that are not known.
 
     Patients and studies that are known keep their numbers, so that an export which has grown can
@@ -117,7 +142,8 @@ def new_folders(units: Iterable[Unit], known: Mapping[str, str]) -> dict[str, st
         used = [n for p, s, n in taken if (p, s) == (patient, study)]
         number = 1 + max(used, default=0)
         taken.append((patient, study, number))
-        folders[unit.key] = f"patient-{patient:04d}/study-{study:02d}/series-{number:03d}"
+        pattern = _MEDIA_FOLDERS if media else _FOLDERS
+        folders[unit.key] = pattern.format(patient, study, number)
     return folders
 
 
@@ -135,5 +161,5 @@ def _number(name: str) -> int:
 
 
 def _numbers(folder: str) -> tuple[int, int, int]:
-    patient, study, series = (int(part.split("-")[1]) for part in folder.split("/"))
+    patient, study, series = (_number(part) for part in folder.split("/"))
     return patient, study, series

@@ -17,7 +17,7 @@ from salm_dicom.batch.vault import Vault, atomic, flush, write_kept_object
 from salm_dicom.dicom.objects import ObjectHeader, copied
 from salm_dicom.dicom.part10 import parse, read
 from salm_dicom.dicom.restore import keep_object
-from salm_dicom.dicom.scan import LeftOut
+from salm_dicom.dicom.scan import LeftOut, Scan
 from salm_dicom.dicom.series import make_private
 from salm_dicom.errors import InputError, MismatchError, NotImage, UnexpectedFailure
 
@@ -112,7 +112,8 @@ def copied_objects(
     return tuple(sorted(copies, key=attrgetter("name"))), left_out
 
 
-def alone(objects: Iterable[ObjectHeader]) -> list[LeftOut]:
-    """Return the objects of an export without an image that can be protected."""
+def alone(found: Scan) -> list[LeftOut]:
+    """Return the objects and DICOMDIRs of an export without an image that can be protected."""
     text = "the export has no image that can be protected, so nothing is copied"
-    return [LeftOut(one.path, NotImage.code, text) for one in objects]
+    paths = [*(one.path for one in found.objects), *found.indexes]
+    return [LeftOut(path, NotImage.code, text) for path in paths]

@@ -11,16 +11,18 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from salm_dicom.batch.index import not_indexed, write_index
 from salm_dicom.batch.job import Job, protect_series
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger, Row
-from salm_dicom.batch.manifest import MANIFEST, Done, Result, write_manifest
+from salm_dicom.batch.manifest import MANIFEST, Done, Index, Result, write_manifest
 from salm_dicom.batch.names import plan_names, source_key
 from salm_dicom.batch.objects import alone, copied_objects, copy_object, object_jobs
 from salm_dicom.batch.run import run
 from salm_dicom.batch.settle import planned, settle
 from salm_dicom.batch.uids import write_uids
 from salm_dicom.batch.vault import Vault
+from salm_dicom.dicom.index import INDEX
 from salm_dicom.dicom.scan import LeftOut, Scan, SeriesFiles, scan
 from salm_dicom.dicom.series import read_series
 from salm_dicom.errors import Changed, DiskFull, NoLabel, PlanError, UnsafeError
@@ -77,7 +79,7 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
     check_places(request.source, request.output, request.vault)
     found = scan(request.source)
     if not found.series:
-        return Result(done=(), left_out=(*found.left_out, *alone(found.objects)), resumed=0)
+        return Result(done=(), left_out=(*found.left_out, *alone(found)), resumed=0)
     vault = Vault(request.vault)
     vault.create()
     with vault.locked(), Ledger.open(vault.ledger) as ledger:
@@ -105,7 +107,9 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
         )
         log += run(objects, copy_object, request.jobs, ledger, "objects", progress)
         settle(request.output, ledger, plan_of)
-        result = _result(found, unlabelled, ledger, len(labelled) - len(todo), log)
+        index = write_index(found, request.output, ledger, request.site_key, protector.digest)
+        left_out = [*found.left_out, *unlabelled, *not_indexed(found, index)]
+        result = _result(found, left_out, ledger, len(labelled) - len(todo), log, index)
         try:
             write_manifest(request.output, protector, created, result)
         except OSError as error:
@@ -139,7 +143,7 @@ def _check_output(output: Path, ledger: Ledger) -> None:
         raise UnsafeError("OUT is a file; a folder is needed")
     rows = [*ledger.rows().values(), *ledger.rows("objects").values()]
     known = {row.name.split("/")[0] for row in rows}
-    known |= {MANIFEST, f"{MANIFEST}.partial"}
+    known |= {MANIFEST, f"{MANIFEST}.partial", INDEX, f"{INDEX}.partial"}
     strange = [p for p in (output.iterdir() if output.exists() else ()) if p.name not in known]
     if strange:
         raise UnsafeError(
@@ -244,10 +248,14 @@ def _without_changed(found: Scan, rows: dict[str, Row]) -> Scan:
 
 
 def _result(
-    found: Scan, unlabelled: list[LeftOut], ledger: Ledger, resumed: int, log: list[str]
+    found: Scan,
+    left_out: list[LeftOut],
+    ledger: Ledger,
+    resumed: int,
+    log: list[str],
+    index: Index | None,
 ) -> Result:
     rows, done = ledger.rows(), list[Done]()
-    left_out = [*found.left_out, *unlabelled]
     for series in found.series:
         row = rows[source_key(series)]
         if row.done and row.slices != len(series.paths):
@@ -268,6 +276,7 @@ def _result(
     return Result(
         done=tuple(done),
         copied=copies,
+        index=index,
         left_out=tuple(left_out),
         resumed=resumed,
         log=tuple(log),

@@ -13,6 +13,7 @@ from salm_dicom.batch.protect import check_places
 from salm_dicom.batch.vault import Vault, read_kept, read_kept_object
 from salm_dicom.dicom.folder import make_private
 from salm_dicom.dicom.header import identity_of
+from salm_dicom.dicom.index import INDEX
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.restore import restored, restored_object
 from salm_dicom.errors import InputError, MismatchError, PlanError, UnsafeError
@@ -60,11 +61,11 @@ def restore(
         objects = [row.name for row in ledger.rows("objects").values() if row.done]
     identical = recompressed = 0
     failed: list[tuple[Path, str]] = []
-    known: set[Path] = {output / MANIFEST}
+    known: set[Path] = {output / MANIFEST, output / INDEX}
     for count, row in enumerate(rows):
         progress("restore", count, len(rows))
         kept = read_kept(vault.kept(row.name))
-        for path in sorted((output / row.name).glob("*.dcm")):
+        for path in sorted(p for p in (output / row.name).glob("*") if p.is_file()):
             known.add(path)
             try:
                 protected = read(path)

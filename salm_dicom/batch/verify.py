@@ -12,6 +12,7 @@ import numpy as np
 from salm_dicom.batch.verify_objects import Known, VerifiedObjects, verify_objects
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom.conformance import Finding, Instance, check, uid_pairs
+from salm_dicom.dicom.index import INDEX, strays
 from salm_dicom.dicom.objects import COPIED
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.pixels import stored_values
@@ -129,6 +130,9 @@ def _partners(
     copies: list[Path] = []
     strange: list[tuple[Path, str]] = []
     for path in sorted(p for p in output.rglob("*") if p.is_file() and p.suffix != ".json"):
+        if path == output / INDEX:
+            strange += [(path, what) for what in strays(path)]
+            continue
         try:
             file = read(path)
         except InputError as error:

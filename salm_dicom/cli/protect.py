@@ -137,6 +137,7 @@ def _emit(result: Result) -> None:
         instances=sum(one.slices for one in result.done),
         resumed=result.resumed,
         objects=console.counted(one.kind for one in result.copied),
+        dicomdir=None if result.index is None else result.index.instances,
         left_out=console.counted(entry.code for entry in result.left_out),
     )
 
@@ -169,6 +170,13 @@ def print_result(result: Result, source: Path, output: Path, vault: Path) -> Non
         click.echo(f"Copied {len(names)} objects, references mapped: {console.kinds(names)}")
         if DOCUMENT in names:
             click.echo("  warning W_DOCUMENT: pictures inside documents are not protected")
+    if result.index is not None:
+        click.echo(f"Made a DICOMDIR of {result.index.instances} instances")
+        if result.index.lacking:
+            click.echo(
+                f"  warning W_DICOMDIR: {result.index.lacking} instances lack what a directory "
+                "record must have (study date, time or ID, a number)"
+            )
     for text in sorted({w for one in result.done for w in one.record.warnings}):
         click.echo(f"  warning {text}")
     console.list_left_out(((e.path, e.code, e.reason) for e in result.left_out), source)

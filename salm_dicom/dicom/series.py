@@ -12,7 +12,7 @@ import numpy as np
 from salm_dicom.dicom import pixels
 from salm_dicom.dicom.conformance import check_header
 from salm_dicom.dicom.derive import Derivation, derived
-from salm_dicom.dicom.folder import WholeFolder
+from salm_dicom.dicom.folder import WholeFolder, file_name
 from salm_dicom.dicom.header import (
     BITS_STORED,
     PIXEL_REPRESENTATION,
@@ -182,7 +182,7 @@ def write_series(
     Changed
         A source file is not the one that was read.
     """
-    names = [f"{index:05d}.dcm" for index in range(1, len(origin.paths) + 1)]
+    names = [file_name(folder.name, index) for index in range(1, len(origin.paths) + 1)]
     changed = 0
     with WholeFolder(folder) as out:
         for index, (source, before) in enumerate(_sources(origin)):
