@@ -13,14 +13,6 @@ from salm_dicom.dicom.scan import Scan, SeriesFiles
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
-    """Folder of a series below the output, and how many slices it has."""
-
-    folder: str
-    slices: int
-
-
-@dataclass(frozen=True, slots=True)
 class Unit:
     """What gets a folder of its own, and whose it is."""
 
@@ -49,66 +41,30 @@ def for_media(found: Scan, rows: Mapping[str, Row]) -> bool:
 
 
 def plan_names(found: Scan, ledger: Ledger) -> None:
-    """Give every series and object of the export its place in the output."""
-    media = for_media(found, ledger.rows())
-    for source, name in new_names(found.series, ledger.rows(), media=media).items():
-        ledger.plan(source, name.folder, name.slices)
-    series, known = ledger.rows(), ledger.rows("objects")
-    for source, place in object_names(
-        found.objects, found.series, series, known, media=media
-    ).items():
-        ledger.plan(source, place, 1, table="objects")
+    """Give every series and object of the export that is new its place in the output.
 
-
-def new_names(
-    found: Iterable[SeriesFiles], known: Mapping[str, Row], *, media: bool = False
-) -> dict[str, Name]:
-    """Return names for the series that the ledger does not know; see `new_folders`."""
-    found = list(found)
-    taken = {source: row.name for source, row in known.items()}
-    folders = new_folders(map(_unit, found), taken, media=media)
-    slices = {source_key(series): len(series.paths) for series in found}
-    return {key: Name(folder, slices[key]) for key, folder in folders.items()}
-
-
-def object_names(
-    objects: Iterable[ObjectHeader],
-    found: Iterable[SeriesFiles],
-    series: Mapping[str, Row],
-    known: Mapping[str, Row],
-    *,
-    media: bool = False,
-) -> dict[str, str]:
-    """Return names for the objects that the ledger does not know, by SOP Instance UID.
-
-    Objects of one series share a folder; they come after the series of images.
-
-    Parameters
-    ----------
-    found, series
-        The series of the export, and the ledger's rows of series.
-    known
-        The ledger's rows of objects.
+    Objects of one series share a folder; folders of objects come after those of images.
     """
-    objects = list(objects)
+    series, objects = ledger.rows(), ledger.rows("objects")
     taken = {source: row.name for source, row in series.items()}
-    for one in objects:
-        if one.sop_uid in known:
-            taken[_object_key(one)] = known[one.sop_uid].name.rpartition("/")[0]
-    unseen = {row.name.rpartition("/")[0] for row in known.values()} - set(taken.values())
-    taken |= {f"another {folder}": folder for folder in unseen}
-    units = [_unit(one) for one in found]
-    units += [Unit(_object_key(one), one.patient_id, one.study_uid) for one in objects]
-    folders = taken | new_folders(units, taken, media=media)
-    used = [row.name for row in known.values()]
-    names: dict[str, str] = {}
-    for one in objects:
-        if one.sop_uid not in known:
+    taken |= {f"object {source}": _folder(row.name) for source, row in objects.items()}
+    for one in found.objects:
+        if one.sop_uid in objects:
+            taken[_object_key(one)] = _folder(objects[one.sop_uid].name)
+    units = [_unit(one) for one in found.series]
+    units += [Unit(_object_key(one), one.patient_id, one.study_uid) for one in found.objects]
+    folders = taken | new_folders(units, taken, media=for_media(found, series))
+    for files in found.series:
+        ledger.plan(source_key(files), folders[source_key(files)], len(files.paths))
+    last: dict[str, int] = {}
+    for row in objects.values():
+        last[_folder(row.name)] = max(last.get(_folder(row.name), 0), _number(row.name))
+    for one in found.objects:
+        if one.sop_uid not in objects:
             folder = folders[_object_key(one)]
-            number = 1 + max((_number(n) for n in used if n.startswith(folder + "/")), default=0)
-            names[one.sop_uid] = f"{folder}/{file_name(folder, number)}"
-            used.append(names[one.sop_uid])
-    return names
+            last[folder] = last.get(folder, 0) + 1
+            place = f"{folder}/{file_name(folder, last[folder])}"
+            ledger.plan(one.sop_uid, place, 1, table="objects")
 
 
 def new_folders(
@@ -127,24 +83,34 @@ def new_folders(
             patient, study, _ = _numbers(known[unit.key])
             patients[unit.patient_id] = patient
             studies[unit.patient_id, unit.study_uid] = patient, study
-    taken = [_numbers(folder) for folder in known.values()]
+    # the highest number below: of patients, of a patient's studies, of a study's series
+    last: dict[tuple[int, ...], int] = {}
+    for folder in known.values():
+        numbers = _numbers(folder)
+        for depth, number in enumerate(numbers):
+            last[numbers[:depth]] = max(last.get(numbers[:depth], 0), number)
+
+    def following(*above: int) -> int:
+        last[above] = last.get(above, 0) + 1
+        return last[above]
+
     folders: dict[str, str] = {}
     for unit in units:
         if unit.key in known or unit.key in folders:
             continue
         if unit.patient_id not in patients:
-            patients[unit.patient_id] = 1 + max((p for p, _, _ in taken), default=0)
+            patients[unit.patient_id] = following()
         patient = patients[unit.patient_id]
         if (unit.patient_id, unit.study_uid) not in studies:
-            used = [s for p, s, _ in taken if p == patient]
-            studies[unit.patient_id, unit.study_uid] = patient, 1 + max(used, default=0)
+            studies[unit.patient_id, unit.study_uid] = patient, following(patient)
         _, study = studies[unit.patient_id, unit.study_uid]
-        used = [n for p, s, n in taken if (p, s) == (patient, study)]
-        number = 1 + max(used, default=0)
-        taken.append((patient, study, number))
         pattern = _MEDIA_FOLDERS if media else _FOLDERS
-        folders[unit.key] = pattern.format(patient, study, number)
+        folders[unit.key] = pattern.format(patient, study, following(patient, study))
     return folders
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _unit(series: SeriesFiles) -> Unit:

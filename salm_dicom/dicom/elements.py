@@ -114,7 +114,7 @@ def items(data: bytes, start: int, stop: int, *, implicit: bool, little: bool) -
 
 def _head(data: bytes, position: int, implicit: bool, little: bool) -> tuple[int, bytes, int, int]:
     """Return tag, VR, where the value starts, and its length."""
-    if position + 12 > len(data) and position + 8 != len(data):
+    if position + 8 > len(data):
         raise Unusual
     if implicit:
         group, element, length = _IMPLICIT[little](data, position)

@@ -10,6 +10,7 @@ References: PS3.5 6.2.2 (UN), 7.5 (sequences); PS3.3 10.8, C.12.1 (SOP Common).
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
@@ -34,6 +35,7 @@ NewUid = Callable[[str], str]
 
 # VRs that hold UIDs, or do not say what they hold.
 _HOLDING = ("UI", "SQ", "UN", "")
+_UID = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
 _PIXEL_DATA = 0x7FE00010
 
 
@@ -140,12 +142,10 @@ def replaced(
     dropped
         Tags of elements that go, at any depth.
 
-    An element that can be neither walked nor decoded keeps its bytes: `objects.check` finds it.
-
     Raises
     ------
     ParseError
-        A list of UIDs does not fit its element any more.
+        An element that cannot be parsed holds a UID to replace, or one outgrows its length.
     """
     rewriting = _Rewriting(new, dropped)
     changes: dict[int, bytes | None] = {}
@@ -163,7 +163,7 @@ def _one(file: Part10, span: Span, rewriting: _Rewriting) -> dict[int, bytes | N
             file.data, _with_creators(file, span), file.is_implicit_vr, file.is_little_endian
         )
     except Unusual:
-        return _by_pydicom(file, span.tag, rewriting)
+        return _by_pydicom(file, span, rewriting)
     except StructError as error:
         raise ParseError("a list of UIDs is too long for its element") from error
 
@@ -238,19 +238,43 @@ def _resized(data: bytes, span: Span, value: bytes, little: bool) -> bytes:
     return head[:-4] + pack(f"{order}L", len(value)) + value
 
 
-def _by_pydicom(file: Part10, tag: int, rewriting: _Rewriting) -> dict[int, bytes | None]:
-    """Return a top-level element that the walk does not understand as pydicom encodes it."""
+def _by_pydicom(file: Part10, span: Span, rewriting: _Rewriting) -> dict[int, bytes | None]:
+    """Return a top-level element that the walk does not understand as pydicom encodes it.
+
+    Raises
+    ------
+    ParseError
+        pydicom finds no UIDs in it, but one that should be replaced is there.
+    """
+    seen: list[str] = []
+
+    def noted(uid: str) -> str:
+        seen.append(uid)
+        return rewriting.new(uid)
+
+    element = _encoded_by_pydicom(file, span.tag, _Rewriting(noted, rewriting.dropped))
+    if not seen and element is None:
+        for uid in _UID.findall(file.data[span.value : span.value_stop]):
+            if rewriting.new(uid.decode("ascii")) != uid.decode("ascii"):
+                raise ParseError(
+                    f"({span.tag >> 16:04X},{span.tag & 0xFFFF:04X}) cannot be parsed, and holds "
+                    "references that would have to be mapped"
+                )
+    return {} if element is None else {span.tag: element}
+
+
+def _encoded_by_pydicom(file: Part10, tag: int, rewriting: _Rewriting) -> bytes | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             element = deepcopy(file.dataset[tag])
             if not rewriting.decoded_element(element):
-                return {}
+                return None
             stream = DicomBytesIO()
             stream.is_implicit_VR = file.is_implicit_vr
             stream.is_little_endian = file.is_little_endian
             names = file.dataset.get("SpecificCharacterSet", "ISO_IR 6")
             write_data_element(stream, element, convert_encodings(names))
-            return {tag: stream.getvalue()}
+            return stream.getvalue()
     except Exception:  # what pydicom raises at broken bytes is not foreseeable
-        return {}
+        return None
