@@ -13,12 +13,12 @@ from salm_dicom.batch.job import NO_SPACE, Outcome, frames
 from salm_dicom.batch.ledger import Row
 from salm_dicom.batch.manifest import Copied
 from salm_dicom.batch.uids import opened
-from salm_dicom.batch.vault import Vault, atomic, flush, write_kept_object
+from salm_dicom.batch.vault import Vault, atomic, write_kept_object
+from salm_dicom.dicom.folder import flush, make_private
 from salm_dicom.dicom.objects import ObjectHeader, copied
 from salm_dicom.dicom.part10 import parse, read
 from salm_dicom.dicom.restore import keep_object
 from salm_dicom.dicom.scan import LeftOut, Scan
-from salm_dicom.dicom.series import make_private
 from salm_dicom.errors import InputError, MismatchError, NotImage, UnexpectedFailure
 
 
