@@ -17,6 +17,7 @@ from salm_dicom.errors import DiskFull, WorkerCrashed
 
 # Jobs that may wait for each worker; an export of a million series does not sit in memory.
 _WAITING = 3
+_OBJECTS_WORTH_A_WORKER = 200
 # So often may a series be under way when its worker dies.
 _CRASHES = 3
 
@@ -51,6 +52,8 @@ def run(
     """
     log: list[str] = []
     what = {"series": "protect", "objects": "copy"}[table]
+    if table == "objects":  # a copy takes milliseconds, a new worker seconds
+        workers = min(workers, 1 + len(jobs) // _OBJECTS_WORTH_A_WORKER)
     progress(what, 0, len(jobs))
     for count, outcome in enumerate(outcomes(jobs, workers, work), start=1):
         ledger.finish(

@@ -16,6 +16,7 @@ from salm_dicom import __version__
 from salm_dicom.dicom import pixels
 from salm_dicom.dicom.header import identity_of
 from salm_dicom.dicom.part10 import Part10, parse
+from salm_dicom.dicom.references import vr_of
 from salm_dicom.dicom.splice import Encoding, file_meta, splice
 from salm_dicom.errors import MismatchError
 from salm_dicom.volume import Integers
@@ -108,7 +109,13 @@ class KeptObject:
 
 def keep_object(source: Part10, copy: Part10) -> KeptObject:
     """Return what is needed to restore an object from its copy."""
-    same = [s for s in source.spans if source.value(s.tag) == copy.value(s.tag)]
+    # what holds UIDs can be written anew later (`batch.settle`)
+    same = [
+        span
+        for span in source.spans
+        if vr_of(source, span) not in ("UI", "SQ")
+        and source.value(span.tag) == copy.value(span.tag)
+    ]
     largest = max(same, key=lambda span: span.value_stop - span.value, default=None)
     stop, start, tag = len(source.data), len(source.data), 0
     if largest is not None:

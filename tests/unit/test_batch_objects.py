@@ -63,10 +63,10 @@ def pointing(paths: list[Path], at: list[Path]) -> None:
         image.save_as(path)
 
 
-@pytest.fixture
-def study(tmp_path) -> Path:
-    """A localizer, a series that points at it, and objects that point at both and each other."""
-    export = tmp_path / "export"
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    """A localizer, a series that points at it, objects that point at both and at each other."""
+    export = tmp_path_factory.mktemp("template") / "export"
     shared = {"study_uid": uid("study"), "patient_id": "SYN001"}
     localizer = write_ct_series(export / "a", slices=1, series_number=1, **shared)
     series = write_ct_series(export / "b", slices=3, series_number=2, seed=1, **shared)
@@ -76,7 +76,22 @@ def study(tmp_path) -> Path:
     write_report(export / "c" / "second.dcm", series, text="Nothing", number=2)
     keys = [series[0], export / "c" / "report.dcm"]
     write_report(export / "c" / "keys.dcm", keys, sop_class=KEY_OBJECTS)
+    protect(request(export))
     return export
+
+
+@pytest.fixture
+def study(template, tmp_path) -> Path:
+    """The study, not protected yet."""
+    shutil.copytree(template, tmp_path / "export")
+    return tmp_path / "export"
+
+
+@pytest.fixture
+def done(template, tmp_path) -> Path:
+    """The study, protected."""
+    shutil.copytree(template.parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "export"
 
 
 def contents(folder: Path) -> dict[str, pydicom.Dataset]:
@@ -127,14 +142,13 @@ def test_a_second_run_does_nothing_twice_and_a_new_one_gives_the_same_bytes(stud
     }
 
 
-def test_a_copy_that_is_gone_is_made_again(study):
-    protect(request(study))
+def test_a_copy_that_is_gone_is_made_again(done):
     copy = next(
-        p for p in (study.parent / "out").rglob("*.dcm") if pydicom.dcmread(p).Modality == "KO"
+        p for p in (done.parent / "out").rglob("*.dcm") if pydicom.dcmread(p).Modality == "KO"
     )
     data = copy.read_bytes()
     copy.unlink()
-    protect(request(study))
+    protect(request(done))
     assert copy.read_bytes() == data
 
 
@@ -173,25 +187,25 @@ def test_an_object_that_comes_before_its_images_is_written_anew_when_they_come(s
     protect(request(study))
     assert loose_ends(study.parent / "out") == set()
     assert everything_right(verified(study))
-
-
-def test_restore_gives_every_object_back_byte_for_byte(study):
-    protect(request(study))
     found = restore(study.parent / "out", study.parent / "out.vault", study.parent / "back")
+    assert (found.identical, found.failed) == (8, ())
+
+
+def test_restore_gives_every_object_back_byte_for_byte(done):
+    found = restore(done.parent / "out", done.parent / "out.vault", done.parent / "back")
     assert (found.identical, found.recompressed, found.failed) == (8, 0, ())
-    back = {p.read_bytes() for p in (study.parent / "back").rglob("*.dcm")}
-    assert back == {p.read_bytes() for p in study.rglob("*.dcm")}
+    back = {p.read_bytes() for p in (done.parent / "back").rglob("*.dcm")}
+    assert back == {p.read_bytes() for p in done.rglob("*.dcm")}
 
 
-def test_a_changed_copy_and_a_missing_one_are_not_restored(study):
-    protect(request(study))
-    out = study.parent / "out"
-    (seg, _), (report, _) = of_kind(study, "SEG"), of_kind(study, "SR")
+def test_a_changed_copy_and_a_missing_one_are_not_restored(done):
+    out = done.parent / "out"
+    (seg, _), (report, _) = of_kind(done, "SEG"), of_kind(done, "SR")
     data = bytearray(seg.read_bytes())
     data[data.index(b"\xe0\x7f\x10\x00") + 40] ^= 1
     seg.write_bytes(data)
     report.unlink()
-    found = restore(out, study.parent / "out.vault", study.parent / "back")
+    found = restore(out, done.parent / "out.vault", done.parent / "back")
     assert {path for path, _ in found.failed} == {seg, report}
     assert found.identical == 6
 
@@ -202,43 +216,41 @@ def of_kind(study: Path, modality: str) -> tuple[Path, pydicom.Dataset]:
 
 
 @pytest.mark.parametrize("fault", ["old", "other", "series", "text", "own", "foreign"])
-def test_verify_finds_a_planted_fault(study, fault):
-    protect(request(study))
-    path, copy = of_kind(study, "KO")
+def test_verify_finds_a_planted_fault(done, fault):
+    path, copy = of_kind(done, "KO")
     item = copy.ContentSequence[0].ReferencedSOPSequence[0]
     if fault == "old":
-        item.ReferencedSOPInstanceUID = next(iter(contents(study / "b")))
+        item.ReferencedSOPInstanceUID = next(iter(contents(done / "b")))
     elif fault == "other":
         item.ReferencedSOPInstanceUID = (
             copy.ContentSequence[1].ReferencedSOPSequence[0]["ReferencedSOPInstanceUID"].value
         )
     elif fault == "series":
-        copy.SeriesInstanceUID = pydicom.dcmread(study / "c" / "keys.dcm").SeriesInstanceUID
+        copy.SeriesInstanceUID = pydicom.dcmread(done / "c" / "keys.dcm").SeriesInstanceUID
     elif fault == "text":
         copy.ContentSequence[-1].TextValue = "cancer"
     elif fault == "own":
-        copy.SOPInstanceUID = pydicom.dcmread(study / "c" / "keys.dcm").SOPInstanceUID
+        copy.SOPInstanceUID = pydicom.dcmread(done / "c" / "keys.dcm").SOPInstanceUID
         copy.file_meta.MediaStorageSOPInstanceUID = copy.SOPInstanceUID
     else:
         copy.StudyDescription = "of somebody else"
     copy.save_as(path)
-    found = verified(study)
+    found = verified(done)
     assert {p for p, _ in found.objects.findings} >= {path}
     result = CliRunner().invoke(
-        main, ["verify", str(study), str(study.parent / "out"), "--progress=none"]
+        main, ["verify", str(done), str(done.parent / "out"), "--progress=none"]
     )
     assert result.exit_code == 9, result.output
     assert "cancer" not in result.output
 
 
-def test_verify_finds_an_image_that_still_points_at_an_unprotected_one(study):
-    protect(request(study))
-    (folder,) = {p.parent for p in study.parent.glob("out/*/*/*/00003.dcm")}
+def test_verify_finds_an_image_that_still_points_at_an_unprotected_one(done):
+    (folder,) = {p.parent for p in done.parent.glob("out/*/*/*/00003.dcm")}
     path = folder / "00001.dcm"
     image = pydicom.dcmread(path)
-    image.ReferencedImageSequence[0].ReferencedSOPInstanceUID = next(iter(contents(study / "a")))
+    image.ReferencedImageSequence[0].ReferencedSOPInstanceUID = next(iter(contents(done / "a")))
     image.save_as(path)
-    found = verified(study)
+    found = verified(done)
     assert "REFERENCE" in {one.code for series in found.series for one in series.findings}
 
 
@@ -339,12 +351,11 @@ def test_verify_finds_a_dicomdir_that_names_what_is_not_there(study):
     ]
 
 
-def test_an_output_begun_without_a_dicomdir_lists_one_that_comes_later(study):
-    protect(request(study))
+def test_an_output_begun_without_a_dicomdir_lists_one_that_comes_later(done):
     index = pydicom.fileset.FileSet()
-    index.add(next((study / "a").iterdir()))
-    index.write(study.parent / "media")
-    shutil.copy(study.parent / "media" / "DICOMDIR", study)
-    (entry,) = protect(request(study)).left_out
+    index.add(next((done / "a").iterdir()))
+    index.write(done.parent / "media")
+    shutil.copy(done.parent / "media" / "DICOMDIR", done)
+    (entry,) = protect(request(done)).left_out
     assert (entry.path.name, entry.code) == ("DICOMDIR", "E_NOT_IMAGE")
-    assert not (study.parent / "out" / "DICOMDIR").exists()
+    assert not (done.parent / "out" / "DICOMDIR").exists()
