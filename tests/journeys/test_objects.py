@@ -131,15 +131,17 @@ def test_the_report_of_a_protected_study_leads_to_its_protected_segmentation(stu
 @pytest.mark.filterwarnings("ignore")
 def test_a_media_export_gets_a_dicomdir_that_programs_read(shared, tmp_path):
     source, output = shared / "data" / "pacs_export_dicomdir", tmp_path / "out"
-    assert "Made a DICOMDIR of 26 instances" in protected(source, output)
+    said = protected(source, output)
+    images = [p for p in output.glob("PT*/**/*") if p.is_file()]
+    assert len(images) > 20
+    assert f"Made a DICOMDIR of {len(images)} instances" in said
     index = output / "DICOMDIR"
     done = subprocess.run(["dcmdump", index], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.count('Record" IMAGE')) == (0, 26)
+    assert (done.returncode, done.stdout.count('Record" IMAGE')) == (0, len(images))
     done = subprocess.run(["dciodvfy", index], capture_output=True, text=True, check=False)
     assert "Error" not in done.stderr + done.stdout
     made = {str(one.SOPInstanceUID) for one in FileSet(index)}
-    files = [p for p in output.glob("PT*/**/*") if p.is_file()]
-    assert made == {sop_uid(path) for path in files}
+    assert made == {sop_uid(path) for path in images}
     assert run("verify", source, output, "--progress=none")
     sides = mirrored(source, output, tmp_path / "sides")
     judge = [sys.executable, shared / "checks" / "dicom_diff_check.py", *sides]
