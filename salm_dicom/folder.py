@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -68,6 +69,12 @@ class WholeFolder:
                 flush(self.target.parent)
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def file_name(folder: str, number: int) -> str:
+    """Return the name of an instance; in a folder named for media, one of PS3.10 8.5."""
+    is_for_media = re.fullmatch(r"SE\d{6}", folder.rpartition("/")[2])
+    return f"IM{number:06d}" if is_for_media else f"{number:05d}.dcm"
 
 
 def make_private(folder: Path) -> None:

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from salm_dicom.batch.nifti import keep_frames
+from salm_dicom.batch.uids import opened
 from salm_dicom.batch.vault import KeptWriter, Vault
 from salm_dicom.dicom.derive import Derivation
 from salm_dicom.dicom.series import read_series, write_series
@@ -75,14 +76,17 @@ def _run(job: Job) -> str:
     series = read_series(job.paths, keep_files=True)
     protector = loaded(job.protector)
     found = protector.apply(series.volume, series_uid=series.series_uid, label=job.label)
-    derivation = Derivation(record=found.record, created=job.created, site_key=job.site_key)
-    kept = KeptWriter()
+    vault, kept = Vault(job.vault), KeptWriter()
 
     def change_of(index: int, before: StoredPixels) -> Integers:
         return found.delta[index : index + len(before.values)]
 
-    write_series(series.origin, change_of, job.output / job.name, derivation, kept.add)
-    kept.write(Vault(job.vault).kept(job.name))
+    with opened(vault.uids) as new:
+        derivation = Derivation(
+            record=found.record, created=job.created, site_key=job.site_key, references=new
+        )
+        write_series(series.origin, change_of, job.output / job.name, derivation, kept.add)
+    kept.write(vault.kept(job.name))
     return found.record.to_json()
 
 

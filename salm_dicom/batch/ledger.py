@@ -1,13 +1,14 @@
-"""Ledger: which series of an output are done, and when its run began; SQLite in the vault."""
+"""Ledger: which series and objects of an output are done, and when its run began; in the vault."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from salm_dicom.errors import UnsafeError
 
@@ -18,7 +19,15 @@ CREATE TABLE IF NOT EXISTS series (
     code TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '',
     record TEXT NOT NULL DEFAULT '', done INTEGER NOT NULL DEFAULT 0
 );
+CREATE TABLE IF NOT EXISTS objects (
+    source TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, slices INTEGER NOT NULL,
+    code TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '',
+    record TEXT NOT NULL DEFAULT '', done INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS settled (source TEXT PRIMARY KEY);
 """
+# Series of images; and objects, one row each (`slices` is 1, `record` what they are).
+Table = Literal["series", "objects"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +83,10 @@ class Ledger:
                 transaction.executemany("INSERT INTO run VALUES (?, ?)", rows)
         return datetime.fromisoformat(known["created"]) if known else created
 
-    def rows(self) -> dict[str, Row]:
+    def rows(self, table: Table = "series") -> dict[str, Row]:
         """Return every row by its source."""
-        query = "SELECT source, name, slices, code, reason, record, done FROM series ORDER BY name"
+        columns = "source, name, slices, code, reason, record, done"
+        query = f"SELECT {columns} FROM {table} ORDER BY name"
         return {
             source: Row(
                 source=source,
@@ -90,18 +100,38 @@ class Ledger:
             for source, name, slices, code, reason, record, done in self._connection.execute(query)
         }
 
-    def plan(self, source: str, name: str, slices: int) -> None:
-        """Add a series that is to be protected, unless it is there."""
+    def settled(self) -> set[str]:
+        """Return the rows that the references in the output take for done."""
+        query = self._connection.execute("SELECT source FROM settled")
+        return {str(source) for (source,) in query}
+
+    def settle(self, sources: Iterable[str]) -> None:
+        """Note the rows that the references in the output now take for done."""
+        with self._connection as transaction:
+            transaction.execute("DELETE FROM settled")
+            rows = [(source,) for source in sources]
+            transaction.executemany("INSERT INTO settled VALUES (?)", rows)
+
+    def plan(self, source: str, name: str, slices: int, *, table: Table = "series") -> None:
+        """Add a series or object that is to be written, unless it is there."""
         with self._connection as transaction:
             transaction.execute(
-                "INSERT OR IGNORE INTO series (source, name, slices) VALUES (?, ?, ?)",
+                f"INSERT OR IGNORE INTO {table} (source, name, slices) VALUES (?, ?, ?)",
                 (source, name, slices),
             )
 
-    def finish(self, source: str, *, record: str = "", code: str = "", reason: str = "") -> None:
-        """Note that a series is done, or left out with a code."""
+    def finish(
+        self,
+        source: str,
+        *,
+        record: str = "",
+        code: str = "",
+        reason: str = "",
+        table: Table = "series",
+    ) -> None:
+        """Note that a series or object is done, or left out with a code."""
         with self._connection as transaction:
             transaction.execute(
-                "UPDATE series SET record = ?, code = ?, reason = ?, done = ? WHERE source = ?",
+                f"UPDATE {table} SET record = ?, code = ?, reason = ?, done = ? WHERE source = ?",
                 (record, code, reason, not code, source),
             )

@@ -28,6 +28,22 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """One object that was copied with its references mapped: its file, and what it is."""
+
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """The DICOMDIR of an output: instances in it, and those that lack what a record must have."""
+
+    instances: int
+    lacking: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What came of a run.
 
@@ -36,9 +52,13 @@ class Result:
     done
         Protected series, of this run and of earlier ones into the same output.
     left_out
-        Every file that is not protected, with its code.
+        Every file that is neither protected nor copied, with its code.
     resumed
         How many series an earlier run had done.
+    copied
+        Objects in the output, of this run and of earlier ones.
+    index
+        The output's DICOMDIR; None where it has none.
     log
         Where unforeseen errors happened, for the log file.
     """
@@ -46,6 +66,8 @@ class Result:
     done: tuple[Done, ...]
     left_out: tuple[LeftOut, ...]
     resumed: int
+    copied: tuple[Copied, ...] = ()
+    index: Index | None = None
     log: tuple[str, ...] = ()
 
 
@@ -59,6 +81,7 @@ def write_manifest(output: Path, protector: Protector, created: datetime, result
         "digest": protector.digest,
         "plan": plan,
         "series": [_shared(one) for one in result.done],
+        "objects": [{"file": one.name, "kind": one.kind} for one in result.copied],
         "left_out": dict(sorted(Counter(entry.code for entry in result.left_out).items())),
     }
     partial = output / f"{MANIFEST}.partial"

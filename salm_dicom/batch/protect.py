@@ -7,29 +7,27 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
-from salm_dicom.batch.job import NO_SPACE, Job
+from salm_dicom.batch.index import not_indexed, write_index
+from salm_dicom.batch.job import Job, protect_series
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger, Row
-from salm_dicom.batch.manifest import MANIFEST, Done, Result, write_manifest
-from salm_dicom.batch.names import new_names
+from salm_dicom.batch.manifest import MANIFEST, Done, Index, Result, write_manifest
+from salm_dicom.batch.names import plan_names
 from salm_dicom.batch.nifti import note_images
-from salm_dicom.batch.run import outcomes
-from salm_dicom.batch.source import (
-    AnySeries,
-    Export,
-    find,
-    source_key,
-    without,
-)
-from salm_dicom.batch.source import (
-    load as load_volume,
-)
+from salm_dicom.batch.objects import alone, copied_objects, copy_object, object_jobs
+from salm_dicom.batch.run import run
+from salm_dicom.batch.settle import planned, settle
+from salm_dicom.batch.source import AnySeries, Export, find, source_key, without
+from salm_dicom.batch.source import load as load_volume
+from salm_dicom.batch.uids import write_uids
 from salm_dicom.batch.vault import Vault
+from salm_dicom.dicom.index import INDEX
 from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.errors import Changed, DiskFull, NoLabel, PlanError, UnsafeError
-from salm_dicom.nifti.scan import NiftiFile
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, Study, fit, load, save
 from salm_dicom.record import ProtectionRecord
@@ -86,7 +84,7 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
     check_places(request.source, request.output, request.vault)
     found = find(request.source, request.modality)
     if not found.series:
-        return Result(done=(), left_out=found.left_out, resumed=0)
+        return Result(done=(), left_out=(*found.left_out, *alone(found)), resumed=0)
     vault = Vault(request.vault)
     vault.create()
     with vault.locked(), Ledger.open(vault.ledger) as ledger:
@@ -99,11 +97,11 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
         save(protector, vault.protector)
         created = ledger.begin(protector.digest, request.created)
         request.output.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for source, name in new_names(found.series, ledger.rows()).items():
-            ledger.plan(source, name.folder, name.slices)
+        plan_names(found, ledger)
+        plan_of = partial(planned, found.objects, labelled, protector, request.site_key)
+        write_uids(vault.uids, chain.from_iterable(pairs for _, _, pairs in plan_of()))
         before = ledger.rows()
-        images = [one for one in found.series if isinstance(one, NiftiFile)]
-        note_images(vault, [(before[source_key(one)].name, one.path) for one in images])
+        note_images(vault, [(before[source_key(one)].name, one.path) for one in found.nifti])
         todo = [
             _job(request, vault, created, series, before[source_key(series)].name, label)
             for series, label in labelled
@@ -111,8 +109,15 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
         ]
         for job in todo:  # what a killed run left of it goes
             shutil.rmtree(job.output / job.name, ignore_errors=True)
-        log = _run(todo, request, ledger, progress)
-        result = _result(found, unlabelled, ledger.rows(), len(labelled) - len(todo), log)
+        log = run(todo, protect_series, request.jobs, ledger, "series", progress)
+        objects = object_jobs(
+            found.objects, ledger.rows("objects"), request.output, vault, created, protector.digest
+        )
+        log += run(objects, copy_object, request.jobs, ledger, "objects", progress)
+        settle(request.output, ledger, plan_of)
+        index = write_index(found, request.output, ledger, request.site_key, protector.digest)
+        left_out = [*found.left_out, *unlabelled, *not_indexed(found, index)]
+        result = _result(found, left_out, ledger, len(labelled) - len(todo), log, index)
         try:
             write_manifest(request.output, protector, created, result)
         except OSError as error:
@@ -144,8 +149,9 @@ def check_places(source: Path, output: Path, vault: Path) -> None:
 def _check_output(output: Path, ledger: Ledger) -> None:
     if output.exists() and not output.is_dir():
         raise UnsafeError("OUT is a file; a folder is needed")
-    known = {row.name.split("/")[0] for row in ledger.rows().values()}
-    known |= {MANIFEST, f"{MANIFEST}.partial"}
+    rows = [*ledger.rows().values(), *ledger.rows("objects").values()]
+    known = {row.name.split("/")[0] for row in rows}
+    known |= {MANIFEST, f"{MANIFEST}.partial", INDEX, f"{INDEX}.partial"}
     strange = [p for p in (output.iterdir() if output.exists() else ()) if p.name not in known]
     if strange:
         raise UnsafeError(
@@ -229,25 +235,6 @@ def _job(
     )
 
 
-def _run(jobs: list[Job], request: Request, ledger: Ledger, progress: Progress) -> list[str]:
-    """Run the jobs and note each outcome; return frames for the log file."""
-    log: list[str] = []
-    progress("protect", 0, len(jobs))
-    for count, outcome in enumerate(outcomes(jobs, request.jobs), start=1):
-        ledger.finish(
-            outcome.source, record=outcome.record, code=outcome.code, reason=outcome.reason
-        )
-        if outcome.frames:
-            log.append(f"{outcome.name}: {outcome.frames}")
-        progress("protect", count, len(jobs))
-        if outcome.code == NO_SPACE:
-            raise DiskFull(
-                f"no space left after {count - 1} of {len(jobs)} series; they are kept. "
-                "Make room and run the same command again"
-            )
-    return log
-
-
 def _without_changed(found: Export, rows: dict[str, Row]) -> Export:
     """Leave out series whose protected volume is no longer in the source as it was.
 
@@ -266,10 +253,14 @@ def _without_changed(found: Export, rows: dict[str, Row]) -> Export:
 
 
 def _result(
-    found: Export, unlabelled: list[LeftOut], rows: dict[str, Row], resumed: int, log: list[str]
+    found: Export,
+    left_out: list[LeftOut],
+    ledger: Ledger,
+    resumed: int,
+    log: list[str],
+    index: Index | None,
 ) -> Result:
-    done: list[Done] = []
-    left_out = [*found.left_out, *unlabelled]
+    rows, done = ledger.rows(), list[Done]()
     for series in found.series:
         row = rows[source_key(series)]
         if row.done and row.slices != series.images:
@@ -285,5 +276,14 @@ def _result(
             )
         elif row.code:
             left_out += [LeftOut(path, row.code, row.reason) for path in series.paths]
+    copies, not_copied = copied_objects(found.objects, ledger.rows("objects"))
+    left_out += not_copied
     left_out.sort(key=lambda entry: str(entry.path))
-    return Result(done=tuple(done), left_out=tuple(left_out), resumed=resumed, log=tuple(log))
+    return Result(
+        done=tuple(done),
+        copied=copies,
+        index=index,
+        left_out=tuple(left_out),
+        resumed=resumed,
+        log=tuple(log),
+    )

@@ -11,10 +11,11 @@ from salm_dicom.batch.ledger import Ledger
 from salm_dicom.batch.manifest import MANIFEST
 from salm_dicom.batch.nifti import PREFIX, restore_file
 from salm_dicom.batch.protect import check_places
-from salm_dicom.batch.vault import Vault, read_kept
+from salm_dicom.batch.vault import Vault, read_kept, read_kept_object
 from salm_dicom.dicom.header import identity_of
+from salm_dicom.dicom.index import INDEX
 from salm_dicom.dicom.part10 import read
-from salm_dicom.dicom.restore import restored
+from salm_dicom.dicom.restore import restored, restored_object
 from salm_dicom.errors import InputError, MismatchError, PlanError, UnsafeError
 from salm_dicom.folder import make_private
 
@@ -59,9 +60,10 @@ def restore(
         raise UnsafeError("the target is not empty; nothing is ever overwritten")
     with Ledger.open(vault.ledger) as ledger:
         rows = [row for row in ledger.rows().values() if row.done]
+        objects = [row.name for row in ledger.rows("objects").values() if row.done]
     identical = recompressed = 0
     failed: list[tuple[Path, str]] = []
-    known: set[Path] = {output / MANIFEST}
+    known: set[Path] = {output / MANIFEST, output / INDEX}
     for count, row in enumerate(rows):
         progress("restore", count, len(rows))
         if row.name.startswith(PREFIX):
@@ -73,7 +75,7 @@ def restore(
                 identical, recompressed = identical + outcome, recompressed + (not outcome)
             continue
         kept = read_kept(vault.kept(row.name))
-        for path in sorted((output / row.name).glob("*.dcm")):
+        for path in sorted(p for p in (output / row.name).glob("*") if p.is_file()):
             known.add(path)
             try:
                 protected = read(path)
@@ -87,6 +89,15 @@ def restore(
             _write(target / path.relative_to(output), data)
             identical, recompressed = identical + is_source, recompressed + (not is_source)
         failed += [(output / row.name, "a protected instance is missing")] * len(kept)
+    for name in objects:
+        known.add(output / name)
+        try:
+            data = _object(output / name, vault.kept_object(name))
+        except (InputError, MismatchError) as error:
+            failed.append((output / name, f"{error.code}: {error}"))
+            continue
+        _write(target / name, data)
+        identical += 1
     progress("restore", len(rows), len(rows))
     strange = [p for p in sorted(output.rglob("*")) if p.is_file() and p not in known]
     failed += [(path, "is not from a run with this vault") for path in strange]
@@ -104,6 +115,13 @@ def _restored_image(output: Path, name: str, vault: Vault, target: Path) -> bool
         return f"{error.code}: {error}"
     _write(target / paths[0].relative_to(output), data)
     return is_source
+
+
+def _object(path: Path, kept: Path) -> bytes:
+    """Return the source of a copied object; it is the source file or a `MismatchError`."""
+    if not path.is_file():
+        raise MismatchError("a copied object is missing")
+    return restored_object(read(path), read_kept_object(kept))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -7,20 +7,74 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 from salm_dicom.batch.engines import ENGINES
-from salm_dicom.batch.job import Job, Outcome, protect_series
-from salm_dicom.errors import WorkerCrashed
+from salm_dicom.batch.job import NO_SPACE, Outcome
+from salm_dicom.batch.ledger import Ledger, Table
+from salm_dicom.errors import DiskFull, WorkerCrashed
 
 # Jobs that may wait for each worker; an export of a million series does not sit in memory.
 _WAITING = 3
+_OBJECTS_WORTH_A_WORKER = 200
 # So often may a series be under way when its worker dies.
 _CRASHES = 3
 
 
-def outcomes(
-    jobs: Sequence[Job], workers: int, work: Callable[[Job], Outcome] = protect_series
-) -> Iterator[Outcome]:
+class Work(Protocol):
+    """What a job says about itself, whatever is to be done."""
+
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def output(self) -> Path: ...  # noqa: D102
+
+
+J = TypeVar("J", bound=Work)
+
+
+def run(
+    jobs: Sequence[J],
+    work: Callable[[J], Outcome],
+    workers: int,
+    ledger: Ledger,
+    table: Table,
+    progress: Callable[[str, int, int], None],
+) -> list[str]:
+    """Run the jobs and note each outcome in the ledger; return frames for the log file.
+
+    Raises
+    ------
+    DiskFull
+    """
+    log: list[str] = []
+    what = {"series": "protect", "objects": "copy"}[table]
+    if table == "objects":  # a copy takes milliseconds, a new worker seconds
+        workers = min(workers, 1 + len(jobs) // _OBJECTS_WORTH_A_WORKER)
+    progress(what, 0, len(jobs))
+    for count, outcome in enumerate(outcomes(jobs, workers, work), start=1):
+        ledger.finish(
+            outcome.source,
+            record=outcome.record,
+            code=outcome.code,
+            reason=outcome.reason,
+            table=table,
+        )
+        if outcome.frames:
+            log.append(f"{outcome.name}: {outcome.frames}")
+        progress(what, count, len(jobs))
+        if outcome.code == NO_SPACE:
+            raise DiskFull(
+                f"no space left after {count - 1} of {len(jobs)} {table}; they are kept. "
+                "Make room and run the same command again"
+            )
+    return log
+
+
+def outcomes(jobs: Sequence[J], workers: int, work: Callable[[J], Outcome]) -> Iterator[Outcome]:
     """Run the jobs and yield what came of each, in any order.
 
     A worker that dies breaks its pool. A new pool goes on with what was under way, one job at a
@@ -31,7 +85,7 @@ def outcomes(
     todo, crashes = deque(jobs), Counter[str]()
     while todo:
         with ENGINES[engine](min(workers, len(todo))) as executor:
-            waiting: dict[Future[Outcome], Job] = {}
+            waiting: dict[Future[Outcome], J] = {}
             at_once = 1 if crashes or engine == "serial" else _WAITING * workers
             try:
                 while todo or waiting:
@@ -54,7 +108,7 @@ def outcomes(
                 raise
 
 
-def _crashed(job: Job) -> Outcome:
+def _crashed(job: Work) -> Outcome:
     """Return the outcome of a series that killed its worker, and remove what it left behind."""
     folder = job.output / job.name
     shutil.rmtree(folder.with_name(f"{folder.name}.partial"), ignore_errors=True)

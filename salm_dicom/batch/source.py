@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from salm_dicom.dicom.objects import ObjectHeader
 from salm_dicom.dicom.scan import LeftOut, SeriesFiles, scan
 from salm_dicom.dicom.series import read_series
 from salm_dicom.errors import DuplicatePosition, InputError, NotDicom, NotImage
@@ -21,8 +22,16 @@ AnySeries = SeriesFiles | NiftiFile
 class Export:
     """What is in an export: what can be protected, and every other file."""
 
-    series: tuple[AnySeries, ...]
+    dicom: tuple[SeriesFiles, ...]
+    nifti: tuple[NiftiFile, ...]
+    objects: tuple[ObjectHeader, ...]
+    indexes: tuple[Path, ...]
     left_out: tuple[LeftOut, ...]
+
+    @property
+    def series(self) -> tuple[AnySeries, ...]:
+        """Everything that has pixels to protect."""
+        return (*self.dicom, *self.nifti)
 
 
 def find(root: Path, modality: str | None = None) -> Export:
@@ -50,7 +59,13 @@ def find(root: Path, modality: str | None = None) -> Export:
         except InputError as error:
             rows.append(LeftOut(path, error.code, str(error)))
     rows.sort(key=lambda row: str(row.path))
-    return Export(series=(*dicom.series, *files.values()), left_out=tuple(rows))
+    return Export(
+        dicom=dicom.series,
+        nifti=tuple(files.values()),
+        objects=dicom.objects,
+        indexes=dicom.indexes,
+        left_out=tuple(rows),
+    )
 
 
 def source_key(series: AnySeries) -> str:
@@ -69,5 +84,10 @@ def load(series: AnySeries) -> Volume:
 
 def without(export: Export, series: list[AnySeries], entries: list[LeftOut]) -> Export:
     """Return the export without some series, whose files are left out."""
-    rest = tuple(one for one in export.series if all(one is not other for other in series))
-    return replace(export, series=rest, left_out=(*export.left_out, *entries))
+    gone = {id(one) for one in series}
+    return replace(
+        export,
+        dicom=tuple(one for one in export.dicom if id(one) not in gone),
+        nifti=tuple(one for one in export.nifti if id(one) not in gone),
+        left_out=(*export.left_out, *entries),
+    )

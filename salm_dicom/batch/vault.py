@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import zipfile
 import zlib
@@ -10,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from salm_dicom.batch.uids import write_uids
 from salm_dicom.dicom.part10 import Part10
-from salm_dicom.dicom.restore import Kept, keep
+from salm_dicom.dicom.restore import Kept, KeptObject, keep
 from salm_dicom.errors import Locked, MismatchError
 from salm_dicom.folder import make_private
 from salm_dicom.volume import Integers
@@ -49,10 +51,21 @@ class Vault:
         """CSV file that says which NIfTI file of the source each folder of the output is."""
         return self.folder / "nifti.csv"
 
+    def kept_object(self, name: str) -> Path:
+        """Return the file with what the restoration of one object needs."""
+        return self.folder / "kept" / f"{name.replace('/', '_')}.object"
+
+    @property
+    def uids(self) -> Path:
+        """SQLite file with the new UID of everything that this run changes."""
+        return self.folder / "uids.sqlite"
+
     def create(self) -> None:
-        """Make the folders."""
+        """Make the folders, and a table of new UIDs with nothing in it yet."""
         for folder in (self.folder, self.folder / "kept"):
             make_private(folder)
+        if not self.uids.exists():
+            write_uids(self.uids, ())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -118,13 +131,51 @@ class KeptWriter:
 
 def save_arrays(path: Path, **arrays: NDArray[Any]) -> None:
     """Write arrays to an npz file of mode 0600, atomically."""
-    partial = path.with_suffix(".partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
+    with atomic(path) as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.rename(path)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """Give a stream to a file of mode 0600 that is there whole and on disk, or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.rename(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_kept_object(path: Path, kept: KeptObject) -> None:
+    """Write what the restoration of an object needs to a file of mode 0600, atomically."""
+    about = {"tag": kept.tag, "sha256": kept.sha256, "head": len(kept.head)}
+    with atomic(path) as stream:
+        stream.write(json.dumps(about).encode() + b"\n")
+        stream.write(zlib.compress(kept.head + kept.tail, 1))
+
+
+def read_kept_object(path: Path) -> KeptObject:
+    """Return what is needed to restore an object.
+
+    Raises
+    ------
+    MismatchError
+        The file is missing or damaged.
+    """
+    try:
+        first, _, packed = path.read_bytes().partition(b"\n")
+        about, data = json.loads(first), zlib.decompress(packed)
+        head, tag, sha256 = int(about["head"]), int(about["tag"]), str(about["sha256"])
+    except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:
+        raise MismatchError(
+            f"what the vault keeps of an object cannot be read ({type(error).__name__})"
+        ) from error
+    return KeptObject(head=data[:head], tail=data[head:], tag=tag, sha256=sha256)
 
 
 def _packed(parts: Sequence[bytes]) -> NDArray[np.uint8]:

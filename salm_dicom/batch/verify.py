@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
 from salm_dicom.batch import nifti
+from salm_dicom.batch.pairing import partners_of
+from salm_dicom.batch.verify_objects import Known, VerifiedObjects, verify_objects
 from salm_dicom.dicom import header as h
-from salm_dicom.dicom.conformance import Finding, Instance, check, derivations
+from salm_dicom.dicom.conformance import Finding, Instance, check, uid_pairs
 from salm_dicom.dicom.multiframe import in_file_order
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.pixels import stored_values
 from salm_dicom.dicom.scan import Scan, SeriesFiles, scan
 from salm_dicom.dicom.series import read_series
+from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import InputError, PlanError
 from salm_dicom.fidelity import Fidelity, Limits, measure, missed
 from salm_dicom.foreground import foreground
@@ -51,11 +55,14 @@ class Verification:
         Series of the source that have no protected instance.
     strange
         Files of the output that could not be paired, with the reason.
+    objects
+        What was found for objects that are copied, not protected.
     """
 
     series: tuple[Verified, ...]
     absent: int
     strange: tuple[tuple[Path, str], ...] = field(default=())
+    objects: VerifiedObjects = field(default_factory=VerifiedObjects)
 
 
 def verify(
@@ -79,7 +86,7 @@ def verify(
         if not place.is_dir():
             raise PlanError(f"{name} is not a folder")
     plan = ProtectionPlan(method="random", intensity_range=window)
-    partners, strange = _partners(output)
+    partners, copies, strange = partners_of(output)
     export = scan(source)
     found = export.series
     known = {instance.sop_uid for series in found for instance in series.headers}
@@ -90,39 +97,34 @@ def verify(
         for path in paths
     ]
     verified, absent = [], 0
+    uids, references = Known(), list[set[UidPair]]()
     for index, series in enumerate(found):
         progress("verify", index, len(found))
         pairs = {i.sop_uid: partners.get(i.sop_uid, []) for i in series.headers}
         if any(pairs.values()):
-            verified.append(_series(series, pairs, output, limits, plan))
+            references.append(set())
+            one = _series(series, pairs, output, limits, plan, uids, references[-1])
+            verified.append(one)
         else:
             absent += 1
     progress("verify", len(found), len(found))
     images, missing, unpaired = _images(export, output, limits, plan)
-    verified, absent, strange = [*verified, *images], absent + missing, [*strange, *unpaired]
-    return Verification(series=tuple(verified), absent=absent, strange=tuple(strange))
+    objects = verify_objects(export.objects, copies, uids)
+    return Verification(
+        series=(*map(_with_references, verified, references, repeat(uids)), *images),
+        absent=absent + missing,
+        strange=(*strange, *unpaired),
+        objects=objects,
+    )
 
 
-def _partners(output: Path) -> tuple[dict[str, list[Path]], list[tuple[Path, str]]]:
-    """Return the files of the output by the source instance that they name."""
-    partners: dict[str, list[Path]] = {}
-    strange: list[tuple[Path, str]] = []
-    files = (p for p in output.rglob("*") if p.is_file() and p.suffix != ".json")
-    for path in sorted(p for p in files if not is_nifti(p)):
-        try:
-            file = read(path)
-        except InputError as error:
-            strange.append((path, f"{error.code}: {error}"))
-            continue
-        try:
-            sources = {said.source_uid for said in derivations(file)}
-        except InputError:
-            sources = set()
-        if len(sources) != 1 or "" in sources or not h.is_protected(file):
-            strange.append((path, "does not say what it was derived from, or not by salm_dicom"))
-            continue
-        partners.setdefault(sources.pop(), []).append(path)
-    return partners, strange
+def _with_references(one: Verified, pairs: set[UidPair], uids: Known) -> Verified:
+    """Return a series with a finding more where its references lead astray."""
+    wrong = uids.wrong(pairs)
+    if not wrong:
+        return one
+    finding = Finding("REFERENCE", f"{wrong} references do not lead to what is in OUT")
+    return replace(one, findings=(*one.findings, finding))
 
 
 def _series(
@@ -131,7 +133,10 @@ def _series(
     output: Path,
     limits: Limits,
     plan: ProtectionPlan,
+    uids: Known,
+    references: set[UidPair],
 ) -> Verified:
+    """Return what was found for one series; its UIDs and references are added to the last two."""
     read_again = read_series(series.paths)
     volume, frames = read_again.volume, read_again.origin.frames
     mask = np.concatenate(
@@ -154,6 +159,9 @@ def _series(
             if frames:  # a multi-frame file is all of its series
                 before, may_change = (in_file_order(a, frames) for a in (after, mask))
             source = Instance(read(instance.path), before)
+            uids.bind(instance.sop_uid, identities[-1].sop_uid)
+            uids.bind(instance.series_uid, identities[-1].series_uid)
+            references.update(uid_pairs(source.file, protected))
             findings += check(source, Instance(protected, values), may_change=may_change)
             if values.shape == before.shape:
                 after[slice(None) if frames else index] = values[list(frames)] if frames else values

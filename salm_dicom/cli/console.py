@@ -104,7 +104,7 @@ def say(text: str) -> None:
     click.echo(printable(text), err=True)
 
 
-def emit(kind: str, **values: Any) -> None:
+def emit(kind: str, /, **values: Any) -> None:
     """Write one JSON line to stdout; its first field is the kind of message."""
     click.echo(json.dumps({"type": kind, **values}))
 
@@ -162,6 +162,11 @@ def list_left_out(entries: Iterable[tuple[Path, str, str]], root: Path) -> None:
 def counted(codes: Iterable[str]) -> Mapping[str, int]:
     """Return how often each code occurs, by code."""
     return dict(sorted(Counter(codes).items()))
+
+
+def kinds(names: Iterable[str]) -> str:
+    """Return how often each kind of object occurs, for people."""
+    return ", ".join(f"{count} {name}" for name, count in counted(names).items())
 
 
 def table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...]) -> None:

@@ -137,6 +137,8 @@ def _emit(result: Result) -> None:
             changed_share=one.record.changed_share,
             warnings=list(one.record.warnings),
         )
+    for copy in result.copied:
+        console.emit("object", file=copy.name, kind=copy.kind)
     for entry in result.left_out:
         console.emit("left_out", path=str(entry.path), code=entry.code, reason=entry.reason)
     console.emit(
@@ -144,6 +146,8 @@ def _emit(result: Result) -> None:
         series=len(result.done),
         instances=sum(one.slices for one in result.done),
         resumed=result.resumed,
+        objects=console.counted(one.kind for one in result.copied),
+        dicomdir=None if result.index is None else result.index.instances,
         left_out=console.counted(entry.code for entry in result.left_out),
     )
 
@@ -154,6 +158,8 @@ def print_result(result: Result, source: Path, output: Path, vault: Path) -> Non
     click.echo(f"Protected {len(result.done)} series with {images} images")
     if result.resumed:
         click.echo(f"  ({result.resumed} of them by an earlier run)")
+    from salm_dicom.dicom.objects import DOCUMENT
+
     rows = []
     for one in result.done:
         r = one.record
@@ -169,6 +175,18 @@ def print_result(result: Result, source: Path, output: Path, vault: Path) -> Non
         head = ("series", "modality", "images", "method", "largest allowed change", "changed")
         console.table(rows, head)
         click.echo("  (changed: share of foreground voxels; the background is bit-identical)")
+    if result.copied:
+        names = [one.kind for one in result.copied]
+        click.echo(f"Copied {len(names)} objects, references mapped: {console.kinds(names)}")
+        if DOCUMENT in names:
+            click.echo("  warning W_DOCUMENT: pictures inside documents are not protected")
+    if result.index is not None:
+        click.echo(f"Made a DICOMDIR of {result.index.instances} instances")
+        if result.index.lacking:
+            click.echo(
+                f"  warning W_DICOMDIR: {result.index.lacking} instances lack what a directory "
+                "record must have (study date, time or ID, a number)"
+            )
     for text in sorted({w for one in result.done for w in one.record.warnings}):
         click.echo(f"  warning {text}")
     console.list_left_out(((e.path, e.code, e.reason) for e in result.left_out), source)

@@ -26,7 +26,7 @@ def command(
     progress: str,
     log_file: Path | None,
 ) -> int:
-    """Give back the source of every protected instance in OUT, bit for bit.
+    """Give back the source of every instance in OUT, bit for bit; copied objects too.
 
     Uncompressed sources come back as the very file; of compressed ones the stored values come
     back, compressed anew without loss. Exit 9 when an instance cannot be restored.
@@ -46,7 +46,7 @@ def command(
             failed=len(found.failed),
         )
     else:
-        click.echo(f"Restored {found.identical + found.recompressed} images to {output}")
+        click.echo(f"Restored {found.identical + found.recompressed} files to {output}")
         click.echo(f"  {found.identical} are the source file, byte for byte")
         click.echo(f"  {found.recompressed} have the source's stored values, compressed anew")
         for path, reason in found.failed:

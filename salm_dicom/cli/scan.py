@@ -49,10 +49,19 @@ def show(source: Path, modality: str | None = None, *, as_json: bool) -> int:
                 extent="slice" if series.irregular or series.slices == 1 else "volume",
                 files=[str(path) for path in series.paths],
             )
+        for one in found.objects:
+            console.emit("object", path=str(one.path), kind=one.kind)
+        for path in found.indexes:
+            console.emit("dicomdir", path=str(path))
         for entry in found.left_out:
             console.emit("left_out", path=str(entry.path), code=entry.code, reason=entry.reason)
         codes = [entry.code for entry in found.left_out]
-        console.emit("summary", series=len(found.series), left_out=console.counted(codes))
+        console.emit(
+            "summary",
+            series=len(found.series),
+            objects=console.counted(one.kind for one in found.objects),
+            left_out=console.counted(codes),
+        )
     else:
         _print(found, source)
     if not found.series:
@@ -73,4 +82,9 @@ def _print(found: Export, source: Path) -> None:
     click.echo(f"{len(found.series)} series with {images} images can be protected")
     if rows:
         console.table(rows, ("no.", "modality", "slices", "rows x columns", "geometry"))
+    if found.objects:
+        kinds = console.kinds(one.kind for one in found.objects)
+        click.echo(f"{len(found.objects)} objects would be copied, references mapped: {kinds}")
+    if found.indexes:
+        click.echo("DICOMDIR: not copied, one is made for the output")
     console.list_left_out(((e.path, e.code, e.reason) for e in found.left_out), source)

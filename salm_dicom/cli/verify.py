@@ -76,12 +76,13 @@ def command(
 
 def exit_code(found: Verification) -> int:
     """Return the exit code of a verification."""
-    if not found.series and not found.strange:
+    objects = found.objects
+    if not found.series and not found.strange and not objects.findings:
         return console.NOTHING
-    codes = [console.MISMATCH] if found.strange else []
+    codes = [console.MISMATCH] if found.strange or objects.findings else []
     codes += [console.MISMATCH for one in found.series if one.findings]
     codes += [console.LIMIT for one in found.series if one.missed]
-    codes += [console.PARTIAL] if found.absent else []
+    codes += [console.PARTIAL] if found.absent or objects.absent else []
     return console.worst(codes)
 
 
@@ -92,8 +93,13 @@ def _emit(found: Verification) -> None:
         console.emit("series", **asdict(one))
     for path, reason in found.strange:
         console.emit("strange", path=str(path), reason=reason)
+    for path, finding in found.objects.findings:
+        console.emit("object", path=str(path), code=finding.code, reason=finding.text)
     console.emit(
         "summary",
+        objects=found.objects.right,
+        objects_wrong=len({path for path, _ in found.objects.findings}),
+        objects_absent=found.objects.absent,
         series=len(found.series),
         wrong=sum(bool(one.findings) for one in found.series),
         limits_missed=sum(bool(one.missed) for one in found.series),
@@ -131,7 +137,15 @@ def print_verification(found: Verification, output: Path) -> None:
         click.echo(f"  {printable(str(path.relative_to(output)))}: {reason}")
     if found.absent:
         click.echo(f"  {found.absent} series of SOURCE are not in OUT")
+    for path, finding in found.objects.findings:
+        name = printable(str(path.relative_to(output)))
+        click.echo(f"  {name}: {finding.code}: {finding.text}")
+    if found.objects.absent:
+        click.echo(f"  {found.objects.absent} objects of SOURCE have no copy in OUT")
+    if found.objects.right:
+        click.echo(f"{found.objects.right} objects: copied, every reference leads where it should")
     wrong = sum(bool(one.findings) for one in found.series) + len(found.strange)
+    wrong += len({path for path, _ in found.objects.findings})
     click.echo(
         f"{len(found.series)} series: every attribute, UID, background voxel and budget is right"
         if not wrong

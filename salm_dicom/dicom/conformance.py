@@ -6,11 +6,13 @@ meant; `verify` runs all of it on what lies on disk.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from salm_dicom.dicom import functional_groups as groups
 from salm_dicom.dicom import header as h
@@ -20,6 +22,8 @@ from salm_dicom.dicom.encode import is_exactly
 from salm_dicom.dicom.frames import PER_FRAME, SHARED
 from salm_dicom.dicom.items import Item, items_of
 from salm_dicom.dicom.part10 import Part10, text
+from salm_dicom.dicom.references import NewUid, uids_of
+from salm_dicom.dicom.unchanged import UidPair, compare
 from salm_dicom.dicom.writers import writer_of
 from salm_dicom.volume import Booleans, Integers
 
@@ -116,10 +120,19 @@ def _uid_of_last(images: tuple[Item, ...]) -> str:
     return images[-1].text(0x00081155) if images else ""
 
 
-def check_header(source: Part10, protected: Part10) -> list[Finding]:
-    """Return what is wrong with everything but the pixels, by the write policy."""
+def check_header(
+    source: Part10, protected: Part10, references: NewUid | None = None
+) -> list[Finding]:
+    """Return what is wrong with everything but the pixels, by the write policy.
+
+    Parameters
+    ----------
+    references
+        New UIDs that its references must have; None leaves them to who sees the whole output.
+    """
     return [
         *_uids(source, protected),
+        *_references(source, protected, references),
         *_attributes(source, protected),
         *_provenance(source, protected),
     ]
@@ -142,6 +155,30 @@ def _uids(source: Part10, protected: Part10) -> Iterator[Finding]:
         yield Finding("META_UID", "the SOP Class UID is not the source's")
 
 
+def uid_pairs(source: Part10, protected: Part10) -> list[UidPair]:
+    """Return every UID of the source but its own, and what the protected instance has there."""
+    own = {h.SOP_INSTANCE_UID, h.SERIES_UID, *REMOVED}
+    # what the derivation adds lies after what was there, but for that of each frame
+    added = {groups.DERIVATION_IMAGE}
+    after: dict[int, list[str]] = {}
+    for tag, uid in uids_of(protected, but=own, without=added):
+        after.setdefault(tag, []).append(uid)
+    place = Counter[int]()
+    pairs = groups.derivation_uids(source, protected)
+    for tag, uid in uids_of(source, but=own, without=added):
+        there = after.get(tag, [])
+        if place[tag] < len(there):
+            pairs.append((uid, there[place[tag]]))
+        place[tag] += 1
+    return pairs
+
+
+def _references(source: Part10, protected: Part10, new: NewUid | None) -> Iterator[Finding]:
+    wrong = new and sum(new(old) != found for old, found in uid_pairs(source, protected))
+    if wrong:
+        yield Finding("REFERENCE", f"{wrong} references are not mapped to what they should be")
+
+
 def _attributes(source: Part10, protected: Part10) -> Iterator[Finding]:
     changed = CHANGED | _GROUPS
     if source.transfer_syntax != protected.transfer_syntax and _is_colour(source):
@@ -161,8 +198,11 @@ def _attributes(source: Part10, protected: Part10) -> Iterator[Finding]:
             yield Finding("ATTRIBUTE_REMOVED", f"{_tag(tag)} is missing")
         elif tag not in before:
             yield Finding("ATTRIBUTE_ADDED", f"{_tag(tag)} was added")
-        elif source.dataset[tag] != protected.dataset[tag]:
-            yield Finding("ATTRIBUTE_CHANGED", f"{_tag(tag)} is not the source's")
+        else:
+            one, other = Dataset(), Dataset()
+            one.add(source.dataset[tag])
+            other.add(protected.dataset[tag])
+            yield from (Finding(d.code, d.text) for d in compare(one, other)[0])
     for tag in sorted(set(groups.differences(source, protected))):
         yield Finding("ATTRIBUTE_CHANGED", f"{_tag(tag)} of a functional group is not the source's")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import warnings
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,9 +15,11 @@ from salm_dicom.dicom import pixels, provenance
 from salm_dicom.dicom.encode import encode
 from salm_dicom.dicom.frames import PER_FRAME
 from salm_dicom.dicom.items import appended
-from salm_dicom.dicom.part10 import Part10
+from salm_dicom.dicom.part10 import Part10, parse
+from salm_dicom.dicom.references import NewUid, replaced
 from salm_dicom.dicom.samples import Shape
 from salm_dicom.dicom.splice import Encoding, file_meta, splice
+from salm_dicom.dicom.uids import new_uid
 from salm_dicom.dicom.writers import writer_of
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Integers
@@ -57,21 +57,18 @@ class Derivation:
         When the run began; Instance Creation Date and Time, and Contribution Date Time.
     site_key
         Key of the UIDs' HMAC: who lacks it cannot compute new UIDs from old ones.
+    references
+        New UIDs of the other instances and series that the images may point at.
     """
 
     record: ProtectionRecord
     created: datetime
     site_key: bytes
+    references: NewUid = str
 
     def uid(self, level: str, source_uid: str) -> str:
-        """Return the new UID for a source UID: same inputs, same UID.
-
-        `2.25.` and the integer of a version 8 UUID (RFC 9562) from HMAC-SHA256; PS3.5 B.2.
-        """
-        message = "\0".join((self.record.digest, level, source_uid)).encode()
-        number = int.from_bytes(hmac.new(self.site_key, message, hashlib.sha256).digest()[:16])
-        number = number & ~(0xF << 76) | (8 << 76)
-        return f"2.25.{number & ~(0b11 << 62) | (0b10 << 62)}"
+        """Return the new UID for a source UID: same inputs, same UID."""
+        return new_uid(self.site_key, self.record.digest, level, source_uid)
 
 
 def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
@@ -90,6 +87,7 @@ def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
     series_uid = derivation.uid("series", source.series_uid)
     syntax, data, encapsulated = encode(file, values)
     record, created = derivation.record, derivation.created
+    file = _referring(file, source, derivation.references)
     changes: dict[int, bytes | None] = {
         h.IMAGE_TYPE: code.element(h.IMAGE_TYPE, "CS", _derived_type(file)),
         0x00080012: code.element(0x00080012, "DA", created.strftime("%Y%m%d")),
@@ -124,6 +122,17 @@ def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
     changes |= _filled(file, source, derivation, code)
     changes |= dict.fromkeys(REMOVED)
     return splice(file, changes, file_meta(source.sop_class, sop_uid, syntax, __version__))
+
+
+def _referring(file: Part10, source: h.Identity, new: NewUid) -> Part10:
+    """Return the instance with every reference of it mapped; its own UIDs are set elsewhere."""
+    mapped = replaced(file, new)
+    for own in (h.SOP_INSTANCE_UID, h.SERIES_UID, *REMOVED):
+        mapped.pop(own, None)
+    if not mapped:
+        return file
+    meta = file_meta(source.sop_class, source.sop_uid, file.transfer_syntax, __version__)
+    return parse(splice(file, mapped, meta))
 
 
 def _said_at_the_top(

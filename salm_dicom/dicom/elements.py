@@ -83,6 +83,35 @@ def walk(
     return spans
 
 
+def items(data: bytes, start: int, stop: int, *, implicit: bool, little: bool) -> list[Span]:
+    """Return the items of the sequence value between two offsets, its delimiter excluded.
+
+    Raises
+    ------
+    Unusual
+        Something else than items lies there, or an item is longer than the value.
+    """
+    found: list[Span] = []
+    position = start
+    while position < stop:
+        if position + 8 > stop:
+            raise Unusual
+        group, element, length = _IMPLICIT[little](data, position)
+        if group << 16 | element != ITEM:
+            raise Unusual
+        value = position + 8
+        if length == UNDEFINED:
+            end = skip_elements(data, value, implicit, little, 1)
+            value_stop = end - 8
+        else:
+            end = value_stop = value + length
+        if end > stop:
+            raise Unusual
+        found.append(Span(ITEM, "", position, value, value_stop, end))
+        position = end
+    return found
+
+
 def _head(data: bytes, position: int, implicit: bool, little: bool) -> tuple[int, bytes, int, int]:
     """Return tag, VR, where the value starts, and its length."""
     if position + 8 > len(data):

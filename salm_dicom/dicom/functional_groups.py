@@ -18,7 +18,10 @@ from salm_dicom.dicom.elements import Span
 from salm_dicom.dicom.frames import PER_FRAME, SHARED
 from salm_dicom.dicom.items import Item, appended, items, items_of, nested
 from salm_dicom.dicom.part10 import Part10
+from salm_dicom.dicom.references import uids_in
 from salm_dicom.dicom.splice import Encoding
+from salm_dicom.dicom.uids import KEPT
+from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import ParseError
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Integers
@@ -94,19 +97,42 @@ def _element(item: Item, span: Span, extremes: tuple[int, int]) -> bytes:
 
 
 def _is_sequence(span: Span) -> bool:
-    """Return whether an element is a sequence, also where its VR is implicit or UN."""
-    if span.vr == "SQ":
-        return True
+    return _vr(span) == "SQ"
+
+
+def _vr(span: Span) -> str:
+    """Return the VR of an element, from the dictionary where it is implicit or UN."""
+    if span.vr not in ("", "UN"):
+        return span.vr
     try:
-        return span.vr in ("", "UN") and dictionary_VR(span.tag) == "SQ"
+        return dictionary_VR(span.tag)
     except KeyError:
-        return False
+        return ""
 
 
 def _holds_change(data: bytes, little: bool) -> bool:
     """Return whether bytes may hold an attribute that changes: most sequences do not."""
     order = "<HH" if little else ">HH"
     return any(pack(order, t >> 16, t & 0xFFFF) in data for t in (_FRAME_TYPE, _LEAST, _MOST))
+
+
+def derivation_uids(source: Part10, protected: Part10) -> list[UidPair]:
+    """Return the UIDs in what each frame of the source was derived from, and what became of them.
+
+    Raises
+    ------
+    ParseError
+        A sequence of the functional groups cannot be read.
+    """
+    earlier = [one for item in items_of(source, SHARED) for one in item.items(DERIVATION_IMAGE)]
+    pairs: list[UidPair] = []
+    for before, after in zip(
+        items_of(source, PER_FRAME), items_of(protected, PER_FRAME), strict=False
+    ):
+        old = before.items(DERIVATION_IMAGE) or earlier
+        for one, other in zip(old, after.items(DERIVATION_IMAGE), strict=False):
+            pairs += zip(uids_in(one), uids_in(other), strict=False)
+    return pairs
 
 
 def differences(source: Part10, protected: Part10) -> Iterator[int]:
@@ -127,6 +153,8 @@ def _differences(before: Item, after: Item) -> Iterator[int]:
     for tag in old.keys() & new.keys():
         if before.value(tag) == after.value(tag):
             continue
+        if _vr(old[tag]) == "UI" and tag not in KEPT:
+            continue  # a reference: see `conformance.uid_pairs`
         try:
             pairs = list(zip(before.items(tag), after.items(tag), strict=True))
         except (ParseError, ValueError):

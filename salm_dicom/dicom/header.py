@@ -19,6 +19,12 @@ from salm_dicom.errors import BadUid, BadValue, MissingTag
 # Name of the manufacturer's model in our Contributing Equipment item; how we know our own work.
 PRODUCT = "salm_dicom"
 
+# Manufacturer's Model Name (0008,1090) with that value, in any encoding.
+_OURS = re.compile(
+    rb"(\x08\x00\x90\x10|\x00\x08\x10\x90)(LO..|....)" + PRODUCT.encode() + rb"([^ -~]|$)",
+    re.DOTALL,
+)
+
 META_SOP_CLASS_UID = 0x00020002
 META_SOP_UID = 0x00020003
 SOP_CLASS_UID = 0x00080016
@@ -164,7 +170,7 @@ def text_of(file: Part10, tag: int) -> str:
 
 def is_protected(file: Part10) -> bool:
     """Return whether a Contributing Equipment item says that we wrote this instance."""
-    return PRODUCT.encode() in file.value(EQUIPMENT)
+    return _OURS.search(file.value(EQUIPMENT)) is not None
 
 
 def frames_of(file: Part10) -> int:

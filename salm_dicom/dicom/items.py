@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from struct import error as StructError
-from struct import unpack_from
 
-from salm_dicom.dicom.elements import ITEM, UNDEFINED, Span, Unusual, skip_elements, walk
+from salm_dicom.dicom.elements import Span, Unusual, walk
+from salm_dicom.dicom.elements import items as element_items
 from salm_dicom.dicom.part10 import Part10, text
 from salm_dicom.dicom.splice import IMPLICIT_LITTLE, Encoding
 from salm_dicom.errors import ParseError
@@ -67,26 +67,11 @@ def items(value: bytes, code: Encoding) -> tuple[Item, ...]:
         The value is no sequence as PS3.5 7.5 says.
     """
     try:
-        return tuple(_items(value, code))
+        found = element_items(value, 0, len(value), implicit=code.implicit, little=code.little)
+        return tuple(_item(value[one.value : one.value_stop], code) for one in found)
     except (Unusual, StructError) as error:
         raise ParseError("a sequence of the header is not encoded as the standard says") from error
 
 
-def _items(value: bytes, code: Encoding) -> Iterator[Item]:
-    order = "<" if code.little else ">"
-    position = 0
-    while position < len(value):
-        group, element, length = unpack_from(f"{order}HHL", value, position)
-        if group << 16 | element != ITEM:
-            raise Unusual
-        start = position + 8
-        if length == UNDEFINED:
-            position = skip_elements(value, start, code.implicit, code.little, 1)
-            stop = position - 8
-        else:
-            position = stop = start + length
-        if stop > len(value):
-            raise Unusual
-        data = value[start:stop]
-        found = walk(data, 0, implicit=code.implicit, little=code.little)
-        yield Item(data, code, tuple(found))
+def _item(data: bytes, code: Encoding) -> Item:
+    return Item(data, code, tuple(walk(data, 0, implicit=code.implicit, little=code.little)))

@@ -129,6 +129,12 @@ def _by_series(encoding: Encoding, tag: int, source: Identity) -> bytes:
 
 def equipment(encoding: Encoding, record: ProtectionRecord, created: datetime) -> bytes:
     """Return the item of Contributing Equipment Sequence (0018,A001) that names this software."""
+    text = f"{CONTRIBUTION}; plan and protector {record.digest[:32]}"
+    return equipment_item(encoding, text, created)
+
+
+def equipment_item(encoding: Encoding, contribution: str, created: datetime) -> bytes:
+    """Return an item of Contributing Equipment Sequence (0018,A001): this software did that."""
     stamp = created.strftime("%Y%m%d%H%M%S") + (created.strftime("%z") or "")
     purpose = code_item(encoding, EQUIPMENT_CODE, "Processing Equipment")
     return encoding.item(
@@ -137,9 +143,7 @@ def equipment(encoding: Encoding, record: ProtectionRecord, created: datetime) -
             encoding.element(0x00081090, "LO", PRODUCT),
             encoding.element(0x00181020, "LO", __version__),
             encoding.element(0x0018A002, "DT", stamp),
-            encoding.element(
-                0x0018A003, "ST", f"{CONTRIBUTION}; plan and protector {record.digest[:32]}"
-            ),
+            encoding.element(0x0018A003, "ST", contribution),
             encoding.element(0x0040A170, "SQ", purpose),
         )
     )

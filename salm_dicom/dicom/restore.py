@@ -17,6 +17,7 @@ from salm_dicom.dicom import pixels
 from salm_dicom.dicom.encode import encode, is_exactly
 from salm_dicom.dicom.header import PHOTOMETRIC, PLANAR, identity_of
 from salm_dicom.dicom.part10 import Part10, parse
+from salm_dicom.dicom.references import vr_of
 from salm_dicom.dicom.splice import Encoding, file_meta, splice
 from salm_dicom.errors import MismatchError
 from salm_dicom.volume import Integers
@@ -87,6 +88,61 @@ def restored(protected: Part10, kept: Kept) -> tuple[bytes, bool]:
             "another run's"
         )
     return data, is_source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptObject:
+    """What the vault keeps of an object that was copied: all but its largest unchanged value.
+
+    Parameters
+    ----------
+    head, tail
+        Bytes of the source file before and after the value that is not kept.
+    tag
+        Of the element whose value is taken from the copy; 0 where all is in `head`.
+    sha256
+        Of the whole file.
+    """
+
+    head: bytes
+    tail: bytes
+    tag: int
+    sha256: str
+
+
+def keep_object(source: Part10, copy: Part10) -> KeptObject:
+    """Return what is needed to restore an object from its copy."""
+    # what holds UIDs can be written anew later (`batch.settle`)
+    same = [
+        span
+        for span in source.spans
+        if vr_of(source, span) not in ("UI", "SQ")
+        and source.value(span.tag) == copy.value(span.tag)
+    ]
+    largest = max(same, key=lambda span: span.value_stop - span.value, default=None)
+    stop, start, tag = len(source.data), len(source.data), 0
+    if largest is not None:
+        start, stop, tag = largest.value, largest.value_stop, largest.tag
+    return KeptObject(
+        head=source.data[:start], tail=source.data[stop:], tag=tag, sha256=source.sha256
+    )
+
+
+def restored_object(copy: Part10, kept: KeptObject) -> bytes:
+    """Return the source of a copied object, byte for byte.
+
+    Raises
+    ------
+    MismatchError
+        Copy and vault do not belong together, or the copy was changed since.
+    """
+    data = kept.head + (copy.value(kept.tag) if kept.tag else b"") + kept.tail
+    if hashlib.sha256(data).hexdigest() != kept.sha256:
+        raise MismatchError(
+            "the restored object is not the source: the copy was changed, or the vault is another "
+            "run's"
+        )
+    return data
 
 
 def _without_pixels(kept: Kept) -> Part10:

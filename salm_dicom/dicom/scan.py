@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.uid import UID, MediaStorageDirectoryStorage
 
-from salm_dicom.dicom import header as h
-from salm_dicom.dicom import pixels
-from salm_dicom.dicom.frames import check_frames, placed
+from salm_dicom.dicom.admit import instance_header
 from salm_dicom.dicom.geometry import Stack, stacks
 from salm_dicom.dicom.header import InstanceHeader
-from salm_dicom.dicom.part10 import text
-from salm_dicom.dicom.peek import read_header
-from salm_dicom.dicom.writers import WRITERS
+from salm_dicom.dicom.objects import ObjectHeader
 from salm_dicom.errors import (
-    AlreadyProtected,
     DuplicatePosition,
     DuplicateUid,
     InputError,
-    MissingTag,
-    NotImage,
     NotRegularFile,
-    Quantitative,
-    Truncated,
     Unreadable,
-    UnsupportedPixels,
 )
+
+_OBJECT_ORDER = ("patient_id", "study_uid", "series_uid", "sop_uid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,30 +104,53 @@ class SeriesFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """What is in an export: the volumes that can be protected, and every other file."""
+    """What is in an export; every file is in one of them.
+
+    Parameters
+    ----------
+    series
+        Volumes that can be protected.
+    objects
+        What is copied with its references mapped, ordered by patient, study, series.
+    indexes
+        DICOMDIRs: never copied, one is made anew for the output.
+    left_out
+        Every other file, with its code.
+    """
 
     series: tuple[SeriesFiles, ...]
     left_out: tuple[LeftOut, ...]
+    objects: tuple[ObjectHeader, ...] = ()
+    indexes: tuple[Path, ...] = ()
 
 
 def scan(root: Path) -> Scan:
     """Return what is in the folder (or single file) `root`; every file is in the result once."""
-    headers: list[InstanceHeader] = []
+    headers: list[InstanceHeader | ObjectHeader] = []
+    indexes: list[Path] = []
     left_out: list[LeftOut] = []
     unreadable: list[OSError] = []
     for path in _walk(root, unreadable.append):
         try:
             _check_inside(path, root)
-            headers.append(image_header(path))
+            found = instance_header(path)
+            indexes += [path] if found is None else []
+            headers += [] if found is None else [found]
         except InputError as error:
             left_out.append(LeftOut(path, error.code, str(error)))
     left_out += [
         LeftOut(Path(e.filename), Unreadable.code, "the folder cannot be read") for e in unreadable
     ]
     kept, doubles = _without_duplicates(headers)
-    series, unusable = group(kept)
+    series, unusable = group(one for one in kept if isinstance(one, InstanceHeader))
+    objects = [one for one in kept if isinstance(one, ObjectHeader)]
     rows = sorted([*left_out, *doubles, *unusable], key=lambda row: str(row.path))
-    return Scan(series=tuple(series), left_out=tuple(rows))
+    return Scan(
+        series=tuple(series),
+        left_out=tuple(rows),
+        objects=tuple(sorted(objects, key=attrgetter(*_OBJECT_ORDER))),
+        indexes=tuple(indexes),
+    )
 
 
 def group(headers: Iterable[InstanceHeader]) -> tuple[list[SeriesFiles], list[LeftOut]]:
@@ -152,63 +166,6 @@ def group(headers: Iterable[InstanceHeader]) -> tuple[list[SeriesFiles], list[Le
         except InputError as error:
             left_out.extend(LeftOut(i.path, error.code, str(error)) for i in members)
     return sorted(found, key=_order), left_out
-
-
-def image_header(path: Path) -> InstanceHeader:
-    """Return the header of an image that can be protected, or raise the code that says why not."""
-    if not stat.S_ISREG(_mode(path)):
-        raise NotRegularFile("not a regular file (folder link, fifo, socket or device)")
-    file, next_tag, rest = read_header(path)
-    if text(file.meta.get(h.META_SOP_CLASS_UID, b"")) == MediaStorageDirectoryStorage:
-        raise NotImage("DICOMDIR: an index of the export, it is not copied")
-    if rest < 0:
-        raise Truncated(f"the file ends {-rest} bytes inside an element of the header")
-    sop_class = h.text_of(file, h.SOP_CLASS_UID)
-    if h.ROWS not in file:
-        if sop_class in WRITERS:
-            raise MissingTag("(0028,0010) Rows is missing: a header without an image")
-        raise NotImage(f"{_class_name(sop_class)} is not an image; it is not copied")
-    instance = h.header(file, path)
-    _check_supported(instance)
-    pixels.check_pixel_tag(next_tag if rest >= 4 else pixels.PIXEL_DATA, file)
-    pixels.check_format(file)
-    element_header = 8 if file.is_implicit_vr else 12
-    least = element_header + pixels.raw_bytes(file)
-    if file.transfer_syntax.is_encapsulated:
-        least = 20 + 8 * instance.frames  # element and offset table headers; a fragment's for each
-    if rest < least:
-        raise Truncated(f"{rest} bytes are left for the pixel data; {least} are needed")
-    check_frames(file, needs_groups=WRITERS[instance.sop_class].functional_groups)
-    return placed(file, instance)
-
-
-def _check_supported(instance: InstanceHeader) -> None:
-    """Raise the code that says why an image of this kind is not protected, if so."""
-    name = _class_name(instance.sop_class)
-    if instance.modality in ("SEG", "RTDOSE"):
-        raise NotImage(f"{name} is not an image of a patient; it is not copied")
-    if instance.modality in ("PT", "NM"):
-        raise Quantitative(f"{name} holds measurements; it is not protected")
-    if instance.sop_class not in WRITERS:
-        raise UnsupportedPixels(f"{name} is not supported yet")
-    if instance.frames > 1 and not WRITERS[instance.sop_class].multi_frame:
-        raise UnsupportedPixels(f"{instance.frames} frames; {name} has one")
-    if instance.is_protected:
-        raise AlreadyProtected("written by salm_dicom; protect the source instead")
-    if instance.is_quantitative:
-        raise Quantitative("values are mapped to real-world quantities; they must not change")
-
-
-def _class_name(sop_class: str) -> str:
-    name = UID(sop_class).name if sop_class else "an object without SOP Class UID"
-    return name if name != sop_class else "an object of unknown SOP class"
-
-
-def _mode(path: Path) -> int:
-    try:
-        return path.stat().st_mode
-    except OSError:
-        return 0
 
 
 def _check_inside(path: Path, root: Path) -> None:
@@ -236,13 +193,13 @@ def _walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
 
 
 def _without_duplicates(
-    headers: list[InstanceHeader],
-) -> tuple[list[InstanceHeader], list[LeftOut]]:
+    headers: list[InstanceHeader | ObjectHeader],
+) -> tuple[list[InstanceHeader | ObjectHeader], list[LeftOut]]:
     """Return one instance for each SOP Instance UID, and the copies and contradictions."""
-    by_uid: dict[str, list[InstanceHeader]] = {}
+    by_uid: dict[str, list[InstanceHeader | ObjectHeader]] = {}
     for instance in headers:
         by_uid.setdefault(instance.sop_uid, []).append(instance)
-    kept: list[InstanceHeader] = []
+    kept: list[InstanceHeader | ObjectHeader] = []
     left_out: list[LeftOut] = []
     for same in by_uid.values():
         contents = {instance.path.read_bytes() for instance in same} if len(same) > 1 else {b""}

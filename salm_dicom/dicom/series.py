@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from salm_dicom.dicom.admit import image_header
 from salm_dicom.dicom.conformance import check_header
 from salm_dicom.dicom.derive import Derivation, derived
 from salm_dicom.dicom.encode import is_exactly
@@ -16,10 +17,10 @@ from salm_dicom.dicom.frames import placed
 from salm_dicom.dicom.header import InstanceHeader, header, identity_of
 from salm_dicom.dicom.multiframe import in_file_order, ordered
 from salm_dicom.dicom.part10 import Part10, parse, read
-from salm_dicom.dicom.scan import group, image_header
+from salm_dicom.dicom.scan import group
 from salm_dicom.dicom.slices import joined, stored_pixels
 from salm_dicom.errors import Changed, GeometryError, MismatchError
-from salm_dicom.folder import WholeFolder
+from salm_dicom.folder import WholeFolder, file_name
 from salm_dicom.volume import Integers, StoredPixels, Volume
 
 _CHANGED = "a source file changed while it was being protected; run again"
@@ -188,7 +189,7 @@ def write_series(
     Changed
         A source file is not the one that was read.
     """
-    names = [f"{index:05d}.dcm" for index in range(1, len(origin.paths) + 1)]
+    names = [file_name(folder.name, index) for index in range(1, len(origin.paths) + 1)]
     changed = 0
     with WholeFolder(folder) as out:
         for index, (source, before) in enumerate(_sources(origin)):
@@ -247,7 +248,7 @@ def _instance(
     after = in_file_order(before.shifted(delta).values, frames)
     data = derived(source, after if frames else after[0], derivation)
     protected = parse(data)
-    findings = check_header(source, protected)
+    findings = check_header(source, protected, derivation.references)
     if findings:
         raise MismatchError("; ".join(f"{f.code}: {f.text}" for f in findings))
     if not is_exactly(protected, source, in_file_order(delta, frames), after):

@@ -17,7 +17,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from salm_dicom.dicom.deflate import deflated
-from salm_dicom.dicom.elements import ITEM, SEQUENCE_END, UNDEFINED
+from salm_dicom.dicom.elements import ITEM, SEQUENCE_END, UNDEFINED, walk
 from salm_dicom.dicom.part10 import TRANSFER_SYNTAX, Part10
 from salm_dicom.errors import MismatchError
 
@@ -103,6 +103,17 @@ def splice(
     if meta[TRANSFER_SYNTAX][1] == DeflatedExplicitVRLittleEndian:
         return b"".join([*parts[:3], deflated(b"".join(parts[3:]))])
     return b"".join(parts)
+
+
+def value_after(file: Part10, changes: Mapping[int, bytes | None], tag: int) -> bytes:
+    """Return the value that a top-level element has once `changes` are made."""
+    if tag not in changes:
+        return file.value(tag)
+    element = changes[tag]
+    if element is None:
+        return b""
+    (span,) = walk(element, 0, implicit=file.is_implicit_vr, little=file.is_little_endian)
+    return element[span.value : span.value_stop]
 
 
 def _meta(elements: Mapping[int, tuple[str, bytes | str]]) -> bytes:

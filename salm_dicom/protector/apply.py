@@ -118,7 +118,7 @@ class Protector:
             raise NoForeground("no anatomy was found: every voxel is clipped or padding")
         record = replace(
             self._record(volume, window, extent, delta, inside, series_uid, warning),
-            digest=self._digest_with(target),
+            digest=self.digest_for(label),
         )
         if not record.largest_change_stored:
             raise NoChange("the method found nothing to change within the budget")
@@ -132,8 +132,9 @@ class Protector:
                 return "slice", ("W_SPACING: a single slice; protected as a slice",)
         return self.plan.extent, ()
 
-    def _digest_with(self, target: int | None) -> str:
+    def digest_for(self, label: str | None) -> str:
         """Return the digest of everything that decides the pixels, the label included."""
+        target = self._target(label)
         if target is None:
             return self.digest
         return hashlib.sha256(f"{self.digest}/{target}".encode()).hexdigest()

@@ -11,7 +11,7 @@ from monai.config.type_definitions import KeysCollection
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform, Transform
 
-from salm_dicom.dicom.scan import image_header
+from salm_dicom.dicom.admit import image_header
 from salm_dicom.dicom.series import Series, files_of, read_series
 from salm_dicom.errors import UnevenSpacing
 from salm_dicom.nifti.image import is_nifti

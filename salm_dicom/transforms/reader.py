@@ -13,8 +13,9 @@ from monai.data.image_reader import ImageReader
 from monai.data.utils import is_no_channel
 from numpy.typing import NDArray
 
+from salm_dicom.dicom.admit import image_header
 from salm_dicom.dicom.peek import read_header
-from salm_dicom.dicom.scan import image_header, scan
+from salm_dicom.dicom.scan import scan
 from salm_dicom.dicom.series import files_of, read_series
 from salm_dicom.errors import (
     GeometryError,

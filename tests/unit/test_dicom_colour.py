@@ -18,13 +18,14 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+from salm_dicom.dicom.admit import image_header
 from salm_dicom.dicom.derive import derived
 from salm_dicom.dicom.encode import is_exactly
 from salm_dicom.dicom.part10 import parse, read
 from salm_dicom.dicom.pixels import PIXEL_DATA, room, stored_values
 from salm_dicom.dicom.restore import keep, restored
 from salm_dicom.dicom.samples import DECODED
-from salm_dicom.dicom.scan import image_header, scan
+from salm_dicom.dicom.scan import scan
 from salm_dicom.dicom.series import read_series
 from salm_dicom.errors import InputError, MismatchError
 from salm_dicom.foreground import foreground

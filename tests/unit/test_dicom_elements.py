@@ -17,8 +17,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from salm_dicom.dicom import part10
+from salm_dicom.dicom.admit import image_header
 from salm_dicom.dicom.part10 import Part10, parse, read
-from salm_dicom.dicom.scan import image_header
 from salm_dicom.errors import InputError, ParseError
 from tests.synthetic import write_ct_series
 from tests.unit.derivations import edited

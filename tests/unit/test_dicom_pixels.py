@@ -23,10 +23,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from salm_dicom.dicom.admit import image_header
 from salm_dicom.dicom.derive import derived
 from salm_dicom.dicom.part10 import parse, read
 from salm_dicom.dicom.pixels import padding, stored_values
-from salm_dicom.dicom.scan import image_header
 from salm_dicom.errors import DecodeError, InputError
 from tests.synthetic import SeriesRecipe, stored_slices, write_ct_series, write_series
 from tests.unit.derivations import DERIVATION, derive, edited

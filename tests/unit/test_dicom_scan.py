@@ -13,10 +13,11 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
+from salm_dicom.dicom.admit import image_header
 from salm_dicom.dicom.part10 import parse
 from salm_dicom.dicom.scan import Scan, scan
 from salm_dicom.dicom.series import read_series
-from salm_dicom.errors import InputError
+from salm_dicom.errors import InputError, NotImage
 from tests.synthetic import write_ct_series
 from tests.unit.derivations import edited, write
 
@@ -107,9 +108,11 @@ SPOILS: list[tuple[str, str, Spoil]] = [
     ("activity", "E_QUANTITATIVE", element(0x00541001, "CS", b"BQML")),
     ("real-world values", "E_QUANTITATIVE", element(0x00409096, "SQ", b"")),
     ("a segmentation", "E_NOT_IMAGE", element(0x00080060, "CS", b"SEG ")),
-    ("a report", "E_NOT_IMAGE",
-     lambda p: (element(0x00080016, "UI", b"1.2.840.10008.5.1.4.1.1.88.11")(p),
+    ("a spectroscopy", "E_NOT_IMAGE",
+     lambda p: (element(0x00080016, "UI", b"1.2.840.10008.5.1.4.1.1.4.2")(p),
                 without(0x00280010, 0x7FE00010)(p))),
+    ("a report with pixels", "E_UNSUPPORTED_PIXELS",
+     element(0x00080016, "UI", b"1.2.840.10008.5.1.4.1.1.88.11")),
     ("an unknown syntax", "E_TRANSFER_SYNTAX", syntax(b"1.2.840.10008.1.2.9\0")),
     ("a broken syntax", "E_TRANSFER_SYNTAX", syntax(b"1.2.<b>.10008.1.2.1\0")),
     ("a SOP class as syntax", "E_TRANSFER_SYNTAX", syntax(b"1.2.840.10008.1.1\0\0\0")),
@@ -182,8 +185,10 @@ def test_an_index_of_the_export_is_no_image(tmp_path):
     dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
     dataset.FileSetID = "CD1"
     dataset.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
-    (entry,) = scan(tmp_path).left_out
-    assert (entry.code, "DICOMDIR" in entry.reason) == ("E_NOT_IMAGE", True)
+    found = scan(tmp_path)
+    assert (found.indexes, found.left_out) == ((tmp_path / "DICOMDIR",), ())
+    with pytest.raises(NotImage, match="DICOMDIR"):
+        image_header(tmp_path / "DICOMDIR")
 
 
 @pytest.fixture

@@ -1,0 +1,108 @@
+"""Make the references of an output agree with what really is in it.
+
+Files are written with the new UIDs of everything that is planned. Where a series then fails,
+references to it go back to its source; where a later run protects it after all, or an export has
+grown, references in files that an earlier run wrote go forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from salm_dicom import __version__
+from salm_dicom.batch.ledger import Ledger, Table
+from salm_dicom.batch.source import AnySeries, source_key
+from salm_dicom.batch.uids import new_uids
+from salm_dicom.batch.vault import atomic
+from salm_dicom.dicom.header import identity_of
+from salm_dicom.dicom.objects import ObjectHeader
+from salm_dicom.dicom.part10 import read
+from salm_dicom.dicom.references import replaced
+from salm_dicom.dicom.scan import SeriesFiles
+from salm_dicom.dicom.splice import file_meta, splice
+from salm_dicom.dicom.unchanged import UidPair
+from salm_dicom.errors import NoLabel
+from salm_dicom.protector import Protector
+
+# Row in the ledger, and old and new UIDs, of everything that a run wants in the output.
+Planned = Callable[[], Iterator[tuple[Table, str, Iterator[UidPair]]]]
+
+
+def planned(
+    objects: Iterable[ObjectHeader],
+    labelled: Iterable[tuple[AnySeries, str | None]],
+    protector: Protector,
+    site_key: bytes,
+) -> Iterator[tuple[Table, str, Iterator[UidPair]]]:
+    """Yield what is to be in the output: its row in the ledger, and its old and new UIDs.
+
+    NIfTI files have none.
+    """
+    for series, label in labelled:
+        if not isinstance(series, SeriesFiles):
+            continue
+        with suppress(NoLabel):  # the series will be left out
+            digest = protector.digest_for(label)
+            instances = [one.sop_uid for one in series.headers]
+            pairs = new_uids(site_key, digest, instances, series.series_uid)
+            yield "series", source_key(series), pairs
+    for one in objects:
+        pairs = new_uids(site_key, protector.digest, [one.sop_uid], one.series_uid)
+        yield "objects", one.sop_uid, pairs
+
+
+def settle(output: Path, ledger: Ledger, planned: Planned) -> int:
+    """Write the files anew whose references are not what they should be; return how many.
+
+    Only patients are looked at of whom something failed, or came to an output that was settled
+    before. Killed in between, the next run does it again.
+    """
+    rows = ledger.rows() | ledger.rows("objects")
+    before = ledger.settled()
+    wanted = [source for _, source, _ in planned()]
+    done = {source for source in wanted if rows[source].done}
+    odd = {s for s in wanted if s not in done or (before and s not in before)}
+    patients = {_patient(rows[source].name) for source in odd}
+    forth: dict[str, str] = {}
+    back: dict[str, str] = {}
+    for _, source, pairs in planned() if patients else ():
+        if _patient(rows[source].name) in patients:
+            for old, new in pairs:
+                if source in done:
+                    forth.setdefault(old, new)
+                else:
+                    back[new] = old
+    # a series of which another volume is done keeps its new UID
+    other = {new: old for new, old in back.items() if forth.get(old) != new} | forth
+    count = sum(_settle_file(path, other) for path in _files(output, patients))
+    ledger.settle(source for source, row in rows.items() if row.done)
+    return count
+
+
+def _patient(name: str) -> str:
+    return name.split("/")[0]
+
+
+def _files(output: Path, patients: set[str]) -> Iterator[Path]:
+    for patient in sorted(patients):
+        yield from sorted(p for p in (output / patient).rglob("*") if p.is_file())
+
+
+def _settle_file(path: Path, other: dict[str, str]) -> bool:
+    """Replace what is not right in one file; the source that an image names is never replaced."""
+    file = read(path)
+    identity = identity_of(file)
+
+    def new(uid: str) -> str:
+        found = other.get(uid, uid)
+        return uid if found == identity.sop_uid else found
+
+    changes = replaced(file, new)
+    if not changes:
+        return False
+    meta = file_meta(identity.sop_class, identity.sop_uid, file.transfer_syntax, __version__)
+    with atomic(path) as stream:
+        stream.write(splice(file, changes, meta))
+    return True
