@@ -33,7 +33,8 @@ from salm_dicom.audit import (  # noqa: E402
     verdict,
 )
 from salm_dicom.plan import ProtectionPlan  # noqa: E402
-from salm_dicom.protector import Protector, Study, fit  # noqa: E402
+from salm_dicom.protector import Protector  # noqa: E402
+from salm_dicom.protector.fit import Study, fit  # noqa: E402
 
 PLAN = ProtectionPlan(
     epsilon="8/255", intensity_range=(0.0, 255.0), slice_size=(28, 28), batches=20, batch_size=32

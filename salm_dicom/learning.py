@@ -129,3 +129,10 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """Run torch on one thread, and with gradients even inside a caller's `inference_mode`."""
+    with torch.inference_mode(mode=False), one_thread():
+        yield

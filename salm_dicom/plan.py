@@ -197,7 +197,7 @@ def _check_eot(value: object) -> None:
     if not isinstance(value, tuple):
         raise PlanError(f"eot is {value!r}; a list of {', '.join(EOT)} is needed, or none")
     for name in value:
-        _check_choice("eot", name, tuple(EOT))
+        _check_choice("eot", name, EOT)
 
 
 def _check_count(name: str, value: object) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from salm_dicom.perturb import blur, half_and_back
+from salm_dicom.perturb.robust import blur, half_and_back
 
 # Batch and label weights (n, classes) in, the same out; randomness from the generator.
 Batch = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]

@@ -14,6 +14,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _WORK = "salm_dicom.batch.job"
+_TORCH_WORK = ("salm_dicom.protector.surrogate", "monai.networks.nets.resnet")
 # glibc malloc.h
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -38,7 +39,7 @@ def _serial(workers: int) -> Executor:
 
 
 def _local(workers: int) -> Executor:
-    """Return a pool of processes, each with one torch thread.
+    """Return a pool of processes.
 
     They are forked from a clean process that has imported what a job needs, once for all of them
     and for those that replace a worker that died.
@@ -48,20 +49,22 @@ def _local(workers: int) -> Executor:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
 
 
-def warm_up() -> None:
+def warm_up(*, with_torch: bool = False) -> None:
     """Begin to import what workers need, in a process beside this one.
 
     For a caller that has something else to do before it needs an engine.
+
+    Parameters
+    ----------
+    with_torch
+        Also what methods with a surrogate need; workers without it import that when they do.
     """
-    multiprocessing.set_forkserver_preload([_WORK])
+    multiprocessing.set_forkserver_preload([_WORK, *(_TORCH_WORK if with_torch else ())])
     forkserver.ensure_running()
 
 
 def _prepare_worker() -> None:
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
     keep_memory()
 
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from salm_dicom.batch.index import not_indexed, write_index
 from salm_dicom.batch.job import Job, protect_series
@@ -29,9 +30,12 @@ from salm_dicom.dicom.index import INDEX
 from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.errors import Changed, DiskFull, NoLabel, PlanError, UnsafeError
 from salm_dicom.plan import ProtectionPlan
-from salm_dicom.protector import Protector, Study, fit, load, save
+from salm_dicom.protector import Protector, load, save
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Volume
+
+if TYPE_CHECKING:
+    from salm_dicom.protector.fit import Study
 
 Labelled = tuple[AnySeries, str | None]
 # Called with what is going on, how much is done and how much there is.
@@ -196,11 +200,14 @@ def _fitted(
                 "the vault holds a protector with other settings; use a new output folder"
             )
         return protector
+    from salm_dicom.protector.fit import fit  # with torch, which takes a second
+
     return fit(studies(labelled), request.plan, vault.folder, progress)
 
 
 def studies(labelled: list[Labelled]) -> list[Study]:
     """Return what a fit needs of labelled series; each is read when it is its turn."""
+    from salm_dicom.protector.fit import Study
 
     def loader(series: AnySeries) -> Callable[[], Volume]:
         return lambda: load_volume(series)

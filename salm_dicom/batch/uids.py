@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from salm_dicom.dicom.references import NewUid
+from salm_dicom.dicom.rewriting import NewUid
 from salm_dicom.dicom.uids import new_uid
 from salm_dicom.dicom.unchanged import UidPair
 

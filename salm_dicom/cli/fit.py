@@ -47,7 +47,8 @@ def command(
     from salm_dicom.batch.source import find
     from salm_dicom.errors import PlanError, UnsafeError
     from salm_dicom.plan import ProtectionPlan
-    from salm_dicom.protector import fit, save
+    from salm_dicom.protector import save
+    from salm_dicom.protector.fit import fit
 
     plan = ProtectionPlan.from_dict(settings)
     if not plan.needs_surrogate:

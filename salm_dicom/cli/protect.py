@@ -82,10 +82,11 @@ def command(
     A second run with the same options finishes what is missing.
     """
     from salm_dicom.batch.engines import warm_up
+    from salm_dicom.perturb import WITHOUT_TORCH
 
     jobs = jobs or len(os.sched_getaffinity(0))
-    if jobs > 1 and not dry_run:
-        warm_up()  # while this process imports the same and scans
+    if jobs > 1 and not dry_run:  # while this process imports the same and scans
+        warm_up(with_torch=protector is not None or settings.get("method") not in WITHOUT_TORCH)
     from salm_dicom.batch.labels import Labels
     from salm_dicom.batch.protect import Request, check_places, protect
     from salm_dicom.dicom.derive import PUBLIC_SITE_KEY

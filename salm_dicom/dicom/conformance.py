@@ -22,7 +22,8 @@ from salm_dicom.dicom.encode import is_exactly
 from salm_dicom.dicom.frames import PER_FRAME, SHARED
 from salm_dicom.dicom.items import Item, items_of
 from salm_dicom.dicom.part10 import Part10, text
-from salm_dicom.dicom.references import NewUid, uids_of
+from salm_dicom.dicom.references import uids_of
+from salm_dicom.dicom.rewriting import NewUid
 from salm_dicom.dicom.unchanged import UidPair, compare
 from salm_dicom.dicom.writers import writer_of
 from salm_dicom.volume import Booleans, Integers

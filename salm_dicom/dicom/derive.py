@@ -16,7 +16,8 @@ from salm_dicom.dicom.encode import encode
 from salm_dicom.dicom.frames import PER_FRAME
 from salm_dicom.dicom.items import appended
 from salm_dicom.dicom.part10 import Part10, parse
-from salm_dicom.dicom.references import NewUid, replaced
+from salm_dicom.dicom.references import replaced
+from salm_dicom.dicom.rewriting import NewUid
 from salm_dicom.dicom.samples import Shape
 from salm_dicom.dicom.splice import Encoding, file_meta, splice
 from salm_dicom.dicom.uids import new_uid

@@ -21,7 +21,8 @@ from salm_dicom import __version__
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom import provenance
 from salm_dicom.dicom.part10 import FIRST_PIXEL_TAG, Part10, parse, text
-from salm_dicom.dicom.references import NewUid, replaced
+from salm_dicom.dicom.references import replaced
+from salm_dicom.dicom.rewriting import NewUid
 from salm_dicom.dicom.splice import IMPLICIT_LITTLE, Encoding, file_meta, splice, value_after
 from salm_dicom.dicom.unchanged import Difference, UidPair, compare
 from salm_dicom.errors import (

@@ -76,7 +76,7 @@ class Part10:
         """The same file as a pydicom data set, parsed when first asked for."""
         return _pydicom(self.data)
 
-    @property
+    @cached_property
     def transfer_syntax(self) -> UID:
         """Transfer Syntax UID of the file meta information."""
         return UID(text(self.meta.get(TRANSFER_SYNTAX, b"")))

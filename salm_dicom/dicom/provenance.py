@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from functools import lru_cache
 
 from salm_dicom import __version__
 from salm_dicom.dicom.header import PRODUCT, SERIES_UID, STUDY_UID, Identity
@@ -21,6 +22,7 @@ EQUIPMENT_CODE = b"109102"
 _LARGEST = re.compile(r"largest change (\d+) stored units")
 
 
+@lru_cache(maxsize=64)  # the same for all instances of a series
 def sentence(record: ProtectionRecord) -> str:
     """Return the Derivation Description of a protected instance, ASCII, under 300 characters."""
     return (
@@ -37,6 +39,7 @@ def stated_largest_change(description: str) -> int | None:
     return int(found[-1]) if found else None
 
 
+@lru_cache(maxsize=64)  # the same for all instances of a series
 def code_item(encoding: Encoding, value: bytes, meaning: str) -> bytes:
     """Return a code sequence item of the DICOM controlled terminology (PS3.16)."""
     return encoding.item(
@@ -133,6 +136,7 @@ def equipment(encoding: Encoding, record: ProtectionRecord, created: datetime) -
     return equipment_item(encoding, text, created)
 
 
+@lru_cache(maxsize=64)  # the same for all instances of a series
 def equipment_item(encoding: Encoding, contribution: str, created: datetime) -> bytes:
     """Return an item of Contributing Equipment Sequence (0018,A001): this software did that."""
     stamp = created.strftime("%Y%m%d%H%M%S") + (created.strftime("%z") or "")

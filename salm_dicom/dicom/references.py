@@ -12,123 +12,26 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from copy import deepcopy
-from dataclasses import dataclass
+from functools import lru_cache
 from struct import error as StructError
-from struct import pack
 
 from pydicom.charset import convert_encodings
-from pydicom.datadict import dictionary_VR, private_dictionary_VR
-from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 
-from salm_dicom.dicom.elements import UNDEFINED, Span, Unusual, items, walk
+from salm_dicom.dicom.elements import Span, Unusual, walk
 from salm_dicom.dicom.items import Item
-from salm_dicom.dicom.part10 import Part10, text
-from salm_dicom.dicom.uids import KEPT
+from salm_dicom.dicom.part10 import Part10
+from salm_dicom.dicom.rewriting import NewUid, Rewriting, vr_among
 from salm_dicom.errors import ParseError
-
-# Given a UID, returns what stands for it; the same UID where nothing changed.
-NewUid = Callable[[str], str]
 
 # VRs that hold UIDs, or do not say what they hold.
 _HOLDING = ("UI", "SQ", "UN", "")
 _UID = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
-_PIXEL_DATA = 0x7FE00010
-
-
-@dataclass(frozen=True, slots=True)
-class _Rewriting:
-    """One pass over a data set: what replaces a UID, and which elements go at any depth."""
-
-    new: NewUid
-    dropped: Collection[int]
-
-    def elements(
-        self, data: bytes, spans: Collection[Span], implicit: bool, little: bool
-    ) -> dict[int, bytes | None]:
-        """Return the elements that are no longer what they were; None where one goes."""
-        changes: dict[int, bytes | None] = {}
-        for span in spans:
-            if span.tag in self.dropped:
-                changes[span.tag] = None
-                continue
-            vr = _vr(data, span, spans)
-            if vr == "UI" and span.tag not in KEPT:
-                element = self._uids(data, span, little)
-            elif vr == "SQ":
-                as_implicit = span.vr == "UN"
-                element = self._sequence(
-                    data, span, implicit or as_implicit, little or as_implicit, little
-                )
-            else:
-                continue
-            if element is not None:
-                changes[span.tag] = element
-        return changes
-
-    def _uids(self, data: bytes, span: Span, little: bool) -> bytes | None:
-        old = [text(part) for part in data[span.value : span.value_stop].split(b"\\")]
-        new = [self.new(uid) if uid else uid for uid in old]
-        if new == old:
-            return None
-        value = "\\".join(new).encode("latin-1")
-        return _resized(data, span, value + b"\0" * (len(value) % 2), little)
-
-    def _sequence(
-        self, data: bytes, span: Span, implicit: bool, inside: bool, little: bool
-    ) -> bytes | None:
-        """Return a sequence; `inside` is the byte order of its items, `little` its own."""
-        parts: list[bytes] = []
-        changed = False
-        for item in items(data, span.value, span.value_stop, implicit=implicit, little=inside):
-            body = self._item(data[item.value : item.value_stop], implicit, inside)
-            if body is None:
-                parts.append(data[item.start : item.stop])
-                continue
-            changed = True
-            parts.append(_resized(data, item, body, inside))
-        return _resized(data, span, b"".join(parts), little) if changed else None
-
-    def _item(self, data: bytes, implicit: bool, little: bool) -> bytes | None:
-        spans = walk(data, 0, implicit=implicit, little=little)
-        changes = self.elements(data, spans, implicit, little)
-        if not changes:
-            return None
-        touched = {tag >> 16 for tag in changes}
-        parts = []
-        for span in spans:
-            if span.tag & 0xFFFF == 0 and span.tag >> 16 in touched:
-                continue  # retired group length: it would be wrong
-            part = changes.get(span.tag, data[span.start : span.stop])
-            if part is not None:
-                parts.append(part)
-        return b"".join(parts)
-
-    def decoded(self, dataset: Dataset) -> bool:
-        """Do the same to pydicom's view, in place; return whether anything changed."""
-        changed = False
-        for tag in [int(tag) for tag in dataset.keys()]:  # noqa: SIM118
-            if tag in self.dropped:
-                del dataset[tag]
-                changed = True
-                continue
-            changed |= self.decoded_element(dataset[tag])
-        return changed
-
-    def decoded_element(self, element: DataElement) -> bool:
-        """Do the same to one decoded element, in place; return whether anything changed."""
-        if element.VR == "SQ":
-            return any([self.decoded(item) for item in element.value])
-        if element.VR != "UI" or element.tag in KEPT or not element.value:
-            return False
-        old = [str(uid) for uid in (element.value if element.VM > 1 else [element.value])]
-        new = [self.new(uid) if uid else uid for uid in old]
-        element.value = new if len(new) > 1 else new[0]
-        return new != old
+# Bytes of the longest element whose UIDs are remembered.
+_LONGEST_KNOWN = 1 << 12
 
 
 def replaced(
@@ -148,17 +51,51 @@ def replaced(
     ParseError
         An element that cannot be parsed holds a UID to replace, or one outgrows its length.
     """
-    rewriting = _Rewriting(new, dropped)
+    rewriting = Rewriting(new, dropped)
     changes: dict[int, bytes | None] = {}
     for span in file.spans:
+        if span.vr not in _HOLDING and span.tag not in dropped:
+            continue
+        if not dropped:
+            known = _known_uids(file, span, ())
+            if known is not None and all(new(uid) == uid for uid in known):
+                continue
         changes |= _one(file, span, rewriting)
     return changes
 
 
-def _one(file: Part10, span: Span, rewriting: _Rewriting) -> dict[int, bytes | None]:
+def _known_uids(file: Part10, span: Span, without: tuple[int, ...]) -> tuple[str, ...] | None:
+    """Return the UIDs in an element, remembered from its equals; None: it has to be looked at.
+
+    The slices of a series share most of their elements.
+    """
+    is_long = span.stop - span.start > _LONGEST_KNOWN
+    if is_long or (span.vr not in ("UI", "SQ") and span.tag >> 16 & 1):
+        return None
+    element = file.data[span.start : span.stop]
+    return _uids_of_element(element, file.is_implicit_vr, file.is_little_endian, without)
+
+
+@lru_cache(maxsize=4096)
+def _uids_of_element(
+    element: bytes, implicit: bool, little: bool, without: tuple[int, ...]
+) -> tuple[str, ...] | None:
+    found: list[str] = []
+
+    def note(uid: str) -> str:
+        found.append(uid)
+        return uid
+
+    try:
+        spans = walk(element, 0, implicit=implicit, little=little)
+        Rewriting(note, without).elements(element, spans, implicit, little)
+    except (Unusual, StructError):
+        return None
+    return tuple(found)
+
+
+def _one(file: Part10, span: Span, rewriting: Rewriting) -> dict[int, bytes | None]:
     """Return what one top-level element becomes; nothing where it stays."""
-    if span.vr not in _HOLDING and span.tag not in rewriting.dropped:
-        return {}
     try:
         return rewriting.elements(
             file.data, _with_creators(file, span), file.is_implicit_vr, file.is_little_endian
@@ -171,7 +108,7 @@ def _one(file: Part10, span: Span, rewriting: _Rewriting) -> dict[int, bytes | N
 
 def vr_of(file: Part10, span: Span) -> str:
     """Return the VR of a top-level element, from a dictionary where it does not say, or nothing."""
-    return _vr(file.data, span, _with_creators(file, span))
+    return vr_among(file.data, span, _with_creators(file, span))
 
 
 def uids_of(
@@ -188,7 +125,11 @@ def uids_of(
     """
     found: list[tuple[int, str]] = []
     for span in file.spans:
-        if span.tag in but:
+        if span.vr not in _HOLDING or span.tag in but:
+            continue
+        known = _known_uids(file, span, tuple(without))
+        if known is not None:
+            found += [(span.tag, uid) for uid in known]
             continue
         uids: list[str] = []
 
@@ -196,7 +137,7 @@ def uids_of(
             uids.append(uid)
             return uid
 
-        _one(file, span, _Rewriting(note, without))
+        _one(file, span, Rewriting(note, without))
         found += [(span.tag, uid) for uid in uids]
     return found
 
@@ -215,7 +156,7 @@ def uids_in(item: Item) -> list[str]:
         return uid
 
     code = item.code
-    _Rewriting(note, ()).elements(item.data, item.spans, code.implicit, code.little)
+    Rewriting(note, ()).elements(item.data, item.spans, code.implicit, code.little)
     return found
 
 
@@ -227,36 +168,7 @@ def _with_creators(file: Part10, span: Span) -> tuple[Span, ...]:
     return (*(one for one in file.spans if one.tag == creator), span)
 
 
-def _vr(data: bytes, span: Span, spans: Collection[Span]) -> str:
-    """Return an element's VR; of one that does not say, what the dictionaries do."""
-    if span.vr not in ("", "UN"):
-        return span.vr
-    try:
-        if span.tag >> 16 & 1:
-            creator = span.tag & 0xFFFF0000 | span.tag >> 8 & 0xFF
-            names = [data[s.value : s.value_stop] for s in spans if s.tag == creator]
-            vr = private_dictionary_VR(span.tag, text(names[0])) if names else ""
-        else:
-            vr = dictionary_VR(span.tag)
-    except KeyError:
-        vr = ""
-    # PS3.5 6.2.2: of undefined length and unknown VR is a sequence
-    is_sequence = span.value_stop != span.stop and span.tag != _PIXEL_DATA
-    return "SQ" if is_sequence else vr
-
-
-def _resized(data: bytes, span: Span, value: bytes, little: bool) -> bytes:
-    """Return an element or item with another value; where its length is undefined it stays so."""
-    head, end = data[span.start : span.value], data[span.value_stop : span.stop]
-    order = "<" if little else ">"
-    if span.vr not in ("", "UN", "SQ"):  # UI: two bytes for the length
-        return head[:-2] + pack(f"{order}H", len(value)) + value
-    if head[-4:] == pack("<L", UNDEFINED):
-        return head + value + end
-    return head[:-4] + pack(f"{order}L", len(value)) + value
-
-
-def _by_pydicom(file: Part10, span: Span, rewriting: _Rewriting) -> dict[int, bytes | None]:
+def _by_pydicom(file: Part10, span: Span, rewriting: Rewriting) -> dict[int, bytes | None]:
     """Return a top-level element that the walk does not understand as pydicom encodes it.
 
     Raises
@@ -270,7 +182,7 @@ def _by_pydicom(file: Part10, span: Span, rewriting: _Rewriting) -> dict[int, by
         seen.append(uid)
         return rewriting.new(uid)
 
-    element = _encoded_by_pydicom(file, span.tag, _Rewriting(noted, rewriting.dropped))
+    element = _encoded_by_pydicom(file, span.tag, Rewriting(noted, rewriting.dropped))
     if not seen and element is None:
         for uid in _UID.findall(file.data[span.value : span.value_stop]):
             if rewriting.new(uid.decode("ascii")) != uid.decode("ascii"):
@@ -281,7 +193,7 @@ def _by_pydicom(file: Part10, span: Span, rewriting: _Rewriting) -> dict[int, by
     return {} if element is None else {span.tag: element}
 
 
-def _encoded_by_pydicom(file: Part10, tag: int, rewriting: _Rewriting) -> bytes | None:
+def _encoded_by_pydicom(file: Part10, tag: int, rewriting: Rewriting) -> bytes | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,54 +1,55 @@
-"""Methods: tensors in, tensors out. METHODS lists them; `perturb` runs one within the budget."""
+"""Methods: arrays in, arrays out. METHODS lists them; `perturb` runs one within the budget.
+
+Importing this needs no torch; a method that does brings it along when it is built.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from salm_dicom.perturb.budget import Epsilon, Limits, quota, to_integers, top_k
-from salm_dicom.perturb.loss import Loss
-from salm_dicom.perturb.patterns import Autoregressive, Patches, Texture
+from salm_dicom.perturb.budget import Epsilon, Limits, quota, to_integers
 from salm_dicom.perturb.random import Random, Uniform
-from salm_dicom.perturb.robust import EOT, blur, half_and_back
-from salm_dicom.perturb.salm import Salm, dense
+
+if TYPE_CHECKING:
+    from salm_dicom.perturb.loss import Loss
 
 __all__ = [
     "EOT",
     "METHODS",
-    "Autoregressive",
+    "WITHOUT_TORCH",
     "Epsilon",
     "Limits",
-    "Loss",
     "Method",
-    "Patches",
     "Random",
-    "Salm",
     "Settings",
-    "Texture",
     "Uniform",
-    "blur",
-    "dense",
-    "half_and_back",
     "perturb",
     "quota",
     "to_integers",
-    "top_k",
 ]
+
+# Methods that can do without torch, by name, for who decides before one is built.
+WITHOUT_TORCH = ("random", "uniform")
+# Keys of `robust.TRANSFORMS`.
+EOT = ("shift", "flip", "blur", "half")
 
 
 class Method(Protocol):
     """How a perturbation is found.
 
-    A method returns its wish as floats in stored units; it may be out of budget. The framework
+    A method returns its wish in stored units; it may be out of budget. The framework
     (`perturb`) rounds it and enforces budget, foreground, sparsity and range, for every method.
     Everything random comes from `rng`; the same inputs give the same result.
     """
 
     needs_gradient: ClassVar[bool]
+    # Whether it gets tensors and a `torch.Generator`; else arrays and numpy's.
+    uses_torch: ClassVar[bool]
     # Draws are the same for all samples of a label: `rng` is seeded by it.
     class_wise: ClassVar[bool]
 
@@ -62,13 +63,13 @@ class Method(Protocol):
 
     def __call__(
         self,
-        x: Tensor,
-        loss: Loss,
-        foreground: Tensor,
-        limits: Limits,
-        rng: torch.Generator,
-        start: Tensor | None = None,
-    ) -> Tensor:
+        x: Any,
+        loss: Any,
+        foreground: Any,
+        limits: Any,
+        rng: Any,
+        start: Any = None,
+    ) -> Any:
         """Return the shadow of a perturbation.
 
         Parameters
@@ -104,28 +105,49 @@ class Settings:
     block: int = 1
 
 
-def _salm(s: Settings) -> Salm:
-    return Salm(
-        rho=s.rho,
-        steps=s.steps,
-        step_size=s.step_size,
-        momentum=s.momentum,
-        schedule=s.schedule,
-        balanced=s.zero_mean,
-        eot=s.eot,
-        block=s.block,
-    )
+def _salm(s: Settings, **changes: Any) -> Method:
+    from salm_dicom.perturb.salm import Salm
+
+    known: dict[str, Any] = {
+        "rho": s.rho,
+        "steps": s.steps,
+        "step_size": s.step_size,
+        "momentum": s.momentum,
+        "schedule": s.schedule,
+        "balanced": s.zero_mean,
+        "eot": s.eot,
+        "block": s.block,
+    }
+    return Salm(**known | changes)
+
+
+def _patches(s: Settings) -> Method:
+    from salm_dicom.perturb.patterns import Patches
+
+    return Patches()
+
+
+def _texture(s: Settings) -> Method:
+    from salm_dicom.perturb.patterns import Texture
+
+    return Texture(rho=s.rho, cell=s.block)
+
+
+def _autoregressive(s: Settings) -> Method:
+    from salm_dicom.perturb.patterns import Autoregressive
+
+    return Autoregressive()
 
 
 METHODS: dict[str, Callable[[Settings], Method]] = {
     "salm": _salm,
-    "dense": lambda s: replace(_salm(s), rho=1.0),
-    "random_mask": lambda s: replace(_salm(s), mask="random"),
-    "low_gradient": lambda s: replace(_salm(s), mask="low_gradient"),
-    "targeted": lambda s: replace(_salm(s), label_shift=1),
-    "patches": lambda s: Patches(),
-    "texture": lambda s: Texture(rho=s.rho, cell=s.block),
-    "autoregressive": lambda s: Autoregressive(),
+    "dense": lambda s: _salm(s, rho=1.0),
+    "random_mask": lambda s: _salm(s, mask="random"),
+    "low_gradient": lambda s: _salm(s, mask="low_gradient"),
+    "targeted": lambda s: _salm(s, label_shift=1),
+    "patches": _patches,
+    "texture": _texture,
+    "autoregressive": _autoregressive,
     "random": lambda s: Random(rho=s.rho),
     "uniform": lambda s: Uniform(),
 }
@@ -133,20 +155,32 @@ METHODS: dict[str, Callable[[Settings], Method]] = {
 
 def perturb(
     method: Method,
-    x: Tensor,
-    loss: Loss,
-    foreground: Tensor,
-    limits: Limits,
-    rng: torch.Generator,
+    x: NDArray[Any],
+    loss: Loss | None,
+    foreground: NDArray[np.bool_],
+    limits: Limits[NDArray[Any]],
+    seed: int,
     *,
     zero_mean: bool = True,
-) -> Tensor:
+) -> NDArray[np.signedinteger[Any]]:
     """Return the integer perturbation that a method finds, within budget and mask whatever it did.
+
+    Parameters
+    ----------
+    x, loss, foreground, limits
+        As for a `Method`; arrays whatever the method uses, on the CPU.
+    seed
+        Of all that the method draws, 0 to 2**32 - 1.
 
     Returns
     -------
-    Tensor
+    NDArray
         Integer stored units, shape of x; see `budget.to_integers` for what holds.
     """
-    shadow = method(x, loss, foreground, limits, rng)
+    if method.uses_torch:
+        from salm_dicom.perturb.tensors import called
+
+        shadow = called(method, x, loss, foreground, limits, seed)
+    else:
+        shadow = method(x, loss, foreground, limits, np.random.default_rng(seed))
     return to_integers(shadow, x, foreground, limits, rho=method.rho, zero_mean=zero_mean)

@@ -1,4 +1,4 @@
-"""The budget: epsilon in its three units, top-k selection, and the one rounding to integers."""
+"""The budget: epsilon in its three units, and the one rounding to integers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, Generic, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from salm_dicom.errors import PlanError
 
 Floats = NDArray[np.float32]
+# Array or tensor.
+A = TypeVar("A")
 
 _EPSILON = re.compile(r"\s*(?P<number>[0-9./]+)\s*(?P<unit>HU|modality|stored)?\s*", re.IGNORECASE)
 
@@ -78,8 +79,8 @@ class Epsilon:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What each voxel may become; tensors broadcast to the shape of x.
+class Limits(Generic[A]):
+    """What each voxel may become; the budget broadcasts to the shape of x.
 
     Parameters
     ----------
@@ -91,34 +92,10 @@ class Limits:
         First and last stored value that mean "no pixel here", or None.
     """
 
-    budget: Tensor
+    budget: A
     low: float
     high: float
     padding: tuple[int, int] | None = None
-
-
-def top_k(score: Tensor, foreground: Tensor, rho: float) -> Tensor:
-    """Return True on the voxels with the highest scores, for each sample.
-
-    At most ceil(rho * foreground voxels); voxels with score 0 are never taken; ties go to the
-    lower index, so the result does not depend on the machine.
-
-    Parameters
-    ----------
-    score
-        Not negative, shape (samples, 1, *spatial).
-    foreground
-        True where a change is allowed, same shape.
-    rho
-        Share of the foreground, 0 to 1.
-    """
-    chosen = torch.zeros_like(foreground)
-    for sample in range(score.shape[0]):
-        inside = foreground[sample].reshape(-1)
-        flat = torch.where(inside, score[sample].reshape(-1), 0.0)
-        count = quota(inside.numpy(force=True), rho)
-        chosen[sample] = _largest(flat, count).reshape(foreground[sample].shape)
-    return chosen
 
 
 def quota(foreground: NDArray[np.bool_], rho: float) -> int:
@@ -127,26 +104,30 @@ def quota(foreground: NDArray[np.bool_], rho: float) -> int:
 
 
 def to_integers(
-    shadow: Tensor, x: Tensor, foreground: Tensor, limits: Limits, *, rho: float, zero_mean: bool
-) -> Tensor:
-    """Return the integer delta that a float shadow stands for; the only rounding there is.
+    shadow: NDArray[Any],
+    x: NDArray[Any],
+    foreground: NDArray[np.bool_],
+    limits: Limits[NDArray[Any]],
+    *,
+    rho: float,
+    zero_mean: bool,
+) -> NDArray[np.signedinteger[Any]]:
+    """Return the integer delta that a shadow stands for; the only rounding there is.
 
     Within the budget, 0 outside the foreground, at most ceil(rho * foreground) voxels of each
     sample, x + delta inside [low, high] and never in the padding. With `zero_mean` the changes of
-    every slice add up to 0, so that no region is brightened or darkened as a whole.
-
-    Only the voxels that change are looked at, in numpy: for such sparse arrays it is several times
-    quicker than torch, and the result leaves the device anyway.
+    every slice add up to 0, so that no region is brightened or darkened as a whole. Only the
+    voxels that change are looked at.
 
     Returns
     -------
-    Tensor
-        int16, or int32 for a budget beyond it; on the CPU, shape of x (samples, 1, *spatial).
+    NDArray
+        int16, or int32 for a budget beyond it; shape of x (samples, 1, *spatial).
     """
-    budget = limits.budget.expand(len(x), *limits.budget.shape[1:]).numpy(force=True)
+    budget = np.broadcast_to(limits.budget, (len(x), *limits.budget.shape[1:]))
     kind = np.int16 if budget.max() <= np.iinfo(np.int16).max else np.int32
     delta = np.zeros(x.shape, dtype=kind)
-    arrays = (t.numpy(force=True) for t in (shadow, x, foreground))
+    arrays = shadow, x, foreground
     for out, most, wished, stored, inside in zip(delta, budget, *arrays, strict=True):
         where = np.flatnonzero((wished != 0) & inside)
         wish = wished.reshape(-1)[where].astype(np.float32)
@@ -165,7 +146,7 @@ def to_integers(
             while _drop_padded(change, before, limits.padding):
                 _balance(change, np.abs(wish), slice_of)
         out.reshape(-1)[where] = change.astype(kind)
-    return torch.from_numpy(delta)
+    return delta
 
 
 def _balance(change: Floats, strength: Floats, slice_of: NDArray[np.intp] | None) -> None:
@@ -211,16 +192,3 @@ def _strongest(strength: Floats, count: int) -> NDArray[np.bool_]:
     above, ties = strength > least, strength == least
     kept: NDArray[np.bool_] = above | (ties & (np.cumsum(ties) <= count - above.sum()))
     return kept
-
-
-def _largest(flat: Tensor, count: int) -> Tensor:
-    """Return True on the `count` largest positive values; ties go to the lower index."""
-    positive = flat > 0
-    if count <= 0:
-        return torch.zeros_like(positive)
-    if int(positive.sum()) <= count:
-        return positive
-    least = torch.topk(flat, count, sorted=False).values.min()
-    above = flat > least
-    ties = flat == least
-    return above | (ties & (torch.cumsum(ties, 0) <= count - above.sum()))

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from salm_dicom.perturb.budget import Limits, top_k
+from salm_dicom.perturb.budget import Limits
 from salm_dicom.perturb.loss import Loss
+from salm_dicom.perturb.top_k import top_k
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class Patches:
 
     rho: ClassVar[float] = 1.0
     needs_gradient: ClassVar[bool] = False
+    uses_torch: ClassVar[bool] = True
     class_wise: ClassVar[bool] = True
     label_shift: ClassVar[int] = 0
 
@@ -41,7 +43,7 @@ class Patches:
         x: Tensor,
         loss: Loss,
         foreground: Tensor,
-        limits: Limits,
+        limits: Limits[Tensor],
         rng: torch.Generator,
         start: Tensor | None = None,
     ) -> Tensor:
@@ -72,6 +74,7 @@ class Texture:
     cell: int = 1
 
     needs_gradient: ClassVar[bool] = False
+    uses_torch: ClassVar[bool] = True
     class_wise: ClassVar[bool] = True
     label_shift: ClassVar[int] = 0
 
@@ -80,7 +83,7 @@ class Texture:
         x: Tensor,
         loss: Loss,
         foreground: Tensor,
-        limits: Limits,
+        limits: Limits[Tensor],
         rng: torch.Generator,
         start: Tensor | None = None,
     ) -> Tensor:
@@ -122,6 +125,7 @@ class Autoregressive:
 
     rho: ClassVar[float] = 1.0
     needs_gradient: ClassVar[bool] = False
+    uses_torch: ClassVar[bool] = True
     class_wise: ClassVar[bool] = True
     label_shift: ClassVar[int] = 0
 
@@ -130,7 +134,7 @@ class Autoregressive:
         x: Tensor,
         loss: Loss,
         foreground: Tensor,
-        limits: Limits,
+        limits: Limits[Tensor],
         rng: torch.Generator,
         start: Tensor | None = None,
     ) -> Tensor:

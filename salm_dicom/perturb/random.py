@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from salm_dicom.perturb.budget import Limits, quota
-from salm_dicom.perturb.loss import Loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,35 +24,34 @@ class Random:
     rho: float = 0.2
 
     needs_gradient: ClassVar[bool] = False
+    uses_torch: ClassVar[bool] = False
     class_wise: ClassVar[bool] = False
     label_shift: ClassVar[int] = 0
 
     def __call__(
         self,
-        x: Tensor,
-        loss: Loss | None,
-        foreground: Tensor,
-        limits: Limits,
-        rng: torch.Generator,
-        start: Tensor | None = None,
-    ) -> Tensor:
+        x: NDArray[Any],
+        loss: object,
+        foreground: NDArray[np.bool_],
+        limits: Limits[NDArray[Any]],
+        rng: np.random.Generator,
+        start: None = None,
+    ) -> NDArray[Any]:
         """Return the perturbation in stored units, shape of x, int16 where that is enough."""
-        small = float(limits.budget.max()) <= torch.iinfo(torch.int16).max
-        shadow = torch.zeros(x.shape, dtype=torch.int16 if small else torch.int32)
-        budget = limits.budget.expand(len(x), *limits.budget.shape[1:])
-        for sample in range(len(x)):
-            inside = foreground[sample].numpy()
+        small = limits.budget.max() <= np.iinfo(np.int16).max
+        shadow = np.zeros(x.shape, dtype=np.int16 if small else np.int32)
+        budget = np.broadcast_to(limits.budget, (len(x), *limits.budget.shape[1:]))
+        for out, inside, size in zip(shadow, foreground, budget, strict=True):
             count = quota(inside, self.rho)
             drawn = np.flatnonzero(inside.reshape(-1) & _lottery(inside, count, rng))
             if len(drawn) < count:  # bad luck, likely only in a small image
                 drawn = np.flatnonzero(inside)
-            drawn = drawn[torch.randperm(len(drawn), generator=rng)[:count].numpy()]
-            size = budget[sample].numpy()
+            drawn = rng.permutation(drawn)[:count]
             if size.size > 1:
                 size = np.broadcast_to(size, inside.shape).reshape(-1)[drawn]
             sign = np.ones(len(drawn), dtype=np.int8)
             sign[: len(drawn) // 2] = -1
-            shadow[sample].view(-1).numpy()[drawn] = size.reshape(-1) * sign
+            out.reshape(-1)[drawn] = size.reshape(-1) * sign
         return shadow
 
 
@@ -65,32 +61,30 @@ class Uniform:
 
     rho: ClassVar[float] = 1.0
     needs_gradient: ClassVar[bool] = False
+    uses_torch: ClassVar[bool] = False
     class_wise: ClassVar[bool] = False
     label_shift: ClassVar[int] = 0
 
     def __call__(
         self,
-        x: Tensor,
-        loss: Loss | None,
-        foreground: Tensor,
-        limits: Limits,
-        rng: torch.Generator,
-        start: Tensor | None = None,
-    ) -> Tensor:
-        """Return the perturbation in stored units, float32, shape of x."""
-        levels = 2 * limits.budget + 1
-        # float64: a float32 draw times many levels would miss some of them
-        lots = torch.rand(x.shape, generator=rng, dtype=torch.float64)
-        return ((lots * levels).floor() - limits.budget).float()
+        x: NDArray[Any],
+        loss: object,
+        foreground: NDArray[np.bool_],
+        limits: Limits[NDArray[Any]],
+        rng: np.random.Generator,
+        start: None = None,
+    ) -> NDArray[Any]:
+        """Return the perturbation in stored units, integers, shape of x."""
+        most = np.broadcast_to(limits.budget, x.shape)
+        return rng.integers(-most, most, endpoint=True)
 
 
-def _lottery(inside: NDArray[np.bool_], count: int, rng: torch.Generator) -> NDArray[np.bool_]:
+def _lottery(inside: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Return True on random places, flat; usually `count` or a few more of them lie inside."""
     share = count / max(int(np.count_nonzero(inside)), 1)
     if share >= 1:
         return np.ones(inside.size, dtype=bool)
     # eight lots of a byte from each 64-bit draw
-    draws = torch.empty((inside.size + 7) // 8, dtype=torch.int64)
-    draws.random_(-(2**63), None, generator=rng)
-    lots = draws.numpy().view(np.uint8)[: inside.size]
+    draws = rng.integers(0, 2**64, (inside.size + 7) // 8, dtype=np.uint64)
+    lots = draws.astype("<u8").view(np.uint8)[: inside.size]
     return np.asarray(lots < int(share * 256) + 1)

@@ -50,7 +50,7 @@ def halved(loss: Loss, rng: torch.Generator) -> Loss:
     return lambda stored: loss(half_and_back(stored))
 
 
-EOT: dict[str, Callable[[Loss, torch.Generator], Loss]] = {
+TRANSFORMS: dict[str, Callable[[Loss, torch.Generator], Loss]] = {
     "shift": shifted,
     "flip": flipped,
     "blur": blurred,

@@ -17,9 +17,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from salm_dicom.perturb.budget import Limits, top_k
+from salm_dicom.perturb.budget import Limits
 from salm_dicom.perturb.loss import Loss, gradient
-from salm_dicom.perturb.robust import EOT, in_blocks
+from salm_dicom.perturb.robust import TRANSFORMS, in_blocks
+from salm_dicom.perturb.top_k import top_k
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ class Salm:
         for a surrogate that was trained on clean data (targeted adversarial poisoning, Fowl et
         al., *Adversarial Examples Make Strong Poisons*, NeurIPS 2021).
     eot
-        Keys of `EOT`: what happens to the images, at random, before the surrogate sees them.
+        Keys of `TRANSFORMS`: what happens to the images, at random, before the surrogate sees them.
     block
         Edge in voxels of the squares, within a slice, that share one mask and one sign; above 1
         it keeps the perturbation to low frequencies.
@@ -70,6 +71,7 @@ class Salm:
     block: int = 1
 
     needs_gradient: ClassVar[bool] = True
+    uses_torch: ClassVar[bool] = True
     class_wise: ClassVar[bool] = False
 
     def __call__(
@@ -77,7 +79,7 @@ class Salm:
         x: Tensor,
         loss: Loss,
         foreground: Tensor,
-        limits: Limits,
+        limits: Limits[Tensor],
         rng: torch.Generator,
         start: Tensor | None = None,
     ) -> Tensor:
@@ -100,7 +102,7 @@ class Salm:
     def _seen(self, loss: Loss, rng: torch.Generator) -> Loss:
         """Return the loss after one draw of every transform of `eot`."""
         for name in self.eot:
-            loss = EOT[name](loss, rng)
+            loss = TRANSFORMS[name](loss, rng)
         return loss
 
     def _chosen(self, mean: Tensor, foreground: Tensor, rng: torch.Generator) -> Tensor:

@@ -5,40 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
-from torch.nn import functional
+from numpy.typing import NDArray
 
 from salm_dicom.errors import NoChange, NoForeground, NoLabel, PlanError
 from salm_dicom.foreground import Outline, outline
-from salm_dicom.learning import NetworkSpec, network_input, one_thread
-from salm_dicom.perturb import Epsilon, Limits, Loss, perturb
+from salm_dicom.perturb import Epsilon, Limits, perturb
 from salm_dicom.plan import ProtectionPlan, intensity_range
 from salm_dicom.protector.protected import Protected, each
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Integers, Volume
 
+if TYPE_CHECKING:  # torch takes longer to import than most series to protect without it
+    from salm_dicom.perturb.loss import Loss
+    from salm_dicom.protector.surrogate import Surrogate
+
 # Voxels that go through a method together; bounds memory whatever the length of a series.
 _VOXELS_AT_ONCE = 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surrogate:
-    """A trained network that stands for the unknown model of whoever trains on the data."""
-
-    spec: NetworkSpec
-    weights: Mapping[str, Tensor]
-
-    def network(self) -> nn.Module:
-        """Return the network with these weights, frozen, in evaluation mode."""
-        network = self.spec.build(seed=0)
-        network.load_state_dict(dict(self.weights))
-        return network.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,20 +55,8 @@ class Protector:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of plan and weights; part of every UID that is made with this protector."""
-        surrogates = [
-            [
-                extent,
-                list(one.spec.size),
-                one.spec.width,
-                hashlib.sha256(save_tensors(dict(one.weights))).hexdigest(),
-            ]
-            for extent, one in sorted(self.surrogates.items())
-        ]
+        surrogates = [[extent, *one.digest] for extent, one in sorted(self.surrogates.items())]
         return self.plan.digest(json.dumps([list(self.classes), surrogates]))
-
-    @cached_property
-    def _networks(self) -> dict[str, nn.Module]:
-        return {extent: one.network() for extent, one in self.surrogates.items()}
 
     def apply(self, volume: Volume, *, series_uid: str, label: str | None = None) -> Protected:
         """Return the perturbation for one volume.
@@ -110,10 +86,10 @@ class Protector:
         target = self._target(label)
         extent, warning = self._extent(volume)
         window = intensity_range(self.plan, volume, anatomy.at)
-        class_wise = self.plan.build_method().class_wise
-        rng = _generator(self.plan.seed, f"label/{label}" if class_wise else series_uid)
-        with torch.inference_mode(mode=False), one_thread():
-            delta, inside = self._delta(volume, anatomy, window, extent, target, rng)
+        method = self.plan.build_method()
+        origin = f"label/{label}" if method.class_wise else series_uid
+        with _torch_settings() if method.uses_torch else nullcontext():
+            delta, inside = self._delta(volume, anatomy, window, extent, target, origin)
         if not inside:
             raise NoForeground("no anatomy was found: every voxel is clipped or padding")
         record = replace(
@@ -155,15 +131,20 @@ class Protector:
         window: tuple[float, float],
         extent: str,
         target: int | None,
-        rng: torch.Generator,
+        origin: str,
     ) -> tuple[Integers, int]:
-        """Return the change of every voxel, and how many voxels lie in the foreground."""
+        """Return the change of every voxel, and how many voxels lie in the foreground.
+
+        Parameters
+        ----------
+        origin
+            Where random numbers come from, beside the plan's seed.
+        """
         pixels, inside = volume.pixels, 0
         budget = budgets(self.plan, volume, window)
         low, high = anatomy.extremes
         delta = np.empty(pixels.values.shape, dtype=np.min_scalar_type(-int(budget.max()) - 1))
         method = self.plan.build_method()
-        state = rng.get_state()
         together = slices_at_once(delta.shape) if method.needs_gradient else 1
         step = together if extent == "slice" else len(delta)
         for first in range(0, len(delta), step):
@@ -177,8 +158,8 @@ class Protector:
             limits = Limits(
                 budget=per_slice(budget[part], extent), low=low, high=high, padding=pixels.padding
             )
-            if method.class_wise:
-                rng.set_state(state)  # one pattern for all slices of a label
+            # one pattern for all slices of a label
+            place = origin if method.class_wise else f"{origin}/{first}"
             loss = self._loss(
                 extent,
                 target,
@@ -187,10 +168,10 @@ class Protector:
                 window=window,
             )
             found = perturb(
-                method, x, loss, samples(mask, extent), limits, rng,
+                method, x, loss, samples(mask, extent), limits, _seed(self.plan.seed, place),
                 zero_mean=self.plan.zero_mean,
             )  # fmt: skip
-            delta[part] = found.numpy().reshape(delta[part].shape)
+            delta[part] = found.reshape(delta[part].shape)
         return delta, inside
 
     def _loss(
@@ -198,25 +179,18 @@ class Protector:
         extent: str,
         target: int | None,
         *,
-        slope: Tensor,
-        intercept: Tensor,
+        slope: NDArray[np.float32],
+        intercept: NDArray[np.float32],
         window: tuple[float, float],
-    ) -> Loss:
-        """Return the summed cross-entropy of the surrogate at stored values."""
+    ) -> Loss | None:
+        """Return the surrogate's summed cross-entropy at stored values, where one is needed."""
         method = self.plan.build_method()
         if target is None or not method.needs_gradient:
-            return torch.sum
+            return None
         wanted = (target + method.label_shift) % len(self.classes)
         if extent not in self.surrogates:
             raise PlanError(f"the protector has no surrogate for {extent} extent; fit it again")
-        network, size = self._networks[extent], self.surrogates[extent].spec.size
-
-        def loss(stored: Tensor) -> Tensor:
-            logits = network(network_input(stored, slope, intercept, window, size))
-            labels = torch.full((len(logits),), wanted)
-            return functional.cross_entropy(logits, labels, reduction="sum")
-
-        return loss
+        return self.surrogates[extent].loss(slope, intercept, window, wanted)
 
     def _record(
         self,
@@ -269,19 +243,23 @@ def slices_at_once(shape: tuple[int, ...]) -> int:
     return max(_VOXELS_AT_ONCE // (shape[-2] * shape[-1]), 1)
 
 
-def samples(values: np.ndarray, extent: str) -> Tensor:
+def samples(values: NDArray[Any], extent: str) -> NDArray[Any]:
     """Return (slices, rows, columns) as (samples, 1, [slices,] rows, columns)."""
-    tensor = torch.from_numpy(values)
-    return tensor[:, None] if extent == "slice" else tensor[None, None]
+    return values[:, None] if extent == "slice" else values[None, None]
 
 
-def per_slice(numbers: np.ndarray, extent: str) -> Tensor:
+def per_slice(numbers: NDArray[Any], extent: str) -> NDArray[np.float32]:
     """Return one number for each slice, shaped to broadcast over its voxels."""
-    tensor = torch.from_numpy(numbers.astype(np.float32))
-    return tensor[:, None, None, None] if extent == "slice" else tensor[None, None, :, None, None]
+    found = numbers.astype(np.float32)
+    return found[:, None, None, None] if extent == "slice" else found[None, None, :, None, None]
 
 
-def _generator(seed: int, series_uid: str) -> torch.Generator:
+def _torch_settings() -> AbstractContextManager[None]:
+    from salm_dicom.learning import reproducible
+
+    return reproducible()
+
+
+def _seed(seed: int, place: str) -> int:
     # torch's generator looks at 32 bits of its seed only
-    mixed = hashlib.sha256(f"{seed}/{series_uid}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(mixed[:4]))
+    return int.from_bytes(hashlib.sha256(f"{seed}/{place}".encode()).digest()[:4])

@@ -26,14 +26,8 @@ from salm_dicom.foreground import foreground
 from salm_dicom.learning import NetworkSpec, error_rate, network_input, one_thread, train
 from salm_dicom.perturb import Limits
 from salm_dicom.plan import ProtectionPlan, intensity_range
-from salm_dicom.protector.apply import (
-    Protector,
-    Surrogate,
-    budgets,
-    per_slice,
-    samples,
-    slices_at_once,
-)
+from salm_dicom.protector.apply import Protector, budgets, per_slice, samples, slices_at_once
+from salm_dicom.protector.surrogate import Surrogate
 from salm_dicom.volume import Volume
 
 _ERROR_ENOUGH = 0.01
@@ -65,12 +59,12 @@ class _Sample:
     slope: Tensor
     intercept: Tensor
     window: tuple[float, float]
-    limits: Limits
+    limits: Limits[Tensor]
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
 
-    def part(self, which: slice) -> tuple[Tensor, Tensor, Tensor, Limits]:
+    def part(self, which: slice) -> tuple[Tensor, Tensor, Tensor, Limits[Tensor]]:
         """Return stored values, foreground, shadow and limits of some samples."""
         x = torch.from_numpy(self.x[which].astype(np.float32))
         mask = torch.from_numpy(np.array(self.mask[which]))
@@ -167,18 +161,18 @@ def _sample(volume: Volume, target: int, plan: ProtectionPlan, extent: str, stem
         chosen = np.flatnonzero(mask.reshape(count, -1).any(axis=1))
         spread = np.linspace(0, len(chosen) - 1, min(len(chosen), _SLICES_OF_A_SERIES))
         chosen = chosen[np.unique(spread.round().astype(int))]
-    x = samples(pixels.values[chosen], extent).numpy()
+    x = samples(pixels.values[chosen], extent)
     low, high = pixels.extremes()
     return _Sample(
         x=_on_disk(stem.with_suffix(".x.npy"), x),
-        mask=_on_disk(stem.with_suffix(".mask.npy"), samples(mask[chosen], extent).numpy()),
+        mask=_on_disk(stem.with_suffix(".mask.npy"), samples(mask[chosen], extent)),
         shadow=_on_disk(stem.with_suffix(".shadow.npy"), np.zeros(x.shape, np.float16)),
         target=target,
-        slope=per_slice(pixels.slope[chosen], extent),
-        intercept=per_slice(pixels.intercept[chosen], extent),
+        slope=torch.from_numpy(per_slice(pixels.slope[chosen], extent)),
+        intercept=torch.from_numpy(per_slice(pixels.intercept[chosen], extent)),
         window=window,
         limits=Limits(
-            budget=per_slice(budget[chosen], extent),
+            budget=torch.from_numpy(per_slice(budget[chosen], extent)),
             low=low,
             high=high,
             padding=pixels.padding,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 from salm_dicom.errors import PlanError
-from salm_dicom.learning import NetworkSpec
 from salm_dicom.plan import ProtectionPlan
-from salm_dicom.protector.apply import Protector, Surrogate
+from salm_dicom.protector.apply import Protector
+
+if TYPE_CHECKING:
+    from salm_dicom.protector.surrogate import Surrogate
 
 _FORMAT = 1
 
@@ -22,7 +24,7 @@ def save(protector: Protector, folder: Path) -> None:
     """Write `protector.json` and `surrogate-*.safetensors`; folder 0700, files 0600."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for extent, one in protector.surrogates.items():
-        _write(folder / f"surrogate-{extent}.safetensors", save_tensors(dict(one.weights)))
+        _write(folder / f"surrogate-{extent}.safetensors", one.to_bytes())
     content = {
         "format": _FORMAT,
         "digest": protector.digest,
@@ -53,15 +55,7 @@ def load(folder: Path) -> Protector:
         found = Protector(
             plan=ProtectionPlan.from_dict(content["plan"]),
             classes=classes,
-            surrogates={
-                extent: Surrogate(
-                    spec=NetworkSpec(
-                        size=tuple(spec["size"]), classes=len(classes), width=spec["width"]
-                    ),
-                    weights=load_tensors((folder / f"surrogate-{extent}.safetensors").read_bytes()),
-                )
-                for extent, spec in content["surrogates"].items()
-            },
+            surrogates=_surrogates(folder, content["surrogates"], len(classes)),
             report=content["report"],
         )
         digest = content["digest"]
@@ -73,6 +67,24 @@ def load(folder: Path) -> Protector:
     if found.digest != digest:
         raise PlanError("the protector's digest does not fit its files; fit it again")
     return found
+
+
+def _surrogates(
+    folder: Path, said: Mapping[str, Mapping[str, Any]], classes: int
+) -> dict[str, Surrogate]:
+    if not said:
+        return {}
+    from salm_dicom.protector.surrogate import from_bytes
+
+    return {
+        extent: from_bytes(
+            (folder / f"surrogate-{extent}.safetensors").read_bytes(),
+            size=tuple(one["size"]),
+            classes=classes,
+            width=one["width"],
+        )
+        for extent, one in said.items()
+    }
 
 
 def loaded(protector: Protector | Path) -> Protector:

@@ -14,18 +14,34 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from salm_dicom.perturb import (
-    EOT,
-    METHODS,
-    Limits,
-    Loss,
-    Method,
-    Salm,
-    Settings,
-    blur,
-    dense,
-    perturb,
-)
+from salm_dicom.perturb import EOT, METHODS, WITHOUT_TORCH, Limits, Method, Settings
+from salm_dicom.perturb import perturb as perturb_arrays
+from salm_dicom.perturb.loss import Loss
+from salm_dicom.perturb.robust import TRANSFORMS, blur
+from salm_dicom.perturb.salm import Salm, dense
+
+
+def arrays(limits: Limits[Tensor]) -> Limits[np.ndarray]:
+    return replace(limits, budget=limits.budget.numpy())
+
+
+def perturb(
+    method: Method,
+    x: Tensor,
+    loss: Loss,
+    foreground: Tensor,
+    limits: Limits[Tensor],
+    rng: torch.Generator,
+    *,
+    zero_mean: bool = True,
+) -> Tensor:
+    """Call what the protector calls, with tensors."""
+    seed = rng.initial_seed() % 2**32
+    found = perturb_arrays(
+        method, x.numpy(), loss, foreground.numpy(), arrays(limits), seed, zero_mean=zero_mean
+    )
+    return torch.from_numpy(found)
+
 
 SETTINGS = Settings(rho=0.2, steps=3, step_size=0.4, schedule="round", zero_mean=True)
 SLOPES = (1.0, 0.5, 2.5, 8.0, -1.0, -0.25)
@@ -70,6 +86,7 @@ class Lawless:
     rho: float = 0.2
 
     needs_gradient: ClassVar[bool] = False
+    uses_torch: ClassVar[bool] = True
     class_wise: ClassVar[bool] = False
     label_shift: ClassVar[int] = 0
 
@@ -438,6 +455,12 @@ def test_blocks_change_as_one_and_hold_the_share(block):
     assert 0 < delta[0].count_nonzero() <= math.ceil(0.2 * x[0].numel())
 
 
+def test_what_can_be_chosen_without_torch_is_what_there_is():
+    assert set(EOT) == set(TRANSFORMS)
+    light = {name for name, build in METHODS.items() if not build(SETTINGS).uses_torch}
+    assert light == set(WITHOUT_TORCH)
+
+
 @pytest.mark.parametrize("name", EOT)
 def test_every_transform_is_drawn_from_the_generator_and_lets_the_gradient_through(name):
     x = toy(shape=(1, 1, 28, 29))[0]
@@ -446,7 +469,7 @@ def test_every_transform_is_drawn_from_the_generator_and_lets_the_gradient_throu
 
     def seen(seed: int) -> tuple[float, Tensor]:
         leaf = x.clone().requires_grad_(True)
-        value = EOT[name](loss, torch.Generator().manual_seed(seed))(leaf)
+        value = TRANSFORMS[name](loss, torch.Generator().manual_seed(seed))(leaf)
         return float(value.detach()), torch.autograd.grad(value, leaf)[0]
 
     values = [seen(seed)[0] for seed in range(20)]

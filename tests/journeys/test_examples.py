@@ -9,7 +9,8 @@ import pytest
 
 from salm_dicom.dicom.series import read_series
 from salm_dicom.plan import ProtectionPlan
-from salm_dicom.protector import Study, fit, save
+from salm_dicom.protector import save
+from salm_dicom.protector.fit import Study, fit
 from tests.synthetic import write_ct_series
 
 ROOT = Path(__file__).parent.parent.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salm_dicom.errors import PlanError
-from salm_dicom.perturb import Epsilon, Limits, quota, to_integers, top_k
+from salm_dicom.perturb import Epsilon, Limits, quota
+from salm_dicom.perturb import to_integers as integers_of_arrays
+from salm_dicom.perturb.top_k import top_k
 
 
 @pytest.mark.parametrize(
@@ -97,6 +100,13 @@ def test_a_budget_below_one_stored_unit_is_refused_and_the_message_names_the_sma
     assert "8 modality units, epsilon 0.02 of the intensity range" in message
     assert Epsilon.parse("0.02").stored_units(400, -8.0) == 1
     assert Epsilon.parse("8 modality").stored_units(400, -8.0) == 1
+
+
+def to_integers(shadow, x, foreground, limits, **asked) -> torch.Tensor:
+    """Call it with tensors."""
+    limits = replace(limits, budget=limits.budget.numpy())
+    found = integers_of_arrays(shadow.numpy(), x.numpy(), foreground.numpy(), limits, **asked)
+    return torch.from_numpy(found)
 
 
 def scores(*values: float) -> torch.Tensor:

@@ -70,6 +70,20 @@ def test_a_command_has_help_an_example_and_a_sentence_for_every_option(name):
     assert run(name, "--help").exit_code == 0
 
 
+def test_the_random_control_is_protected_without_torch(tmp_path):
+    write_ct_series(tmp_path / "in")
+    code = (
+        "import sys\nfrom salm_dicom.cli.main import main\n"
+        f"words = ['protect', {str(tmp_path / 'in')!r}, '-o', {str(tmp_path / 'out')!r}]\n"
+        "try: main([*words, '--method=random', '--progress=none', '-j1'])\n"
+        "except SystemExit as end: assert end.code == 0, end.code\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules) - {{'pydicom', 'numpy', 'SimpleITK'}}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout
+    assert list((tmp_path / "out").rglob("*.dcm"))
+
+
 def test_the_help_of_every_command_loads_no_torch():
     code = (
         "import sys\nfrom click.testing import CliRunner\nfrom salm_dicom.cli.main import main\n"

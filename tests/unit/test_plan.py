@@ -11,7 +11,8 @@ import pytest
 from salm_dicom.cli import options
 from salm_dicom.errors import PlanError
 from salm_dicom.foreground import foreground
-from salm_dicom.perturb import METHODS, Random, Salm
+from salm_dicom.perturb import METHODS, Random
+from salm_dicom.perturb.salm import Salm
 from salm_dicom.plan import CT_RANGE_HU, ProtectionPlan, intensity_range
 from tests.unit.volumes import phantom_volume
 

@@ -14,7 +14,8 @@ import torch
 from salm_dicom.errors import NoChange, NoForeground, NoLabel, PlanError, Truncated
 from salm_dicom.foreground import foreground
 from salm_dicom.plan import ProtectionPlan
-from salm_dicom.protector import Protected, Protector, Study, fit, load, loaded, save
+from salm_dicom.protector import Protected, Protector, load, loaded, save
+from salm_dicom.protector.fit import Study, fit
 from salm_dicom.volume import Volume
 from tests.unit.volumes import CLASSES, phantom_volume, stored, untrained_protector
 

@@ -10,7 +10,8 @@ import pytest
 
 from salm_dicom.errors import NoLabel, PlanError
 from salm_dicom.plan import ProtectionPlan
-from salm_dicom.protector import Protector, Study, fit, load, save
+from salm_dicom.protector import Protector, load, save
+from salm_dicom.protector.fit import Study, fit
 from tests.unit.volumes import phantom_volume, untrained_protector
 
 PLAN = ProtectionPlan(

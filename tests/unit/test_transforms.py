@@ -19,7 +19,8 @@ from salm_dicom.dicom.derive import PUBLIC_SITE_KEY, Derivation
 from salm_dicom.dicom.series import read_series
 from salm_dicom.errors import GeometryError, MismatchError, NoLabel, UnevenSpacing
 from salm_dicom.plan import ProtectionPlan
-from salm_dicom.protector import Protector, Study, fit, save
+from salm_dicom.protector import Protector, save
+from salm_dicom.protector.fit import Study, fit
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.transforms import SALM, LoadVolume, LoadVolumed, SALMd, SaveVolume, SaveVolumed
 from tests.synthetic import write_ct_series

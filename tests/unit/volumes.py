@@ -8,7 +8,8 @@ import numpy as np
 
 from salm_dicom.learning import NetworkSpec
 from salm_dicom.plan import ProtectionPlan
-from salm_dicom.protector import Protector, Surrogate
+from salm_dicom.protector import Protector
+from salm_dicom.protector.surrogate import Surrogate
 from salm_dicom.volume import Integers, StoredPixels, Volume
 from tests.synthetic import SeriesRecipe, stored_slices
 

@@ -1,0 +1,37 @@
+"""Call a method that works on tensors with arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from salm_dicom.perturb.budget import Limits
+from salm_dicom.perturb.loss import Loss
+
+if TYPE_CHECKING:
+    from salm_dicom.perturb import Method
+
+
+def called(
+    method: Method,
+    x: NDArray[Any],
+    loss: Loss | None,
+    foreground: NDArray[np.bool_],
+    limits: Limits[NDArray[Any]],
+    seed: int,
+) -> NDArray[Any]:
+    """Return the method's shadow, shape of x; its random numbers come from `seed` alone."""
+    rng = torch.Generator().manual_seed(seed)
+    tensors = Limits(
+        budget=torch.from_numpy(limits.budget),
+        low=limits.low,
+        high=limits.high,
+        padding=limits.padding,
+    )
+    shadow: torch.Tensor = method(
+        torch.from_numpy(x), loss, torch.from_numpy(foreground), tensors, rng
+    )
+    return shadow.numpy(force=True)

@@ -1,0 +1,45 @@
+"""The voxels with the highest scores, at most a share of the foreground of each sample."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from salm_dicom.perturb.budget import quota
+
+
+def top_k(score: Tensor, foreground: Tensor, rho: float) -> Tensor:
+    """Return True on the voxels with the highest scores, for each sample.
+
+    At most ceil(rho * foreground voxels); voxels with score 0 are never taken; ties go to the
+    lower index, so the result does not depend on the machine.
+
+    Parameters
+    ----------
+    score
+        Not negative, shape (samples, 1, *spatial).
+    foreground
+        True where a change is allowed, same shape.
+    rho
+        Share of the foreground, 0 to 1.
+    """
+    chosen = torch.zeros_like(foreground)
+    for sample in range(score.shape[0]):
+        inside = foreground[sample].reshape(-1)
+        flat = torch.where(inside, score[sample].reshape(-1), 0.0)
+        count = quota(inside.numpy(force=True), rho)
+        chosen[sample] = _largest(flat, count).reshape(foreground[sample].shape)
+    return chosen
+
+
+def _largest(flat: Tensor, count: int) -> Tensor:
+    """Return True on the `count` largest positive values; ties go to the lower index."""
+    positive = flat > 0
+    if count <= 0:
+        return torch.zeros_like(positive)
+    if int(positive.sum()) <= count:
+        return positive
+    least = torch.topk(flat, count, sorted=False).values.min()
+    above = flat > least
+    ties = flat == least
+    return above | (ties & (torch.cumsum(ties, 0) <= count - above.sum()))
