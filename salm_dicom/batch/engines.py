@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import forkserver
@@ -18,6 +20,8 @@ _TORCH_WORK = ("salm_dicom.protector.surrogate", "monai.networks.nets.resnet")
 # glibc malloc.h
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
 
 
 class SerialExecutor(Executor):
@@ -65,7 +69,23 @@ def warm_up(*, with_torch: bool = False) -> None:
 
 def _prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     keep_memory()
+
+
+def _leave_with_parent() -> None:
+    """End this worker when the process that gives it work is gone, however that was killed.
+
+    Where the kernel can, also when the one is gone that it was forked from: without that nobody
+    would learn how it ends.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def keep_memory() -> None:

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 from salm_dicom.batch.engines import ENGINES
 from salm_dicom.batch.job import NO_SPACE, Outcome
 from salm_dicom.batch.ledger import Ledger, Table
+from salm_dicom.batch.vault import Vault
 from salm_dicom.errors import DiskFull, WorkerCrashed
 
 # Jobs that may wait for each worker; an export of a million series does not sit in memory.
@@ -31,6 +32,8 @@ class Work(Protocol):
     def name(self) -> str: ...  # noqa: D102
     @property
     def output(self) -> Path: ...  # noqa: D102
+    @property
+    def vault(self) -> Path: ...  # noqa: D102
 
 
 J = TypeVar("J", bound=Work)
@@ -77,40 +80,58 @@ def run(
 def outcomes(jobs: Sequence[J], workers: int, work: Callable[[J], Outcome]) -> Iterator[Outcome]:
     """Run the jobs and yield what came of each, in any order.
 
-    A worker that dies breaks its pool. A new pool goes on with what was under way, one job at a
-    time, so that a series which kills its worker again stands alone; after three times it is left
-    out with `E_CRASH`.
+    A worker that dies breaks its pool. A new pool first goes on with what was under way, one job
+    at a time, so that a series which kills its worker again stands alone; after three times it is
+    left out with `E_CRASH`.
     """
     engine = "local" if workers > 1 and len(jobs) > 1 else "serial"
-    todo, crashes = deque(jobs), Counter[str]()
+    todo, crashes, stillborn = deque(jobs), Counter[str](), 0
     while todo:
         with ENGINES[engine](min(workers, len(todo))) as executor:
             waiting: dict[Future[Outcome], J] = {}
-            at_once = 1 if crashes or engine == "serial" else _WAITING * workers
             try:
                 while todo or waiting:
+                    at_once = 1 if crashes or engine == "serial" else _WAITING * workers
                     while todo and len(waiting) < at_once:
-                        waiting[executor.submit(work, todo[0])] = todo[0]
+                        waiting[executor.submit(_held, work, todo[0])] = todo[0]
                         todo.popleft()
                     for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                         outcome = future.result()
-                        del waiting[future]
+                        crashes.pop(waiting.pop(future).source, None)
                         yield outcome
-            except BrokenProcessPool:
+            except (BrokenProcessPool, EOFError, ConnectionError):
+                executor.shutdown(wait=True, cancel_futures=True)  # nobody writes any more
+                stillborn += not waiting
+                if stillborn >= _CRASHES:
+                    raise
                 for job in waiting.values():
+                    _remove(job)
                     crashes[job.source] += 1
                     if crashes[job.source] < _CRASHES:
-                        todo.append(job)
+                        todo.appendleft(job)
                     else:
+                        del crashes[job.source]
                         yield _crashed(job)
             except BaseException:
                 executor.shutdown(wait=True, cancel_futures=True)
                 raise
 
 
+def _held(work: Callable[[J], Outcome], job: J) -> Outcome:
+    with Vault(job.vault).working():
+        return work(job)
+
+
 def _crashed(job: Work) -> Outcome:
-    """Return the outcome of a series that killed its worker, and remove what it left behind."""
-    folder = job.output / job.name
-    shutil.rmtree(folder.with_name(f"{folder.name}.partial"), ignore_errors=True)
+    """Return the outcome of a series that killed its worker."""
     reason = f"the process that worked on it died {_CRASHES} times (out of memory?)"
     return Outcome(source=job.source, name=job.name, code=WorkerCrashed.code, reason=reason)
+
+
+def _remove(job: Work) -> None:
+    """Remove what a worker left behind that died, also when it was done but could not say so."""
+    place = job.output / job.name
+    for left in (place, place.with_name(f"{place.name}.partial")):
+        shutil.rmtree(left, ignore_errors=True)
+        if not left.is_dir():
+            left.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ from salm_dicom.folder import make_private
 from salm_dicom.volume import Integers
 
 T = TypeVar("T")
+# How long a run waits for workers of one that was killed.
+_PATIENCE_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +79,40 @@ class Vault:
         Locked
             Another run holds it.
         """
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            raise Locked(
-                "another run is writing to this output; wait until it has ended"
-            ) from error
-        try:
+        with self._open("lock") as descriptor:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise Locked(
+                    "another run is writing to this output; wait until it has ended"
+                ) from error
+            self._wait_for_workers()
             yield
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Say that a worker is writing, so that no other run begins before it has ended."""
+        with self._open("workers") as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
+
+    def _wait_for_workers(self) -> None:
+        """Wait until the workers of a run that was killed are gone, which takes them no time."""
+        with self._open("workers") as descriptor:
+            for _ in range(_PATIENCE_S * 20):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    time.sleep(0.05)
+                else:
+                    return
+        raise Locked("a worker of an earlier run is still writing to this output; end it first")
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[int]:
+        descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            yield descriptor
         finally:
             os.close(descriptor)
 
