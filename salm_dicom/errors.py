@@ -226,6 +226,12 @@ class NoLabel(InputError):
     code = "E_NO_LABEL"
 
 
+class NotChosen(InputError):
+    """The operator did not want it: --include, --exclude."""
+
+    code = "E_NOT_CHOSEN"
+
+
 class NoChange(InputError):
     """The method found nothing to change within the budget."""
 

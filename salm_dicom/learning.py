@@ -136,3 +136,18 @@ def reproducible() -> Iterator[None]:
     """Run torch on one thread, and with gradients even inside a caller's `inference_mode`."""
     with torch.inference_mode(mode=False), one_thread():
         yield
+
+
+def checked_gradients() -> str:
+    """Return torch's version after a gradient whose value is known.
+
+    Raises
+    ------
+    RuntimeError
+        It is wrong.
+    """
+    x = torch.ones(8, 8, requires_grad=True)
+    (slope,) = torch.autograd.grad((x @ x).sum(), x)
+    if not torch.equal(slope, torch.full((8, 8), 16.0)):
+        raise RuntimeError("a gradient is wrong")
+    return torch.__version__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import chain
@@ -16,17 +16,18 @@ from salm_dicom.batch.index import not_indexed, write_index
 from salm_dicom.batch.job import Job, protect_series
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger, Row
-from salm_dicom.batch.manifest import MANIFEST, Done, Index, Result, write_manifest
+from salm_dicom.batch.manifest import Done, Index, Result, write_manifest
 from salm_dicom.batch.names import plan_names
 from salm_dicom.batch.nifti import note_images
 from salm_dicom.batch.objects import alone, copied_objects, copy_object, object_jobs
+from salm_dicom.batch.places import check_output, check_places
 from salm_dicom.batch.run import run
+from salm_dicom.batch.selection import Selection, chosen
 from salm_dicom.batch.settle import planned, settle
 from salm_dicom.batch.source import AnySeries, Export, find, source_key, without
 from salm_dicom.batch.source import load as load_volume
 from salm_dicom.batch.uids import write_uids
 from salm_dicom.batch.vault import Vault
-from salm_dicom.dicom.index import INDEX
 from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.errors import Changed, DiskFull, NoLabel, PlanError, UnsafeError
 from salm_dicom.plan import ProtectionPlan
@@ -64,6 +65,8 @@ class Request:
         Worker processes; 1 works in this process.
     modality
         Of NIfTI files whose sidecar does not say.
+    selection
+        Which series and objects; what an earlier run wrote stays.
     """
 
     source: Path
@@ -76,6 +79,7 @@ class Request:
     site_key: bytes
     jobs: int = 1
     modality: str | None = None
+    selection: Selection = field(default_factory=Selection)
 
 
 def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
@@ -92,9 +96,13 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
     vault = Vault(request.vault)
     vault.create()
     with vault.locked(), Ledger.open(vault.ledger) as ledger:
-        _check_output(request.output, ledger)
+        check_output(request.output, ledger)
         given = None if request.protector is None else load(request.protector)
         plan = given.plan if given else request.plan
+        known = [*ledger.rows().values(), *ledger.rows("objects").values()]
+        found = chosen(found, request.selection, {row.source for row in known if row.done})
+        if not found.series:
+            return Result(done=(), left_out=(*found.left_out, *alone(found)), resumed=0)
         found = _without_changed(found, ledger.rows())
         labelled, unlabelled = labelled_series(found, plan, request.labels)
         protector = given or _fitted(request, vault, labelled, progress)
@@ -129,39 +137,6 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
                 raise DiskFull("no space left for the manifest; run the same again") from error
             raise
     return result
-
-
-def check_places(source: Path, output: Path, vault: Path) -> None:
-    """Refuse an output or vault that would mix with the source or with each other.
-
-    Raises
-    ------
-    PlanError
-        The source does not exist.
-    UnsafeError
-        One folder lies inside another.
-    """
-    if not source.exists():
-        raise PlanError("SOURCE does not exist; give the folder of an export")
-    places = {"SOURCE": source.resolve(), "OUT": output.resolve(), "the vault": vault.resolve()}
-    for inner, a in places.items():
-        for outer, b in places.items():
-            if inner != outer and (a == b or b in a.parents):
-                raise UnsafeError(f"{inner} lies in {outer}; give folders apart from each other")
-
-
-def _check_output(output: Path, ledger: Ledger) -> None:
-    if output.exists() and not output.is_dir():
-        raise UnsafeError("OUT is a file; a folder is needed")
-    rows = [*ledger.rows().values(), *ledger.rows("objects").values()]
-    known = {row.name.split("/")[0] for row in rows}
-    known |= {MANIFEST, f"{MANIFEST}.partial", INDEX, f"{INDEX}.partial"}
-    strange = [p for p in (output.iterdir() if output.exists() else ()) if p.name not in known]
-    if strange:
-        raise UnsafeError(
-            f"OUT holds {len(strange)} files or folders that are not from a run with this vault; "
-            "use an empty folder, or give the vault it was made with"
-        )
 
 
 def labelled_series(

@@ -10,7 +10,7 @@ from pathlib import Path
 from salm_dicom.batch.ledger import Ledger
 from salm_dicom.batch.manifest import MANIFEST
 from salm_dicom.batch.nifti import PREFIX, restore_file
-from salm_dicom.batch.protect import check_places
+from salm_dicom.batch.places import check_places
 from salm_dicom.batch.vault import Vault, read_kept, read_kept_object
 from salm_dicom.dicom.header import identity_of
 from salm_dicom.dicom.index import INDEX

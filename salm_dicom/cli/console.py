@@ -39,8 +39,8 @@ _EXIT_OF: dict[type[SalmDicomError], int] = {
     Locked: LOCKED,
     MismatchError: MISMATCH,
 }
-# Codes of left-out series that mean more than "partial".
-_EXIT_OF_CODE = {"E_UNEXPECTED": UNEXPECTED, "E_MISMATCH": MISMATCH}
+# Codes of left-out series that mean more than "partial", or less.
+_EXIT_OF_CODE = {"E_UNEXPECTED": UNEXPECTED, "E_MISMATCH": MISMATCH, "E_NOT_CHOSEN": DONE}
 # So many files of one code are listed by name; --json lists all.
 _LISTED = 10
 

@@ -43,7 +43,8 @@ def command(
     `salm-dicom protect --protector`.
     """
     from salm_dicom.batch.labels import Labels
-    from salm_dicom.batch.protect import check_places, labelled_series, studies
+    from salm_dicom.batch.places import check_places
+    from salm_dicom.batch.protect import labelled_series, studies
     from salm_dicom.batch.source import find
     from salm_dicom.errors import PlanError, UnsafeError
     from salm_dicom.plan import ProtectionPlan

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import click
 
 from salm_dicom import __version__
+
+# Settings in the current folder, see `config`.
+FILE = "salm-dicom.toml"
 
 # Command, and the sentence that `--help` shows; the module is salm_dicom.cli.<command>.
 COMMANDS = {
@@ -15,6 +19,8 @@ COMMANDS = {
     "protect": "Protect every series of an export.",
     "verify": "Measure a protected export against its source.",
     "restore": "Give back the sources of a protected export, from the vault.",
+    "doctor": "Check this installation.",
+    "completion": "Print the completion script of a shell.",
     "demo": "Run the whole journey on bundled real CT data.",
 }
 
@@ -50,9 +56,19 @@ Start with:  salm-dicom demo -o demo_output
 """
 
 
-@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SALM"},
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help=f"TOML file with defaults of options; ./{FILE} is read without being named.",
+)
 @click.version_option(__version__, prog_name="salm-dicom")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context, config: Path | None) -> None:
     """Protect medical images against unauthorised training.
 
     Adds a small change to the most significant foreground voxels of CT, MR and X-ray series, so
@@ -60,3 +76,14 @@ def main() -> None:
     raises the cost of casual training on a whole collection; it does not stop a determined party,
     and it is neither de-identification nor encryption.
     """
+    files = [Path(FILE)] if Path(FILE).is_file() else []
+    if config is not None:
+        files.append(config)
+    if files:
+        from salm_dicom.cli.config import defaults
+
+        names = " and ".join(path.name for path in files)
+        click.echo(f"settings from {names}", err=True)
+        group = ctx.command
+        assert isinstance(group, LazyGroup)
+        ctx.default_map = defaults(files, lambda name: group.get_command(ctx, name))

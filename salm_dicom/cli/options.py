@@ -116,6 +116,20 @@ def modality_option(function: F) -> F:
     )(function)
 
 
+def selection_options(function: F) -> F:
+    """Add --include and --exclude."""
+    function = click.option(
+        "--exclude", multiple=True, metavar="KEY=VALUE", help="What to leave out, likewise."
+    )(function)
+    return click.option(
+        "--include",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="What to take: modality=CT,MR  date=20250101-20251231  series=UID  study=UID  "
+        "patient=ID  path=FOLDER. Several keys must all fit, of one key any.",
+    )(function)
+
+
 def progress_option(function: F) -> F:
     """Add --progress auto|none."""
     return click.option(

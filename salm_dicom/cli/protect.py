@@ -19,10 +19,11 @@ from salm_dicom.cli.options import (
     modality_option,
     plan_options,
     progress_option,
+    selection_options,
     site_key,
     source_argument,
 )
-from salm_dicom.cli.scan import show
+from salm_dicom.cli.scan import selection_of, show
 
 if TYPE_CHECKING:
     from salm_dicom.batch.manifest import Result
@@ -42,6 +43,7 @@ Examples:
 @click.option("--protector", type=FOLDER, help="From `salm-dicom fit`; brings its own settings.")
 @labels_options
 @modality_option
+@selection_options
 @plan_options
 @click.option(
     "-j",
@@ -65,6 +67,8 @@ def command(
     labels: Path | None,
     labels_by: str,
     modality: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
     jobs: int | None,
     created: str | None,
     key_file: Path | None,
@@ -88,7 +92,8 @@ def command(
     if jobs > 1 and not dry_run:  # while this process imports the same and scans
         warm_up(with_torch=protector is not None or settings.get("method") not in WITHOUT_TORCH)
     from salm_dicom.batch.labels import Labels
-    from salm_dicom.batch.protect import Request, check_places, protect
+    from salm_dicom.batch.places import check_places
+    from salm_dicom.batch.protect import Request, protect
     from salm_dicom.dicom.derive import PUBLIC_SITE_KEY
     from salm_dicom.plan import ProtectionPlan
 
@@ -96,7 +101,7 @@ def command(
     check_places(source, output, vault)
     if dry_run:
         console.say("dry run: nothing is written")
-        return show(source, modality, as_json=as_json)
+        return show(source, modality, include, exclude, as_json=as_json)
     request = Request(
         source=source,
         output=output,
@@ -108,6 +113,7 @@ def command(
         site_key=site_key(key_file, PUBLIC_SITE_KEY),
         jobs=jobs,
         modality=modality,
+        selection=selection_of(source, include, exclude),
     )
     with console.progress_to_stderr(progress) as report:
         result = protect(request, report)

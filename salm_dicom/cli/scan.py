@@ -8,33 +8,61 @@ from typing import TYPE_CHECKING
 import click
 
 from salm_dicom.cli import console
-from salm_dicom.cli.options import json_option, modality_option, source_argument
+from salm_dicom.cli.options import json_option, modality_option, selection_options, source_argument
 
 if TYPE_CHECKING:
+    from salm_dicom.batch.selection import Selection
     from salm_dicom.batch.source import AnySeries, Export
 
 
 @click.command("scan", epilog="Example:  salm-dicom scan export/")
 @source_argument
 @modality_option
+@selection_options
 @json_option
 @console.reports_errors
-def command(source: Path, modality: str | None, as_json: bool) -> int:
+def command(
+    source: Path,
+    modality: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    as_json: bool,
+) -> int:
     """Show what is in the export SOURCE, and what would be left out and why.
 
     Nothing is written. Exit 3 when files would be left out, 4 when nothing can be protected.
     """
-    return show(source, modality, as_json=as_json)
+    return show(source, modality, include, exclude, as_json=as_json)
 
 
-def show(source: Path, modality: str | None = None, *, as_json: bool) -> int:
+def selection_of(source: Path, include: tuple[str, ...], exclude: tuple[str, ...]) -> Selection:
+    """Return what --include and --exclude ask for."""
+    from salm_dicom.batch.selection import Criterion, Selection
+
+    return Selection(
+        include=tuple(map(Criterion.parse, include)),
+        exclude=tuple(map(Criterion.parse, exclude)),
+        root=source,
+    )
+
+
+def show(
+    source: Path,
+    modality: str | None = None,
+    include: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
+    *,
+    as_json: bool,
+) -> int:
     """Print what a scan finds and return the exit code."""
+    from salm_dicom.batch.selection import chosen
     from salm_dicom.batch.source import find
     from salm_dicom.errors import PlanError
 
     if not source.exists():
         raise PlanError("SOURCE does not exist; give the folder of an export")
-    found = find(source, modality)
+    selection = selection_of(source, include, exclude)
+    found = chosen(find(source, modality), selection)
     if as_json:
         for series in found.series:
             console.emit(

@@ -27,6 +27,7 @@ _OURS = re.compile(
 
 META_SOP_CLASS_UID = 0x00020002
 META_SOP_UID = 0x00020003
+STUDY_DATE = 0x00080020
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
 IMAGE_TYPE = 0x00080008
@@ -84,6 +85,7 @@ class InstanceHeader:
     is_protected: bool
     is_quantitative: bool
     frames: int = 1
+    study_date: str = ""
 
     @property
     def volume_key(self) -> tuple[object, ...]:
@@ -119,6 +121,7 @@ def header(file: Part10, path: Path) -> InstanceHeader:
         study_uid=text_of(file, STUDY_UID),
         patient_id=text_of(file, PATIENT_ID),
         modality=text_of(file, MODALITY),
+        study_date=text_of(file, STUDY_DATE),
         image_type=tuple(text_of(file, IMAGE_TYPE).split("\\")),
         instance_number=int(number) if re.fullmatch(r"[+-]?\d{1,12}", number) else 0,
         position=numbers(text_of(file, POSITION), POSITION, 3),

@@ -97,6 +97,8 @@ class ObjectHeader:
     series_uid: str
     study_uid: str
     patient_id: str
+    modality: str = ""
+    study_date: str = ""
 
 
 def object_header(file: Part10, path: Path) -> ObjectHeader:
@@ -121,6 +123,8 @@ def object_header(file: Part10, path: Path) -> ObjectHeader:
         series_uid=identity.series_uid,
         study_uid=h.text_of(file, h.STUDY_UID),
         patient_id=h.text_of(file, h.PATIENT_ID),
+        modality=h.text_of(file, h.MODALITY),
+        study_date=h.text_of(file, h.STUDY_DATE),
     )
 
 

@@ -88,16 +88,24 @@ def _surrogates(
 
 
 def loaded(protector: Protector | Path) -> Protector:
-    """Return the protector of a folder, loaded once for each process; a protector as it is."""
+    """Return the protector of a folder, loaded once for each process; a protector as it is.
+
+    One that was fitted again in its place is loaded again.
+    """
     if isinstance(protector, Protector):
         return protector
-    if protector not in _LOADED:
-        _LOADED[protector] = load(protector)
-    return _LOADED[protector]
+    try:
+        found = (protector / "protector.json").stat()
+    except OSError:
+        return load(protector)  # says what is wrong
+    key = (str(protector.absolute()), found.st_ino, found.st_mtime_ns)
+    if key not in _LOADED:
+        _LOADED[key] = load(protector)
+    return _LOADED[key]
 
 
-# Protectors of this process by folder: pipelines and jobs pickle as a path.
-_LOADED: dict[Path, Protector] = {}
+# Protectors of this process by folder and version of it: pipelines and jobs pickle as a path.
+_LOADED: dict[tuple[str, int, int], Protector] = {}
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,0 +1,49 @@
+"""Where a run may write: folders apart from each other, and nothing in OUT that is not its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from salm_dicom.batch.ledger import Ledger
+from salm_dicom.batch.manifest import MANIFEST
+from salm_dicom.dicom.index import INDEX
+from salm_dicom.errors import PlanError, UnsafeError
+
+
+def check_places(source: Path, output: Path, vault: Path) -> None:
+    """Refuse an output or vault that would mix with the source or with each other.
+
+    Raises
+    ------
+    PlanError
+        The source does not exist.
+    UnsafeError
+        One folder lies inside another.
+    """
+    if not source.exists():
+        raise PlanError("SOURCE does not exist; give the folder of an export")
+    places = {"SOURCE": source.resolve(), "OUT": output.resolve(), "the vault": vault.resolve()}
+    for inner, a in places.items():
+        for outer, b in places.items():
+            if inner != outer and (a == b or b in a.parents):
+                raise UnsafeError(f"{inner} lies in {outer}; give folders apart from each other")
+
+
+def check_output(output: Path, ledger: Ledger) -> None:
+    """Refuse an output that holds what no run with this ledger has written.
+
+    Raises
+    ------
+    UnsafeError
+    """
+    if output.exists() and not output.is_dir():
+        raise UnsafeError("OUT is a file; a folder is needed")
+    rows = [*ledger.rows().values(), *ledger.rows("objects").values()]
+    known = {row.name.split("/")[0] for row in rows}
+    known |= {MANIFEST, f"{MANIFEST}.partial", INDEX, f"{INDEX}.partial"}
+    strange = [p for p in (output.iterdir() if output.exists() else ()) if p.name not in known]
+    if strange:
+        raise UnsafeError(
+            f"OUT holds {len(strange)} files or folders that are not from a run with this vault; "
+            "use an empty folder, or give the vault it was made with"
+        )
