@@ -14,6 +14,7 @@ COMMANDS = {
     "fit": "Train a protector on a labelled export.",
     "protect": "Protect every series of an export.",
     "verify": "Measure a protected export against its source.",
+    "audit": "Train victims on a protected export, and say what they could not learn.",
     "restore": "Give back the sources of a protected export, from the vault.",
     "demo": "Run the whole journey on bundled real CT data.",
 }

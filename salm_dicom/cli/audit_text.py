@@ -1,0 +1,116 @@
+"""What an audit prints: tables and a verdict that can be read without knowing the method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from salm_dicom.audit.interval import Interval
+    from salm_dicom.audit.run import Audit
+    from salm_dicom.audit.summary import Row, Summary
+
+# Wanted: a clean model's score on protected images changes by at most so many points.
+_UTILITY_POINTS = 1.0
+
+
+def lines(audit: Audit) -> Iterator[str]:
+    """Yield the lines of a finished audit."""
+    summary = audit.summary
+    if summary is None:
+        return
+    yield from _head(audit)
+    yield ""
+    yield from _table(
+        ("victims may use", "learned clean", "learned protected", "lost", "95 % of draws"),
+        [(row.countermeasure, *_numbers(row)) for row in summary.countermeasures],
+    )
+    if len(summary.coverage) > 1:
+        yield ""
+        yield from _table(
+            ("protected", "learned clean", "learned", "lost", "95 % of draws"),
+            [(f"{row.coverage} %", *_numbers(row)) for row in summary.coverage],
+        )
+    if summary.late:
+        yield ""
+        yield from _table(
+            ("patients", "learned clean", "learned protected", "lost", "95 % of draws"),
+            [(_GROUPS[row.group], *_numbers(row)) for row in summary.late],
+        )
+    yield ""
+    yield from _utility(summary)
+    for what, reason in audit.not_measured.items():
+        yield f"Not measured: {what} ({reason})"
+    yield ""
+    yield from _verdicts(audit, summary)
+
+
+_GROUPS = {"early": "the fit's", "late": "arrived late"}
+
+
+def _head(audit: Audit) -> Iterator[str]:
+    data, settings = audit.data, audit.settings
+    chance = 1 / len(data.classes)
+    yield f"Labels: {', '.join(data.classes)}. Guessing scores {chance:.2f}, a perfect model 1.00"
+    for name, side in data.sides().items():
+        patients = len(set(side.patients.tolist()))
+        yield f"  {name + ':':<12}{patients} patients, {len(side.patients)} images"
+    victims = f"{', '.join(settings.victims)}; {settings.seeds} of each"
+    size = " x ".join(map(str, audit.view.size))
+    yield f"Victims: {victims}, trained {_epochs(audit)} times over all images of {size}"
+    yield "Scores: mean balanced accuracy on clean images of patients that no victim has seen;"
+    yield "lost: share of what could be learned, 0 % protects nothing, 100 % leaves guessing"
+
+
+def _epochs(audit: Audit) -> str:
+    epochs = [one.epochs for one in audit.found]
+    low, high = min(epochs), max(epochs)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _numbers(row: Row) -> tuple[str, ...]:
+    found = row.protection
+    scores = (f"{row.clean.value:.2f}", f"{row.protected.value:.2f}")
+    if found is None:
+        return (*scores, "?", "clean victims learn nothing")
+    return (*scores, _percent(found.value), _between(found))
+
+
+def _between(found: Interval) -> str:
+    return f"{_percent(found.low)} to {_percent(found.high)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _utility(summary: Summary) -> Iterator[str]:
+    found = summary.utility
+    kept = "kept" if abs(found.mean) <= _UTILITY_POINTS else "NOT kept"
+    yield (
+        f"Use: models trained on clean images score {found.mean:+.1f} points lower on protected "
+        f"ones (at most {_UTILITY_POINTS:g} wanted: {kept}; one victim by {found.worst:+.1f})"
+    )
+
+
+def _verdicts(audit: Audit, summary: Summary) -> Iterator[str]:
+    from salm_dicom.audit.run import FEW
+    from salm_dicom.audit.summary import name_of, sentence
+
+    yield "Verdict"
+    for row in summary.countermeasures:
+        yield f"  {name_of(row)}:"
+        yield f"      {sentence(row)}"
+    fewest = audit.fewest_test_patients()
+    if fewest < FEW:
+        yield (
+            f"  Take care: a label has {fewest} test patients only; each decides much, and "
+            "intervals are too narrow"
+        )
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    for row in (head, *rows):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield f"  {line.rstrip()}"
