@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from salm_dicom.audit.images import Images
 from salm_dicom.audit.split import SIDES, split
-from salm_dicom.errors import GeometryError, InputError, NoForeground, PlanError
+from salm_dicom.errors import GeometryError, InputError, NoForeground, PlanError, TooFew
 from salm_dicom.foreground import foreground
 from salm_dicom.learning import network_input
 from salm_dicom.plan import ProtectionPlan, intensity_range
@@ -136,7 +137,7 @@ def dataset(
     labels_of: dict[str, set[str]] = {}
     for one in found:
         labels_of.setdefault(one.subject.patient, set()).add(one.subject.label)
-    sides = split({patient: frozenset(labels) for patient, labels in labels_of.items()})
+    sides = _sides(labels_of, failed)
     classes = tuple(sorted({one.subject.label for one in found}))
     numbers = {patient: number for number, patient in enumerate(sorted(labels_of))}
     train, validation, test = (
@@ -146,6 +147,22 @@ def dataset(
     return Dataset(
         train=train, validation=validation, test=test, classes=classes, failed=tuple(failed)
     )
+
+
+def _sides(
+    labels_of: Mapping[str, set[str]], failed: Sequence[tuple[int, str, str]]
+) -> dict[str, str]:
+    """Return the side of each patient, or say what is missing and why it may be."""
+    try:
+        return split({patient: frozenset(labels) for patient, labels in labels_of.items()})
+    except TooFew as error:
+        if not failed:
+            raise
+        (code, reason), count = Counter((code, reason) for _, code, reason in failed).most_common(
+            1
+        )[0]
+        text = f"{len(failed)} series could not be used, {count} of them because: {reason} [{code}]"
+        raise TooFew(f"{error}. {text}") from error
 
 
 def _samples(subject: Subject, view: View) -> list[_Sample]:

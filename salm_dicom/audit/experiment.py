@@ -91,13 +91,16 @@ class Found:
     ----------
     correct
         True where the victim recognised a clean test image, at the epoch it selected; (n,).
+    correct_by_clean
+        The same at the epoch that it would select on clean validation images.
     correct_protected
-        The same of the protected test images; clean references only.
+        As `correct`, of the protected test images; clean references only.
     """
 
     spec: Spec
     trial: Trial
     correct: Tensor
+    correct_by_clean: Tensor
     correct_protected: Tensor | None
     epochs: int
     seconds: float
@@ -152,11 +155,12 @@ def conduct(data: Dataset, spec: Spec, settings: Settings) -> Found:
     course = learn(
         spec.victim, sets, seed=spec.seed, epochs=epochs, countermeasure=spec.countermeasure
     )
-    protected = course.predicted_protected
+    right, protected = course.predicted == course.test, course.predicted_protected
     return Found(
         spec=spec,
         trial=course.trial(),
-        correct=course.predicted[course.selected] == course.test,
+        correct=right[course.selected],
+        correct_by_clean=right[course.clean_selected],
         correct_protected=None if protected is None else protected[course.selected] == course.test,
         epochs=epochs,
         seconds=time.perf_counter() - began,

@@ -51,7 +51,7 @@ class Draws:
         rng = torch.Generator().manual_seed(0)
         out = torch.ones((1 + _DRAWS, len(self.labels)), dtype=torch.float64)
         seen: set[int] = set()
-        for label in sorted(set(self.labels.tolist())):
+        for label in self._labels:
             # a patient with several labels is drawn with the first of them
             found = sorted(set(self.patients[self.labels == label].tolist()) - seen)
             seen |= set(found)
@@ -62,6 +62,16 @@ class Draws:
             for number, patient in enumerate(found):
                 out[1:, self.patients == patient] = times[:, number, None]
         return out
+
+    def score(self, correct: Tensor) -> float:
+        """Return the balanced accuracy of one run on the images as they are."""
+        return float(
+            torch.stack([correct[self.labels == c].double().mean() for c in self._labels]).mean()
+        )
+
+    @property
+    def _labels(self) -> list[int]:
+        return sorted(set(self.labels.tolist()))
 
     def scores(self, correct: Tensor) -> Tensor:
         """Return the mean balanced accuracy of several runs in every draw, (1 + 1000,).

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import torch
+from torch import Tensor
 
 from salm_dicom.audit.countermeasures import COUNTERMEASURES
 from salm_dicom.audit.dataset import Dataset
@@ -13,10 +15,14 @@ from salm_dicom.audit.experiment import NONE, Found
 from salm_dicom.audit.interval import Draws, Interval
 from salm_dicom.audit.score import PARTIAL, WEAK, verdict
 
+# Which test images one victim recognised that learned from clean images, and from protected ones.
+Correct = tuple[Tensor, Tensor]
 # A clean victim that is less than this above chance has not learned enough to lose something.
 _LEARNED = 0.1
 # Against dividing by nearly nothing in a single draw.
 _LEAST_GAIN = 0.05
+# A victim without countermeasure that has labelled clean images to choose its epoch on.
+CLEAN_CHOICE = "clean_choice"
 NOTHING = "nothing can be said"
 UNCERTAIN = "cannot be told"
 
@@ -28,7 +34,7 @@ class Row:
     Parameters
     ----------
     countermeasure, coverage, group
-        See `Spec`.
+        See `Spec`; or `clean_choice`: none, but the epoch is chosen on clean images.
     clean, protected
         Mean balanced accuracy on clean test images, 0 to 1.
     protection
@@ -69,18 +75,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utility:
-    """What a model trained on clean images loses on protected ones, in points of 100.
+    """How the score of models trained on clean images changes on protected ones, points of 100.
 
     Parameters
     ----------
     mean
-        Over victims and seeds; below 0 it gains.
-    worst
-        Of one victim, the largest change in either direction.
+        Over victims and seeds.
+    largest
+        Of one victim, in either direction.
     """
 
     mean: float
-    worst: float
+    largest: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,46 +117,37 @@ def summarise(found: Sequence[Found], data: Dataset) -> Summary:
         by_kind.setdefault(kind, []).append(one)
     draws = Draws(labels=data.test.clean.labels, patients=data.test.patients)
     chance = 1 / len(data.classes)
+    clean = by_kind[NONE, 0, "all"]
     rows = {
-        kind: _row(kind, by_kind[kind[0], 0, kind[2]], runs, draws, chance)
+        kind: _row(kind, _pairs(by_kind[kind[0], 0, kind[2]], runs), draws, chance)
         for kind, runs in by_kind.items()
         if kind[1]
     }
-    none = rows[NONE, 100, "all"]
+    none = rows.pop((NONE, 100, "all"))
+    chosen = [
+        (a.correct_by_clean, b.correct_by_clean)
+        for a, b in zip(clean, by_kind[NONE, 100, "all"], strict=True)
+    ]
+    by_clean = _row((CLEAN_CHOICE, 100, "all"), chosen, draws, chance)
+    others = [row for row in rows.values() if row.countermeasure != NONE]
     return Summary(
-        countermeasures=tuple(
-            _with_restored(row, none) for row in rows.values() if _kind(row)[1:] == (100, "all")
-        ),
-        coverage=tuple(
-            sorted(
-                (row for row in rows.values() if _kind(row)[::2] == (NONE, "all")),
-                key=lambda row: -row.coverage,
-            )
-        ),
+        countermeasures=(none, *(_with_restored(row, none) for row in (by_clean, *others))),
+        coverage=(none, *(row for row in rows.values() if row.coverage < 100)),
         late=tuple(row for row in rows.values() if row.group != "all"),
-        utility=_utility(by_kind[NONE, 0, "all"], data),
+        utility=_utility(clean, draws),
     )
 
 
-def _kind(row: Row) -> tuple[str, int, str]:
-    return row.countermeasure, row.coverage, row.group
+def _pairs(clean: Sequence[Found], runs: Sequence[Found]) -> list[Correct]:
+    return [(a.correct, b.correct) for a, b in zip(clean, runs, strict=True)]
 
 
-def _row(
-    kind: tuple[str, int, str],
-    clean_runs: Sequence[Found],
-    runs: Sequence[Found],
-    draws: Draws,
-    chance: float,
-) -> Row:
-    drawn_clean, drawn = (
-        draws.scores(torch.stack([one.correct for one in some])) for some in (clean_runs, runs)
-    )
+def _row(kind: tuple[str, int, str], runs: Sequence[Correct], draws: Draws, chance: float) -> Row:
+    drawn_clean, drawn = (draws.scores(torch.stack(list(some))) for some in zip(*runs, strict=True))
     clean = Interval.of(drawn_clean)
     gain = (drawn_clean - chance).clamp(min=_LEAST_GAIN)
     is_learned = clean.low > chance and clean.value - chance >= _LEARNED
     protection = Interval.of((drawn_clean - drawn) / gain) if is_learned else None
-    pairs = zip(clean_runs, runs, strict=True)
     return Row(
         countermeasure=kind[0],
         coverage=kind[1],
@@ -158,12 +155,13 @@ def _row(
         clean=clean,
         protected=Interval.of(drawn),
         protection=protection,
-        of_runs=tuple(_of_run(a.trial.selected, b.trial.selected, chance) for a, b in pairs),
+        of_runs=tuple(_of_run(run, draws, chance) for run in runs),
         verdict=judged(clean, protection, chance),
     )
 
 
-def _of_run(clean: float, protected: float, chance: float) -> float | None:
+def _of_run(run: Correct, draws: Draws, chance: float) -> float | None:
+    clean, protected = (draws.score(one) for one in run)
     return (clean - protected) / (clean - chance) if clean > chance else None
 
 
@@ -206,18 +204,15 @@ def name_of(row: Row) -> str:
     """Return the exact setting of a row's countermeasure."""
     if row.countermeasure == NONE:
         return "no countermeasure"
+    if row.countermeasure == CLEAN_CHOICE:
+        return "none, but labelled clean images to stop the training by"
     return COUNTERMEASURES[row.countermeasure].setting
 
 
-def _utility(clean_runs: Sequence[Found], data: Dataset) -> Utility:
-    """Return what victims trained on clean images lose on protected test images."""
-    draws = Draws(labels=data.test.clean.labels, patients=data.test.patients)
-    lost = []
-    for one in clean_runs:
-        if one.correct_protected is not None:
-            before, after = (
-                float(draws.scores(which[None])[0])
-                for which in (one.correct, one.correct_protected)
-            )
-            lost.append(100 * (before - after))
-    return Utility(mean=sum(lost) / len(lost), worst=max(lost, key=abs))
+def _utility(clean_runs: Sequence[Found], draws: Draws) -> Utility:
+    changes = [
+        100 * (draws.score(one.correct_protected) - draws.score(one.correct))
+        for one in clean_runs
+        if one.correct_protected is not None
+    ]
+    return Utility(mean=fmean(changes), largest=max(changes, key=abs))

@@ -76,12 +76,17 @@ class Course:
         """The first epoch at which `validation` is highest."""
         return self.validation.index(max(self.validation))
 
+    @property
+    def clean_selected(self) -> int:
+        """The first epoch at which `clean_validation` is highest."""
+        return self.clean_validation.index(max(self.clean_validation))
+
     def trial(self) -> Trial:
         """Return the scores at the epochs a victim may stop at."""
         scores = [balanced_accuracy(one, self.test) for one in self.predicted]
         return Trial(
             selected=scores[self.selected],
-            clean_selected=scores[self.clean_validation.index(max(self.clean_validation))],
+            clean_selected=scores[self.clean_selected],
             last=scores[-1],
             best=max(scores),
             train=self.train,

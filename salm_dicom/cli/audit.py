@@ -130,6 +130,7 @@ def command(**asked: Any) -> int:
 def _run(asked: Asked) -> int:
     from salm_dicom.audit.plots import check_plots, draw
     from salm_dicom.cli.audit_text import lines
+    from salm_dicom.errors import TooFew
 
     settings, view = settings_of(asked), view_of(asked)
     check_places(asked)
@@ -137,8 +138,12 @@ def _run(asked: Asked) -> int:
         check_plots()
     pairs, left_out = pairs_of(asked)
     if pairs:
-        with console.progress_to_stderr(asked.progress) as show:
-            audit, unused = _audited(asked, settings, view, pairs, left_out, show)
+        try:
+            with console.progress_to_stderr(asked.progress) as show:
+                audit, unused = _audited(asked, settings, view, pairs, left_out, show)
+        except TooFew:  # the reason may be among them
+            console.list_left_out(((e.path, e.code, e.reason) for e in left_out), asked.source)
+            raise
         left_out += unused
         for line in lines(audit):
             click.echo(line)
@@ -150,7 +155,7 @@ def _run(asked: Asked) -> int:
         return console.NOTHING
     codes = console.exit_of_left_out(entry.code for entry in left_out)
     if asked.require is not None and not audit.reaches(asked.require):
-        click.echo(f"Required: {asked.require:g} with every countermeasure. NOT reached")
+        click.echo(f"Required: {100 * asked.require:g} % lost in every row. NOT reached")
         codes.append(console.LIMIT)
     return console.worst(codes)
 

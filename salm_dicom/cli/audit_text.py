@@ -88,8 +88,8 @@ def _utility(summary: Summary) -> Iterator[str]:
     found = summary.utility
     kept = "kept" if abs(found.mean) <= _UTILITY_POINTS else "NOT kept"
     yield (
-        f"Use: models trained on clean images score {found.mean:+.1f} points lower on protected "
-        f"ones (at most {_UTILITY_POINTS:g} wanted: {kept}; one victim by {found.worst:+.1f})"
+        f"Use: on protected images, the score of models trained on clean ones changes by "
+        f"{found.mean:+.1f} points; at most {_UTILITY_POINTS:g} wanted: {kept}"
     )
 
 
