@@ -43,7 +43,7 @@ class LazyGroup(click.Group):
 
 EPILOG = """\b
 Exit status: 0 done; 1 unexpected failure; 2 usage; 3 something was left out (listed);
-4 nothing to do; 5 a fidelity limit is missed; 6 refused as unsafe; 7 no space; 8 another
+4 nothing to do; 5 a limit is missed; 6 refused as unsafe; 7 no space; 8 another
 run holds OUT; 9 a mismatch was found; 130 interrupted.
 
 \b
