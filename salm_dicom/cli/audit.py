@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from salm_dicom.audit.dataset import View
     from salm_dicom.audit.experiment import Settings
     from salm_dicom.audit.run import Audit
-    from salm_dicom.batch.pairs import Pair
+    from salm_dicom.batch.counterparts import Pair
     from salm_dicom.dicom.scan import LeftOut
 
 EXAMPLES = """\b

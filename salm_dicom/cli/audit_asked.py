@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from salm_dicom.audit.dataset import View
     from salm_dicom.audit.experiment import Settings
+    from salm_dicom.batch.counterparts import Pair
     from salm_dicom.batch.labels import Labels
-    from salm_dicom.batch.pairs import Pair
     from salm_dicom.dicom.scan import LeftOut
 
 # Rows of VICTIMS and COUNTERMEASURES; written again here because help must not wait for torch.
@@ -107,7 +107,7 @@ def check_places(asked: Asked) -> None:
 
 def pairs_of(asked: Asked) -> tuple[list[Pair], list[LeftOut]]:
     """Return the labelled series of SOURCE that are in OUT, and every other file."""
-    from salm_dicom.batch.pairs import pairs
+    from salm_dicom.batch.counterparts import pairs
     from salm_dicom.errors import PlanError
 
     labels = _labels(asked, asked.labels)

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from salm_dicom.audit import COUNTERMEASURES, VICTIMS
+from salm_dicom.batch.counterparts import SPLIT_BY, Pair, pairs
 from salm_dicom.batch.labels import Labels
-from salm_dicom.batch.pairs import SPLIT_BY, Pair, pairs
 from salm_dicom.cli import audit, audit_asked
 from salm_dicom.cli.main import main
 from tests.nifti_files import hounsfield, write_nifti_file

@@ -1,4 +1,4 @@
-"""Pairs: each labelled series of a source with its protected counterpart, read from disk."""
+"""Each labelled series of a source with its protected counterpart, read from disk."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ import numpy as np
 
 from salm_dicom.batch import nifti
 from salm_dicom.batch.labels import Labels
+from salm_dicom.batch.pairing import partners_of
 from salm_dicom.batch.source import AnySeries, find
-from salm_dicom.dicom import header as h
-from salm_dicom.dicom.conformance import derivations
 from salm_dicom.dicom.part10 import read
-from salm_dicom.dicom.peek import read_header
 from salm_dicom.dicom.pixels import stored_values
 from salm_dicom.dicom.scan import LeftOut, SeriesFiles
 from salm_dicom.dicom.series import read_series
 from salm_dicom.errors import InputError, NoLabel, NotProtected, PlanError
-from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.image import read as read_nifti_file
 from salm_dicom.nifti.scan import NiftiFile
 from salm_dicom.nifti.series import read_nifti, stored_pixels
@@ -81,7 +78,7 @@ def pairs(
     for place, name in ((source, "SOURCE"), (output, "OUT")):
         if not place.is_dir():
             raise PlanError(f"{name} is not a folder")
-    partners = _partners(output) | nifti.partners(output)[0]
+    partners = partners_of(output)[0] | nifti.partners(output)[0]
     export = find(source, modality)
     found: list[Pair] = []
     left_out = list(export.left_out)
@@ -91,21 +88,6 @@ def pairs(
         except InputError as error:
             left_out += [LeftOut(path, error.code, str(error)) for path in series.paths]
     return found, left_out
-
-
-def _partners(output: Path) -> Partners:
-    """Return the protected DICOM files of the output by the one source instance that they name."""
-    partners: Partners = {}
-    files = (p for p in output.rglob("*") if p.is_file() and p.suffix != ".json")
-    for path in sorted(p for p in files if not is_nifti(p)):
-        try:
-            file, _, _ = read_header(path)
-            sources = {said.source_uid for said in derivations(file)}
-        except InputError:
-            continue  # `verify` says what is wrong with it
-        if len(sources) == 1 and h.is_protected(file):
-            partners.setdefault(sources.pop(), []).append(path)
-    return partners
 
 
 def _pair(
