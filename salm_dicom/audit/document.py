@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -12,11 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from salm_dicom import __version__
 from salm_dicom.audit.countermeasures import COUNTERMEASURES
 from salm_dicom.audit.dataset import Side
 from salm_dicom.audit.experiment import Found
 from salm_dicom.audit.run import Audit
+from salm_dicom.audit.score import balanced_share
 from salm_dicom.audit.summary import Row, sentence
 
 SCHEMA = "salm-dicom audit 1"
@@ -40,16 +44,22 @@ def document(audit: Audit, left_out: Mapping[str, int]) -> dict[str, Any]:
         "machine": {
             "python": platform.python_version(),
             "system": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
+            "processor": _processor(),
             "cores": os.cpu_count(),
             "jobs": audit.jobs,
             "threads_of_a_job": 1,
         },
         "settings": _settings(audit),
         "data": _data(audit, left_out),
-        "trials": [_trial(one) for one in audit.found],
+        "trials": [_trial(one, audit.data.test.clean.labels) for one in audit.found],
         "countermeasures": _rows(summary.countermeasures if summary else ()),
         "coverage": _rows(summary.coverage if summary else ()),
+        "victims": [
+            {"victim": name} | one
+            for name, one in zip(summary.victims, _rows(summary.victims.values()), strict=True)
+        ]
+        if summary
+        else [],
         "late": _rows(summary.late if summary else ()),
         "utility": asdict(summary.utility) if summary else None,
         "not_measured": audit.not_measured,
@@ -61,6 +71,15 @@ def write_document(audit: Audit, left_out: Mapping[str, int], path: Path) -> Non
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(json.dumps(document(audit, left_out), indent=1, allow_nan=False) + "\n")
     partial.replace(path)
+
+
+def _processor() -> str:
+    """Return the model of the processor, where the system says it."""
+    try:
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _settings(audit: Audit) -> dict[str, Any]:
@@ -99,12 +118,12 @@ def _side(side: Side, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _trial(one: Found) -> dict[str, Any]:
+def _trial(one: Found, labels: Tensor) -> dict[str, Any]:
     correct = one.correct_protected
     return {
         **asdict(one.spec),
         **asdict(one.trial),
-        "right_on_protected_test": None if correct is None else float(correct.float().mean()),
+        "on_protected_test": None if correct is None else balanced_share(correct, labels),
         "epochs": one.epochs,
         "seconds": round(one.seconds, 2),
     }

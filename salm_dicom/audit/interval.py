@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from salm_dicom.audit.score import balanced_share
+
 _DRAWS = 1000
 # Of the draws lie between an interval's ends.
 _INSIDE = 0.95
@@ -50,28 +52,22 @@ class Draws:
         """How often each image is drawn, (1 + 1000, n), float64."""
         rng = torch.Generator().manual_seed(0)
         out = torch.ones((1 + _DRAWS, len(self.labels)), dtype=torch.float64)
-        seen: set[int] = set()
-        for label in self._labels:
+        dealt: set[int] = set()
+        for label in sorted(set(self.labels.tolist())):
             # a patient with several labels is drawn with the first of them
-            found = sorted(set(self.patients[self.labels == label].tolist()) - seen)
-            seen |= set(found)
-            if not found:
-                continue
-            drawn = torch.randint(len(found), (_DRAWS, len(found)), generator=rng)
-            times = functional.one_hot(drawn, len(found)).sum(1).double()
-            for number, patient in enumerate(found):
-                out[1:, self.patients == patient] = times[:, number, None]
+            found = sorted(set(self.patients[self.labels == label].tolist()) - dealt)
+            dealt.update(found)
+            if found:
+                drawn = torch.randint(len(found), (_DRAWS, len(found)), generator=rng)
+                times = torch.zeros((_DRAWS, len(found)), dtype=torch.float64)
+                times.scatter_add_(1, drawn, torch.ones_like(times))
+                for number, patient in enumerate(found):
+                    out[1:, self.patients == patient] = times[:, number, None]
         return out
 
     def score(self, correct: Tensor) -> float:
         """Return the balanced accuracy of one run on the images as they are."""
-        return float(
-            torch.stack([correct[self.labels == c].double().mean() for c in self._labels]).mean()
-        )
-
-    @property
-    def _labels(self) -> list[int]:
-        return sorted(set(self.labels.tolist()))
+        return balanced_share(correct, self.labels)
 
     def scores(self, correct: Tensor) -> Tensor:
         """Return the mean balanced accuracy of several runs in every draw, (1 + 1000,).
@@ -84,8 +80,13 @@ class Draws:
             (runs, n), True where a run recognised an image.
         """
         of_label = functional.one_hot(self.labels).double()
-        right = torch.einsum("bn,rn,nc->brc", self.weights, correct.double(), of_label)
-        recall = right / (self.weights @ of_label)[:, None]
+        recall = torch.stack(
+            [
+                (self.weights @ (one[:, None] * of_label)) / (self.weights @ of_label)
+                for one in correct.double()
+            ],
+            dim=1,
+        )
         of_run = recall.nanmean(2)
         rng = torch.Generator().manual_seed(1)
         runs = torch.randint(len(correct), of_run.shape, generator=rng)

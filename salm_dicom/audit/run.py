@@ -79,13 +79,9 @@ def audit(
     data = dataset(subjects, view, progress)
     specs = planned(settings, data)
     so_far = Audit(
-        settings=settings,
-        view=view,
-        jobs=jobs,
-        data=data,
-        planned=len(specs),
+        settings=settings, view=view, jobs=jobs, data=data, planned=len(specs),
         not_measured=_not_measured(data),
-    )
+    )  # fmt: skip
     places = {spec: place for place, spec in enumerate(specs)}
     progress("trials", 0, len(specs))
     for one in run(data, specs, settings, jobs):

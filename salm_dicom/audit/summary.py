@@ -99,12 +99,15 @@ class Summary:
         All patients protected; the first row is without countermeasure.
     coverage
         Without countermeasure, by the share of patients that is protected; largest first.
+    victims
+        Without countermeasure, of each victim by itself.
     late
         Trained on patients the protector was fitted on, and on others; empty: not measured.
     """
 
     countermeasures: tuple[Row, ...]
     coverage: tuple[Row, ...]
+    victims: dict[str, Row]
     late: tuple[Row, ...]
     utility: Utility
 
@@ -117,25 +120,32 @@ def summarise(found: Sequence[Found], data: Dataset) -> Summary:
         by_kind.setdefault(kind, []).append(one)
     draws = Draws(labels=data.test.clean.labels, patients=data.test.patients)
     chance = 1 / len(data.classes)
-    clean = by_kind[NONE, 0, "all"]
+    clean, attacks = by_kind[NONE, 0, "all"], by_kind[NONE, 100, "all"]
     rows = {
         kind: _row(kind, _pairs(by_kind[kind[0], 0, kind[2]], runs), draws, chance)
         for kind, runs in by_kind.items()
         if kind[1]
     }
     none = rows.pop((NONE, 100, "all"))
-    chosen = [
-        (a.correct_by_clean, b.correct_by_clean)
-        for a, b in zip(clean, by_kind[NONE, 100, "all"], strict=True)
-    ]
+    chosen = [(a.correct_by_clean, b.correct_by_clean) for a, b in zip(clean, attacks, strict=True)]
     by_clean = _row((CLEAN_CHOICE, 100, "all"), chosen, draws, chance)
     others = [row for row in rows.values() if row.countermeasure != NONE]
     return Summary(
         countermeasures=(none, *(_with_restored(row, none) for row in (by_clean, *others))),
         coverage=(none, *(row for row in rows.values() if row.coverage < 100)),
+        victims=_by_victim(clean, attacks, draws, chance),
         late=tuple(row for row in rows.values() if row.group != "all"),
         utility=_utility(clean, draws),
     )
+
+
+def _by_victim(
+    clean: Sequence[Found], attacks: Sequence[Found], draws: Draws, chance: float
+) -> dict[str, Row]:
+    kinds: dict[str, list[Correct]] = {}
+    for one, pair in zip(clean, _pairs(clean, attacks), strict=True):
+        kinds.setdefault(one.spec.victim, []).append(pair)
+    return {name: _row((NONE, 100, "all"), runs, draws, chance) for name, runs in kinds.items()}
 
 
 def _pairs(clean: Sequence[Found], runs: Sequence[Found]) -> list[Correct]:

@@ -27,7 +27,7 @@ from salm_dicom.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from salm_dicom.audit.dataset import View
+    from salm_dicom.audit.dataset import Subject, View
     from salm_dicom.audit.experiment import Settings
     from salm_dicom.audit.run import Audit
     from salm_dicom.batch.counterparts import Pair
@@ -138,9 +138,14 @@ def _run(asked: Asked) -> int:
         check_plots()
     pairs, left_out = pairs_of(asked)
     if pairs:
+        _warn_of_unknown(pairs)
         try:
             with console.progress_to_stderr(asked.progress) as show:
                 audit, unused = _audited(asked, settings, view, pairs, left_out, show)
+        except KeyboardInterrupt:
+            kept = asked.json_file or "nowhere; --json FILE would keep them"
+            console.say(f"interrupted; the trials so far are kept in: {kept}")
+            return console.INTERRUPTED
         except TooFew:  # the reason may be among them
             console.list_left_out(((e.path, e.code, e.reason) for e in left_out), asked.source)
             raise
@@ -169,26 +174,9 @@ def _audited(
     show: Callable[[str, int, int], None],
 ) -> tuple[Audit, list[LeftOut]]:
     """Return the audit, and the files of series that could not be used."""
-    from salm_dicom.audit.dataset import Subject
     from salm_dicom.audit.document import write_document
     from salm_dicom.audit.run import audit
     from salm_dicom.dicom.scan import LeftOut
-
-    subjects = [
-        Subject(
-            patient=pair.patient,
-            label=pair.label,
-            load=pair.load,
-            late=None if pair.fitted is None else not pair.fitted,
-        )
-        for pair in pairs
-    ]
-    unknown = sum(not pair.is_known for pair in pairs)
-    if unknown:
-        console.say(
-            f"warning: {unknown} series do not say whose they are; each counts as a patient of its "
-            "own. If some belong together, victims are tested on patients they know"
-        )
 
     def unused(found: Audit) -> list[LeftOut]:
         failed = found.data.failed
@@ -201,5 +189,22 @@ def _audited(
             codes = (entry.code for entry in (*left_out, *unused(found)))
             write_document(found, console.counted(codes), asked.json_file)
 
+    subjects = [_subject(pair) for pair in pairs]
     done = audit(subjects, settings, view, jobs=asked.jobs, note=note, progress=show)
     return done, unused(done)
+
+
+def _subject(pair: Pair) -> Subject:
+    from salm_dicom.audit.dataset import Subject
+
+    late = None if pair.fitted is None else not pair.fitted
+    return Subject(patient=pair.patient, label=pair.label, load=pair.load, late=late)
+
+
+def _warn_of_unknown(pairs: Sequence[Pair]) -> None:
+    unknown = sum(not pair.is_known for pair in pairs)
+    if unknown:
+        console.say(
+            f"warning: {unknown} series do not say whose they are; each counts as a patient of its "
+            "own. If some belong together, victims are tested on patients they know"
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,23 +20,14 @@ def lines(audit: Audit) -> Iterator[str]:
     if summary is None:
         return
     yield from _head(audit)
-    yield ""
-    yield from _table(
-        ("victims may use", "learned clean", "learned protected", "lost", "95 % of draws"),
-        [(row.countermeasure, *_numbers(row)) for row in summary.countermeasures],
-    )
+    rows = [(row.countermeasure, row) for row in summary.countermeasures]
+    yield from _table("victims may use", rows)
+    if len(summary.victims) > 1:
+        yield from _table("victim", summary.victims.items())
     if len(summary.coverage) > 1:
-        yield ""
-        yield from _table(
-            ("protected", "learned clean", "learned", "lost", "95 % of draws"),
-            [(f"{row.coverage} %", *_numbers(row)) for row in summary.coverage],
-        )
+        yield from _table("protected", [(f"{row.coverage} %", row) for row in summary.coverage])
     if summary.late:
-        yield ""
-        yield from _table(
-            ("patients", "learned clean", "learned protected", "lost", "95 % of draws"),
-            [(_GROUPS[row.group], *_numbers(row)) for row in summary.late],
-        )
+        yield from _table("patients", [(_GROUPS[row.group], row) for row in summary.late])
     yield ""
     yield from _utility(summary)
     for what, reason in audit.not_measured.items():
@@ -68,7 +59,7 @@ def _epochs(audit: Audit) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _numbers(row: Row) -> tuple[str, ...]:
+def _numbers(row: Row) -> tuple[str, str, str, str]:
     found = row.protection
     scores = (f"{row.clean.value:.2f}", f"{row.protected.value:.2f}")
     if found is None:
@@ -109,8 +100,11 @@ def _verdicts(audit: Audit, summary: Summary) -> Iterator[str]:
         )
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
+def _table(what: str, rows: Iterable[tuple[str, Row]]) -> Iterator[str]:
+    table = [(what, "learned clean", "learned protected", "lost", "95 % of draws")]
+    table += [(name, *_numbers(row)) for name, row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    yield ""
+    for row in table:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         yield f"  {line.rstrip()}"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from salm_dicom.audit import COUNTERMEASURES, VICTIMS
+from salm_dicom.audit import COUNTERMEASURES, VICTIMS, experiment
+from salm_dicom.audit.experiment import conduct
 from salm_dicom.batch.counterparts import SPLIT_BY, Pair, pairs
 from salm_dicom.batch.labels import Labels
 from salm_dicom.cli import audit, audit_asked
@@ -87,6 +88,38 @@ def test_two_processes_find_what_one_does(folder, tmp_path):
             del trial["seconds"]
         results.append({k: document[k] for k in ("trials", "countermeasures", "utility")})
     assert results[0] == results[1]
+
+
+def test_an_interrupted_audit_is_130_and_keeps_its_trials(folder, tmp_path, monkeypatch):
+    def interrupt(data, spec, settings):
+        if spec.coverage:
+            raise KeyboardInterrupt
+        return conduct(data, spec, settings)
+
+    monkeypatch.setattr(experiment, "conduct", interrupt)
+    result = audited(folder, "--epochs=1", "--json", tmp_path / "audit.json")
+    assert result.exit_code == 130
+    assert "audit.json" in result.output
+    document = json.loads((tmp_path / "audit.json").read_text())
+    assert (len(document["trials"]), document["is_complete"]) == (1, False)
+
+
+def test_series_that_do_not_say_whose_they_are_are_warned_of(tmp_path):
+    rows = ["key,label"]
+    for number in range(6):
+        write_ct_series(
+            tmp_path / "export" / str(number), patient_id="", slices=1, rows=32, columns=32,
+            lungs=bool(number % 2), seed=number,
+        )  # fmt: skip
+        rows.append(f"{number},{number % 2}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    settings = ("--method=random", "--progress=none", "-j1")
+    run("protect", tmp_path / "export", "-o", tmp_path / "out", *settings)
+    labels = ("--labels", tmp_path / "labels.csv", "--labels-by=path")
+    result = run("audit", tmp_path / "export", tmp_path / "out", *labels, *QUICK, "--epochs=1")
+    assert result.exit_code == 0, result.output
+    assert "6 series do not say whose they are" in result.output
+    assert "Take care: a label has 1 test patients only" in result.output
 
 
 def test_late_series_are_compared_with_those_of_the_fit(folder, tmp_path):

@@ -136,6 +136,9 @@ def test_victims_that_disagree_make_the_interval_wide():
     assert none.protection.value == pytest.approx(0.5)
     assert none.protection.low < 0.1
     assert none.word == "cannot be told"
+    victims = summarise(lucky, DATA).victims
+    assert [row.word for row in victims.values()] == ["not protected", "protected"]
+    assert list(victims) == ["convnet", "resnet-10"]
 
 
 def test_images_of_one_patient_do_not_make_an_interval_narrower():
@@ -175,6 +178,8 @@ def test_the_text_can_be_read_by_somebody_who_does_not_know_the_method():
         "test:       40 patients, 40 images",
         "JPEG, quality 10:\n      restores 75 % of the loss; weakly protected: 25 %",
         "changes by -5.0 points; at most 1 wanted: NOT kept",
+        "\n  convnet ",
+        "\n  resnet-10 ",
         "Not measured: late arrival (a reason)",
         "50 %",
     ):
