@@ -207,9 +207,9 @@ def _pair(volume: Volume, protected: StoredPixels, view: View) -> tuple[Tensor, 
 def _seen(pixels: StoredPixels, window: tuple[float, float], view: View) -> Tensor:
     extent = view.plan.extent
     return network_input(
-        samples(pixels.values.astype(np.float32), extent),
-        per_slice(pixels.slope, extent),
-        per_slice(pixels.intercept, extent),
+        torch.from_numpy(samples(pixels.values.astype(np.float32), extent)),
+        torch.from_numpy(per_slice(pixels.slope, extent)),
+        torch.from_numpy(per_slice(pixels.intercept, extent)),
         window,
         view.size,
     )

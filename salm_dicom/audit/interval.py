@@ -65,6 +65,12 @@ class Draws:
                     out[1:, self.patients == patient] = times[:, number, None]
         return out
 
+    @property
+    def fewest(self) -> int:
+        """How many patients the label has that has fewest."""
+        labels = set(self.labels.tolist())
+        return min(len(set(self.patients[self.labels == label].tolist())) for label in labels)
+
     def score(self, correct: Tensor) -> float:
         """Return the balanced accuracy of one run on the images as they are."""
         return balanced_share(correct, self.labels)

@@ -9,9 +9,6 @@ from salm_dicom.audit.dataset import Dataset, Progress, Subject, View, dataset
 from salm_dicom.audit.experiment import Found, Settings, planned, run, why_not_late
 from salm_dicom.audit.summary import Summary, summarise
 
-# Fewer test patients of a label than this: one of them decides much.
-FEW = 10
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
@@ -42,14 +39,6 @@ class Audit:
         """Whether the protection is at least `wanted` with every countermeasure that was tried."""
         return self.summary is not None and all(
             row.reaches(wanted) for row in self.summary.countermeasures
-        )
-
-    def fewest_test_patients(self) -> int:
-        """Return how many test patients the label has that has fewest."""
-        side = self.data.test
-        return min(
-            len(set(side.patients[side.clean.labels == label].tolist()))
-            for label in range(len(self.data.classes))
         )
 
 

@@ -19,6 +19,10 @@ from salm_dicom.audit.score import PARTIAL, WEAK, verdict
 Correct = tuple[Tensor, Tensor]
 # A clean victim that is less than this above chance has not learned enough to lose something.
 _LEARNED = 0.1
+# Fewer patients to test on tell nothing: drawing them again cannot show how they differ.
+_FEWEST = 3
+# Fewer than this are warned of: one of them decides much.
+FEW = 10
 # Against dividing by nearly nothing in a single draw.
 _LEAST_GAIN = 0.05
 # A victim without countermeasure that has labelled clean images to choose its epoch on.
@@ -166,7 +170,7 @@ def _row(kind: tuple[str, int, str], runs: Sequence[Correct], draws: Draws, chan
         protected=Interval.of(drawn),
         protection=protection,
         of_runs=tuple(_of_run(run, draws, chance) for run in runs),
-        verdict=judged(clean, protection, chance),
+        verdict=judged(clean, protection, chance, draws.fewest),
     )
 
 
@@ -175,13 +179,24 @@ def _of_run(run: Correct, draws: Draws, chance: float) -> float | None:
     return (clean - protected) / (clean - chance) if clean > chance else None
 
 
-def judged(clean: Interval, protection: Interval | None, chance: float) -> str:
-    """Return what a row means, in plain words that say when nothing can be concluded."""
+def judged(clean: Interval, protection: Interval | None, chance: float, patients: int = FEW) -> str:
+    """Return what a row means, in plain words that say when nothing can be concluded.
+
+    Parameters
+    ----------
+    patients
+        To test on, of the label that has fewest.
+    """
     if protection is None:
         return (
             f"{NOTHING}: victims trained on clean images reach {clean.value:.2f} "
             f"({clean.low:.2f} to {clean.high:.2f}), chance is {chance:.2f}. Use more images, "
             "train longer, or another countermeasure"
+        )
+    if patients < _FEWEST:
+        return (
+            f"{UNCERTAIN}: a label has {patients} patients to test on, at least {_FEWEST} are "
+            f"needed ({5 * _FEWEST} patients in all)"
         )
     value, low, high = protection.value, protection.low, protection.high
     between = f"{100 * low:.0f} to {100 * high:.0f} %"

@@ -85,14 +85,15 @@ def _utility(summary: Summary) -> Iterator[str]:
 
 
 def _verdicts(audit: Audit, summary: Summary) -> Iterator[str]:
-    from salm_dicom.audit.run import FEW
-    from salm_dicom.audit.summary import name_of, sentence
+    from salm_dicom.audit.interval import Draws
+    from salm_dicom.audit.summary import FEW, name_of, sentence
 
     yield "Verdict"
     for row in summary.countermeasures:
         yield f"  {name_of(row)}:"
         yield f"      {sentence(row)}"
-    fewest = audit.fewest_test_patients()
+    test = audit.data.test
+    fewest = Draws(labels=test.clean.labels, patients=test.patients).fewest
     if fewest < FEW:
         yield (
             f"  Take care: a label has {fewest} test patients only; each decides much, and "

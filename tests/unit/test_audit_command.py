@@ -32,13 +32,13 @@ def run(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of 12 patients, its random control, and labels: chest or abdomen."""
+    """An export of 30 patients, its random control, and labels: chest or abdomen."""
     folder = tmp_path_factory.mktemp("audit")
     rows = ["key,label"]
-    for number in range(12):
+    for number in range(30):
         label = "chest" if number % 2 else "abdomen"
         write_ct_series(
-            folder / "export" / str(number), patient_id=f"CANARY{number}", slices=2, rows=32,
+            folder / "export" / str(number), patient_id=f"CANARY{number}", slices=1, rows=32,
             columns=32, lungs=bool(number % 2), seed=number,
         )  # fmt: skip
         rows.append(f"CANARY{number},{label}")
@@ -73,7 +73,7 @@ def test_the_random_control_is_not_protected_and_a_requirement_is_5(folder, tmp_
     assert "50 % lost in every row. NOT reached" in result.output
     assert "CANARY" not in result.output + (tmp_path / "audit.json").read_text()
     document = json.loads((tmp_path / "audit.json").read_text())
-    assert document["data"]["sides"]["train"]["patients"] == 8
+    assert document["data"]["sides"]["train"]["patients"] == 18
     assert document["is_complete"]
     assert audited(folder, "--require=-9").exit_code == 0
 
@@ -124,9 +124,11 @@ def test_series_that_do_not_say_whose_they_are_are_warned_of(tmp_path):
 
 def test_late_series_are_compared_with_those_of_the_fit(folder, tmp_path):
     rows = (folder / "labels.csv").read_text().splitlines()
-    (tmp_path / "fit.csv").write_text("\n".join([rows[0], *rows[1:7]]))
+    (tmp_path / "fit.csv").write_text("\n".join([rows[0], *rows[1:16]]))
     labels = Labels.read(tmp_path / "fit.csv", by="patient", root=folder / "export")
-    assert sorted(pair.fitted for pair in found(folder, fitted=labels)) == [False] * 6 + [True] * 6
+    assert (
+        sorted(pair.fitted for pair in found(folder, fitted=labels)) == [False] * 15 + [True] * 15
+    )
     assert {pair.fitted for pair in found(folder)} == {None}
     output = audited(folder, "--epochs=1", "--fitted-labels", tmp_path / "fit.csv").output
     assert "Not measured: late arrival" in output or "arrived late" in output
@@ -158,14 +160,14 @@ def test_two_outputs_at_once_are_told_apart_by_nobody_and_refused(folder, tmp_pa
 
 def test_too_few_patients_are_2_with_what_was_found_and_what_was_left_out(folder, tmp_path):
     shutil.copytree(folder / "export", tmp_path / "export")
-    for number in range(1, 9, 2):
+    for number in range(1, 27, 2):
         shutil.rmtree(tmp_path / "export" / str(number))
     (tmp_path / "export" / "notes.txt").write_text("x")
     (tmp_path / "out").symlink_to(folder / "out")
     shutil.copy(folder / "labels.csv", tmp_path)
     result = audited(tmp_path)
     assert result.exit_code == 2
-    assert "too few patients of chest (abdomen: 6, chest: 2)" in result.output
+    assert "too few patients of chest (abdomen: 15, chest: 2)" in result.output
     assert "E_TOO_FEW" in result.output
     assert "notes.txt" in result.output
 
@@ -198,9 +200,9 @@ def test_pairs_are_the_pixels_on_disk(folder):
 
 
 def test_patients_are_told_apart_by_what_is_asked_for(folder):
-    assert len({pair.patient for pair in found(folder)}) == 12
+    assert len({pair.patient for pair in found(folder)}) == 30
     for split_by in ("study", "series"):
-        assert len({pair.patient for pair in found(folder, split_by=split_by)}) == 12
+        assert len({pair.patient for pair in found(folder, split_by=split_by)}) == 30
 
 
 def test_frames_of_an_enhanced_file_are_paired_in_spatial_order(tmp_path):

@@ -127,6 +127,16 @@ def test_a_spread_larger_than_the_effect_is_said_to_be_so():
     assert judged(clean, Interval(value=0.5, low=0.2, high=0.8), 0.5).startswith("partly")
 
 
+def test_two_test_patients_of_a_label_prove_nothing_however_alike_they_are():
+    clean, none = Interval(value=0.9, low=0.9, high=0.9), Interval(value=0.0, low=0.0, high=0.0)
+    assert judged(clean, none, 0.5, patients=3).startswith("not protected")
+    verdict = judged(clean, none, 0.5, patients=2)
+    assert verdict == (
+        "cannot be told: a label has 2 patients to test on, at least 3 are needed "
+        "(15 patients in all)"
+    )
+
+
 def test_victims_that_disagree_make_the_interval_wide():
     found = trials()
     lucky = [
