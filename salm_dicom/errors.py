@@ -3,6 +3,7 @@
 ```text
 SalmDicomError
 ├── PlanError                 a setting is out of range, unknown or contradicts another     (exit 2)
+│   └── TooFew                there are not enough patients or labels to measure anything
 ├── UnsafeError               going on could overwrite or mix up somebody's data            (exit 6)
 ├── DiskFull                  no space left for the output                                  (exit 7)
 ├── Locked                    another run is writing to the same output                     (exit 8)
@@ -14,6 +15,7 @@ SalmDicomError
     ├── NotImage, UnsupportedPixels, UnsupportedTransferSyntax, DecodeError
     ├── GeometryError, UnevenSpacing, NonLinearRescale
     ├── AlreadyProtected, Quantitative, Changed, NoModality, NoLabel, NoChange, NoForeground
+    ├── NotProtected
     └── WorkerCrashed, UnexpectedFailure
 ```
 
@@ -36,6 +38,12 @@ class PlanError(SalmDicomError):
     """A setting is out of range, unknown, or contradicts another one."""
 
     code = "E_PLAN"
+
+
+class TooFew(PlanError):
+    """There are not enough patients or labels to measure anything."""
+
+    code = "E_TOO_FEW"
 
 
 class UnsafeError(SalmDicomError):
@@ -240,6 +248,12 @@ class NoChange(InputError):
 
 class NoForeground(NoChange):
     """The image has no anatomy to perturb (constant, or all air and padding)."""
+
+
+class NotProtected(InputError):
+    """A series of the source has no protected counterpart that can be compared with it."""
+
+    code = "E_NOT_PROTECTED"
 
 
 class WorkerCrashed(InputError):

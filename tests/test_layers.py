@@ -30,6 +30,7 @@ OWNERS = {
     "SimpleITK": {"foreground", "fidelity"},
     "click": {"cli"},
     "monai": {"learning", "fidelity", "transforms", "audit"},
+    "matplotlib": {"audit"},
     "torch": {"perturb", "learning", "fidelity", "protector", "transforms", "batch", "audit"},
 }
 MOST_LINES = 300

@@ -1,16 +1,20 @@
 """Audit: does it protect? Victims learn from protected images and are tested on clean ones."""
 
 from salm_dicom.audit.countermeasures import COUNTERMEASURES, Countermeasure
+from salm_dicom.audit.images import Images, Sets
 from salm_dicom.audit.score import normalised_protection, verdict
-from salm_dicom.audit.trial import Images, Trial, trial
+from salm_dicom.audit.trial import Course, Trial, learn, trial
 from salm_dicom.audit.victims import VICTIMS
 
 __all__ = [
     "COUNTERMEASURES",
     "VICTIMS",
     "Countermeasure",
+    "Course",
     "Images",
+    "Sets",
     "Trial",
+    "learn",
     "normalised_protection",
     "trial",
     "verdict",

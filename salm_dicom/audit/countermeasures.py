@@ -1,24 +1,28 @@
 """COUNTERMEASURES: what a victim may do to protected images before or while it learns from them.
 
-Images are (n, 1, rows, columns), 0 to 1. What is done to images is done to the victim's training,
-validation and test images alike, as one pipeline would; batches change in training only.
+What is done to images is done to the victim's training, validation and test images alike, as one
+pipeline would; batches change in training only. Volumes are filtered slice by slice.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
-from torch.nn import functional
 
+from salm_dicom.audit.batches import (
+    Batch,
+    adversarial,
+    cutmix,
+    cutout,
+    mixup,
+    shift_and_flip,
+    ueraser,
+    untouched,
+)
+from salm_dicom.audit.filters import Filter, jpeg, levels, median, without_linear_features
 from salm_dicom.perturb.robust import blur, half_and_back
-
-# Batch and label weights (n, classes) in, the same out; randomness from the generator.
-Batch = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +34,10 @@ class Countermeasure:
     setting
         The exact setting, for people.
     images
-        Done once to every image.
+        Done once to every image, of shape (n, 1, rows, columns).
+    learned
+        Given the training images, (n, 1, [slices,] rows, columns), and their labels, returns what
+        is done once to every image or volume, after `images`.
     batch
         Done to every batch of training.
     clean_share
@@ -38,73 +45,15 @@ class Countermeasure:
     """
 
     setting: str
-    images: Callable[[Tensor], Tensor] = lambda x: x
-    batch: Batch = lambda x, weights, _: (x, weights)
+    images: Filter = lambda x: x
+    learned: Callable[[Tensor, Tensor], Filter] | None = None
+    batch: Batch = untouched
     clean_share: float = 0.0
 
 
-def jpeg(quality: int) -> Callable[[Tensor], Tensor]:
-    """Return a function that encodes and decodes 8-bit baseline JPEG of a quality, 1 to 95."""
-
-    def through(images: Tensor) -> Tensor:
-        # only the audit needs pillow
-        from PIL import Image
-
-        out = torch.empty_like(images)
-        for index, image in enumerate((images * 255).round().clamp(0, 255).byte()[:, 0].numpy()):
-            stream = io.BytesIO()
-            Image.fromarray(image).save(stream, format="JPEG", quality=quality)
-            out[index, 0] = torch.from_numpy(np.array(Image.open(stream), dtype=np.float32) / 255)
-        return out
-
-    return through
-
-
-def levels(count: int) -> Callable[[Tensor], Tensor]:
-    """Return a function that rounds to `count` evenly spaced values from 0 to 1."""
-    return lambda images: (images * (count - 1)).round() / (count - 1)
-
-
-def median(edge: int) -> Callable[[Tensor], Tensor]:
-    """Return a function that takes the median of `edge` x `edge` pixels; edges are repeated."""
-
-    def filtered(images: Tensor) -> Tensor:
-        padded = functional.pad(images, (edge // 2,) * 4, mode="replicate")
-        windows = functional.unfold(padded, edge).reshape(*images.shape[:2], edge**2, -1)
-        middle: Tensor = windows.median(dim=2).values
-        return middle.reshape(images.shape)
-
-    return filtered
-
-
-def shift_and_flip(x: Tensor, weights: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Move every image by up to 1/14 of its edge (reflected), and mirror half of them."""
-    reach = max(x.shape[-1] // 14, 1)
-    padded = functional.pad(x, (reach,) * 4, mode="reflect")
-    corners = torch.randint(0, 2 * reach + 1, (len(x), 2), generator=rng).tolist()
-    rows, columns = x.shape[-2:]
-    moved = torch.stack(
-        [one[:, r : r + rows, c : c + columns] for one, (r, c) in zip(padded, corners, strict=True)]
-    )
-    mirrored = torch.rand((len(x), 1, 1, 1), generator=rng) < 0.5
-    return torch.where(mirrored, moved.flip(-1), moved), weights
-
-
-def cutout(x: Tensor, weights: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Blank, in every image, a square of half its edge."""
-    rows, columns = x.shape[-2:]
-    lots = torch.rand((2, len(x), 1, 1, 1), generator=rng)
-    row, column = torch.arange(rows).reshape(-1, 1), torch.arange(columns)
-    top, left = (lots[0] * rows).floor(), (lots[1] * columns).floor()
-    inside = ((row - top).abs() <= rows / 4) & ((column - left).abs() <= columns / 4)
-    return x.masked_fill(inside, 0.0), weights
-
-
-def mixup(x: Tensor, weights: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Blend every image and its label with another one's, by a share uniform in 0 to 1."""
-    share = float(torch.rand((), generator=rng))
-    other = torch.randperm(len(x), generator=rng)
-    return torch.lerp(x, x[other], share), torch.lerp(weights, weights[other], share)
+def _clean(percent: int) -> Countermeasure:
+    setting = f"{percent} % of the training images unprotected"
+    return Countermeasure(setting=setting, clean_share=percent / 100)
 
 
 COUNTERMEASURES: dict[str, Countermeasure] = {
@@ -121,10 +70,25 @@ COUNTERMEASURES: dict[str, Countermeasure] = {
     "blur1": Countermeasure(setting="Gaussian, sigma 1", images=lambda x: blur(x, 1.0)),
     "blur2": Countermeasure(setting="Gaussian, sigma 2", images=lambda x: blur(x, 2.0)),
     "median3": Countermeasure(setting="median of 3 x 3", images=median(3)),
+    "median5": Countermeasure(setting="median of 5 x 5", images=median(5)),
     "half": Countermeasure(
         setting="mean of 2 x 2 pixels, back by bilinear interpolation", images=half_and_back
     ),
+    "projection": Countermeasure(
+        setting="what a linear classifier looks at is projected out",
+        learned=without_linear_features,
+    ),
     "cutout": Countermeasure(setting="a square of half the edge blanked", batch=cutout),
-    "mixup": Countermeasure(setting="uniform shares", batch=mixup),
-    "clean20": Countermeasure(setting="20 % of the training images unprotected", clean_share=0.2),
+    "cutmix": Countermeasure(setting="rectangles of other images, uniform areas", batch=cutmix),
+    "mixup": Countermeasure(setting="blended with other images, uniform shares", batch=mixup),
+    "ueraser": Countermeasure(
+        setting="plasma brightness and contrast, largest loss of 5 draws", batch=ueraser
+    ),
+    "adversarial": Countermeasure(
+        setting="adversarial training, PGD 10 x 2/255 within 8/255", batch=adversarial
+    ),
+    "clean20": _clean(20),
+    "clean40": _clean(40),
+    "clean60": _clean(60),
+    "clean80": _clean(80),
 }

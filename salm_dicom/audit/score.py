@@ -14,8 +14,12 @@ WEAK = 0.2
 
 def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
     """Return the mean over classes of the share of their images that is recognised, 0 to 1."""
-    classes = sorted(set(labels.tolist()))
-    recall = [(predicted[labels == c] == c).double().mean() for c in classes]
+    return balanced_share(predicted == labels, labels)
+
+
+def balanced_share(correct: Tensor, labels: Tensor) -> float:
+    """Return the mean over classes of the share of their images for which `correct` is True."""
+    recall = [correct[labels == c].double().mean() for c in sorted(set(labels.tolist()))]
     return float(torch.stack(recall).mean())
 
 

@@ -10,29 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from salm_dicom.audit.countermeasures import COUNTERMEASURES, Countermeasure
+from salm_dicom.audit.images import Images, Sets
 from salm_dicom.audit.score import balanced_accuracy
 from salm_dicom.audit.victims import build_victim
 from salm_dicom.learning import one_thread
 
-_BATCH = 32
+BATCH = 32
 _LEARNING_RATE = 2e-3
 _WEIGHT_DECAY = 1e-2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Images:
-    """Labelled images of one channel.
-
-    Parameters
-    ----------
-    pixels
-        (n, 1, rows, columns), float32, 0 to 1.
-    labels
-        (n,), int64, from 0.
-    """
-
-    pixels: Tensor
-    labels: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +46,53 @@ class Trial:
     train: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """What a victim did at every epoch.
+
+    Parameters
+    ----------
+    validation, clean_validation
+        Balanced accuracy, one for each epoch.
+    predicted
+        Class of each test image, (epochs, n), int64.
+    predicted_protected
+        The same of the protected test images; None where there are none.
+    test
+        Labels of the test images.
+    train
+        Balanced accuracy on the training images, after the last epoch.
+    """
+
+    validation: tuple[float, ...]
+    clean_validation: tuple[float, ...]
+    predicted: Tensor
+    predicted_protected: Tensor | None
+    test: Tensor
+    train: float
+
+    @property
+    def selected(self) -> int:
+        """The first epoch at which `validation` is highest."""
+        return self.validation.index(max(self.validation))
+
+    @property
+    def clean_selected(self) -> int:
+        """The first epoch at which `clean_validation` is highest."""
+        return self.clean_validation.index(max(self.clean_validation))
+
+    def trial(self) -> Trial:
+        """Return the scores at the epochs a victim may stop at."""
+        scores = [balanced_accuracy(one, self.test) for one in self.predicted]
+        return Trial(
+            selected=scores[self.selected],
+            clean_selected=scores[self.clean_selected],
+            last=scores[-1],
+            best=max(scores),
+            train=self.train,
+        )
+
+
 def trial(
     victim: str,
     train: Images,
@@ -73,7 +105,22 @@ def trial(
     countermeasure: str = "none",
     clean_train: Images | None = None,
 ) -> Trial:
-    """Return how well a victim does that learned from `train`.
+    """Return how well a victim does that learned from `train`; see `learn` and `Sets`."""
+    sets = Sets(
+        train=train,
+        validation=validation,
+        clean_validation=clean_validation,
+        test=test,
+        clean_train=clean_train,
+    )
+    found = learn(victim, sets, seed=seed, epochs=epochs, countermeasure=countermeasure)
+    return found.trial()
+
+
+def learn(
+    victim: str, sets: Sets, *, seed: int, epochs: int = 12, countermeasure: str = "none"
+) -> Course:
+    """Train a victim and return what it did at every epoch.
 
     AdamW, one-cycle learning rate up to 0.002, weight decay 0.01, batches of 32. Everything
     random comes from `seed`.
@@ -82,54 +129,60 @@ def trial(
     ----------
     victim, countermeasure
         Keys of `VICTIMS` and `COUNTERMEASURES`.
-    train
-        Protected images, or clean ones for the reference.
-    validation
-        Protected like `train`.
-    clean_validation, test
-        Never protected.
-    clean_train
-        `train` without protection, in its order; used by countermeasures that mix in clean images.
     """
     measure = COUNTERMEASURES[countermeasure]
     rng = torch.Generator().manual_seed(seed)
-    seen = _seen(_mixed(train, clean_train, measure, rng), measure)
-    others = [_seen(one, measure) for one in (validation, clean_validation, test)]
-    rows, columns = train.pixels.shape[-2:]
-    network = build_victim(victim, int(train.labels.max()) + 1, (rows, columns), seed)
-    steps = epochs * math.ceil(len(seen.labels) / _BATCH)
+    seen = _seen_by(measure, replace(sets, train=_mixed(sets, measure, rng)))
+    size = tuple(seen.train.pixels.shape[2:])
+    network = build_victim(victim, int(seen.train.labels.max()) + 1, size, seed)
+    with torch.random.fork_rng(devices=[]), one_thread():
+        torch.manual_seed(seed)  # dropout draws from the global generator
+        return _course(network, seen, measure, epochs, rng)
+
+
+def _course(
+    network: nn.Module, seen: Sets, measure: Countermeasure, epochs: int, rng: torch.Generator
+) -> Course:
+    steps = epochs * math.ceil(len(seen.train.labels) / BATCH)
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=steps)
-    history = []
-    with torch.random.fork_rng(devices=[]), one_thread():
-        torch.manual_seed(seed)  # dropout draws from the global generator
-        for _ in range(epochs):
-            _epoch(network, seen, measure, optimiser, schedule, rng)
-            history.append([measured(network, one) for one in others])
-    by_validation, by_clean, on_test = (list(column) for column in zip(*history, strict=True))
-    return Trial(
-        selected=on_test[by_validation.index(max(by_validation))],
-        clean_selected=on_test[by_clean.index(max(by_clean))],
-        last=on_test[-1],
-        best=max(on_test),
-        train=measured(network, seen),
+    scores, clean_scores = [], []
+    on_test: list[Tensor] = []
+    on_protected: list[Tensor] = []
+    for _ in range(epochs):
+        _epoch(network, seen.train, measure, optimiser, schedule, rng)
+        scores.append(measured(network, seen.validation))
+        clean_scores.append(measured(network, seen.clean_validation))
+        on_test.append(predictions(network, seen.test))
+        if seen.protected_test is not None:
+            on_protected.append(predictions(network, seen.protected_test))
+    return Course(
+        validation=tuple(scores),
+        clean_validation=tuple(clean_scores),
+        predicted=torch.stack(on_test),
+        predicted_protected=torch.stack(on_protected) if on_protected else None,
+        test=seen.test.labels,
+        train=measured(network, seen.train),
     )
 
 
 @torch.no_grad()
+def predictions(network: nn.Module, images: Images) -> Tensor:
+    """Return the most likely class of each image, (n,)."""
+    network.eval()
+    return torch.cat([network(part).argmax(1) for part in torch.split(images.pixels, 256)])
+
+
 def measured(network: nn.Module, images: Images) -> float:
     """Return the balanced accuracy of a network on images, 0 to 1."""
-    network.eval()
-    predicted = torch.cat([network(part).argmax(1) for part in torch.split(images.pixels, 256)])
-    return balanced_accuracy(predicted, images.labels)
+    return balanced_accuracy(predictions(network, images), images.labels)
 
 
-def _mixed(
-    train: Images, clean: Images | None, measure: Countermeasure, rng: torch.Generator
-) -> Images:
+def _mixed(sets: Sets, measure: Countermeasure, rng: torch.Generator) -> Images:
     """Return the training images with some of them unprotected."""
+    train, clean = sets.train, sets.clean_train
     if not measure.clean_share or clean is None:
         return train
     count = round(measure.clean_share * len(train.labels))
@@ -139,8 +192,26 @@ def _mixed(
     return replace(train, pixels=pixels)
 
 
-def _seen(images: Images, measure: Countermeasure) -> Images:
-    return replace(images, pixels=measure.images(images.pixels))
+def _seen_by(measure: Countermeasure, sets: Sets) -> Sets:
+    """Return the sets after what a countermeasure does once to every image."""
+
+    def filtered(images: Images) -> Images:
+        slices = images.pixels.reshape(-1, 1, *images.pixels.shape[-2:])
+        return replace(images, pixels=measure.images(slices).reshape(images.pixels.shape))
+
+    train = filtered(sets.train)
+    learned = measure.learned(train.pixels, train.labels) if measure.learned else lambda x: x
+
+    def seen(images: Images) -> Images:
+        return replace(images, pixels=learned(filtered(images).pixels))
+
+    return Sets(
+        train=replace(train, pixels=learned(train.pixels)),
+        validation=seen(sets.validation),
+        clean_validation=seen(sets.clean_validation),
+        test=seen(sets.test),
+        protected_test=None if sets.protected_test is None else seen(sets.protected_test),
+    )
 
 
 def _epoch(
@@ -151,14 +222,27 @@ def _epoch(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     rng: torch.Generator,
 ) -> None:
-    network.train()
     weights = functional.one_hot(images.labels).float()
-    for chosen in torch.split(torch.randperm(len(weights), generator=rng), _BATCH):
+    for chosen in torch.split(torch.randperm(len(weights), generator=rng), BATCH):
         # batch normalisation cannot learn from a single image
         if len(chosen) > 1:
-            batch, wanted = measure.batch(images.pixels[chosen], weights[chosen], rng)
+            batch, wanted = _changed(network, images.pixels[chosen], weights[chosen], measure, rng)
+            network.train()
             optimiser.zero_grad(set_to_none=True)
             loss = functional.cross_entropy(network(batch), wanted)
             torch.autograd.backward(loss)
             optimiser.step()
         schedule.step()
+
+
+def _changed(
+    network: nn.Module, x: Tensor, weights: Tensor, measure: Countermeasure, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return a batch after the countermeasure; slices of volumes are its channels."""
+    network.eval()  # looking at images must not move the averages of batch normalisation
+
+    def loss(flat: Tensor) -> Tensor:
+        return functional.cross_entropy(network(flat.reshape(x.shape)), weights, reduction="none")
+
+    flat, wanted = measure.batch(x.reshape(len(x), -1, *x.shape[-2:]), weights, rng, loss)
+    return flat.reshape(x.shape), wanted

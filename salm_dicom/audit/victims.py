@@ -14,34 +14,35 @@ from monai.networks.nets.senet import SENet
 from torch import nn
 from torch.nn import functional
 
-# These networks halve their input five times.
-_LEAST_SIDE = 32
+# What is left after a network has halved its input four or five times must not be empty.
+_HALVED_FOUR_TIMES, _HALVED_FIVE_TIMES = 16, 32
 
 
 class _AtLeast(nn.Module):
     """A network whose input is zero-padded, on all sides, to the smallest it can take."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, side: int, network: nn.Module) -> None:
         super().__init__()
+        self.side = side
         self.network = network
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the network's output for images (n, 1, rows, columns)."""
+        """Return the network's output for images or volumes of one channel."""
         padding: list[int] = []
         for side in reversed(images.shape[2:]):
-            missing = max(_LEAST_SIDE - side, 0)
+            missing = max(self.side - side, 0)
             padding += [missing // 2, missing - missing // 2]
         out: torch.Tensor = self.network(functional.pad(images, padding))
         return out
 
 
-def _resnet(classes: int, size: tuple[int, int]) -> nn.Module:
+def _resnet(classes: int, size: tuple[int, ...]) -> nn.Module:
     # full resolution in the first stage, where the surrogate halves it
     return ResNet(
         block="basic",
         layers=[1, 1, 1, 1],
         block_inplanes=[8, 16, 32, 64],
-        spatial_dims=2,
+        spatial_dims=len(size),
         n_input_channels=1,
         conv1_t_size=3,
         conv1_t_stride=1,
@@ -50,9 +51,9 @@ def _resnet(classes: int, size: tuple[int, int]) -> nn.Module:
     )
 
 
-def _resnet18(classes: int, size: tuple[int, int]) -> nn.Module:
+def _resnet18(classes: int, size: tuple[int, ...]) -> nn.Module:
     return resnet18(
-        spatial_dims=2,
+        spatial_dims=len(size),
         n_input_channels=1,
         conv1_t_size=3,
         conv1_t_stride=2,
@@ -61,20 +62,21 @@ def _resnet18(classes: int, size: tuple[int, int]) -> nn.Module:
     )
 
 
-def _densenet(classes: int, size: tuple[int, int]) -> nn.Module:
-    return DenseNet(
-        spatial_dims=2,
+def _densenet(classes: int, size: tuple[int, ...]) -> nn.Module:
+    network = DenseNet(
+        spatial_dims=len(size),
         in_channels=1,
         out_channels=classes,
         init_features=16,
         growth_rate=8,
         block_config=(3, 3, 3),
     )
+    return _AtLeast(_HALVED_FOUR_TIMES, network)
 
 
-def _seresnet(classes: int, size: tuple[int, int]) -> nn.Module:
+def _seresnet(classes: int, size: tuple[int, ...]) -> nn.Module:
     return SENet(
-        spatial_dims=2,
+        spatial_dims=len(size),
         in_channels=1,
         block=SEResNetBottleneck,
         layers=(1, 1, 1, 1),
@@ -88,26 +90,32 @@ def _seresnet(classes: int, size: tuple[int, int]) -> nn.Module:
     )
 
 
-def _densenet121(classes: int, size: tuple[int, int]) -> nn.Module:
-    return _AtLeast(DenseNet121(spatial_dims=2, in_channels=1, out_channels=classes))
+def _densenet121(classes: int, size: tuple[int, ...]) -> nn.Module:
+    network = DenseNet121(spatial_dims=len(size), in_channels=1, out_channels=classes)
+    return _AtLeast(_HALVED_FIVE_TIMES, network)
 
 
-def _efficientnet_b0(classes: int, size: tuple[int, int]) -> nn.Module:
+def _efficientnet_b0(classes: int, size: tuple[int, ...]) -> nn.Module:
     network = EfficientNetBN(
-        "efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=1, num_classes=classes
+        "efficientnet-b0",
+        pretrained=False,
+        spatial_dims=len(size),
+        in_channels=1,
+        num_classes=classes,
     )
-    return _AtLeast(network)
+    return _AtLeast(_HALVED_FIVE_TIMES, network)
 
 
-def _convnet(classes: int, size: tuple[int, int]) -> nn.Module:
+def _convnet(classes: int, size: tuple[int, ...]) -> nn.Module:
     # no skip connections, instance normalisation, a linear layer over places: unlike the others
     return Classifier(
         in_shape=(1, *size), classes=classes, channels=(16, 32, 64), strides=(2, 2, 2)
     )
 
 
-# For 2-D images of one channel. The first three are small enough for a processor.
-VICTIMS: dict[str, Callable[[int, tuple[int, int]], nn.Module]] = {
+# For images (2-D) or volumes (3-D) of one channel. The first three are small enough for a
+# processor.
+VICTIMS: dict[str, Callable[[int, tuple[int, ...]], nn.Module]] = {
     "resnet-10": _resnet,
     "densenet-small": _densenet,
     "convnet": _convnet,
@@ -118,8 +126,14 @@ VICTIMS: dict[str, Callable[[int, tuple[int, int]], nn.Module]] = {
 }
 
 
-def build_victim(name: str, classes: int, size: tuple[int, int], seed: int) -> nn.Module:
-    """Return an untrained victim for images of `size`; its weights depend on the seed alone."""
+def build_victim(name: str, classes: int, size: tuple[int, ...], seed: int) -> nn.Module:
+    """Return an untrained victim for images of `size`; its weights depend on the seed alone.
+
+    Parameters
+    ----------
+    size
+        Rows and columns, or slices, rows and columns.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return VICTIMS[name](classes, size)

@@ -18,6 +18,7 @@ COMMANDS = {
     "fit": "Train a protector on a labelled export.",
     "protect": "Protect every series of an export.",
     "verify": "Measure a protected export against its source.",
+    "audit": "Train victims on a protected export, and say what they could not learn.",
     "restore": "Give back the sources of a protected export, from the vault.",
     "doctor": "Check this installation.",
     "completion": "Print the completion script of a shell.",
@@ -48,7 +49,7 @@ class LazyGroup(click.Group):
 
 EPILOG = """\b
 Exit status: 0 done; 1 unexpected failure; 2 usage; 3 something was left out (listed);
-4 nothing to do; 5 a fidelity limit is missed; 6 refused as unsafe; 7 no space; 8 another
+4 nothing to do; 5 a limit is missed; 6 refused as unsafe; 7 no space; 8 another
 run holds OUT; 9 a mismatch was found; 130 interrupted.
 
 \b

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks.method import CONTENDERS, table
 from salm_dicom.audit import (
@@ -23,6 +25,8 @@ from salm_dicom.errors import PlanError
 from salm_dicom.perturb import METHODS
 
 SIDE = 28
+# Victims that are small enough to learn from volumes on a processor.
+SMALL = [name for name in VICTIMS if name not in ("resnet-18", "densenet-121", "efficientnet-b0")]
 
 
 def discs(count: int, seed: int) -> Images:
@@ -97,40 +101,102 @@ def test_a_trial_repeats_itself_whatever_the_global_generator_does():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("name", VICTIMS)
-def test_every_victim_tells_classes_apart_and_depends_on_its_seed_alone(name):
-    x = discs(4, 0).pixels
-    first, same, other = (build_victim(name, 3, (SIDE, SIDE), seed).eval() for seed in (1, 1, 2))
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [(name, (SIDE, SIDE)) for name in VICTIMS] + [(name, (4, 16, 16)) for name in SMALL],
+)
+def test_every_victim_tells_classes_apart_and_depends_on_its_seed_alone(name, size):
+    x = torch.rand((2, 1, *size))
+    first, same, other = (build_victim(name, 3, size, seed).eval() for seed in (1, 1, 2))
     with torch.no_grad():
-        assert first(x).shape == (4, 3)
+        assert first(x).shape == (2, 3)
         assert torch.equal(first(x), same(x))
         assert not torch.equal(first(x), other(x))
 
 
+def put_through(name: str, images: Images) -> tuple[Tensor, Tensor]:
+    """Return pixels and label weights after everything a countermeasure does."""
+    measure = COUNTERMEASURES[name]
+    pixels = measure.images(images.pixels)
+    if measure.learned:
+        pixels = measure.learned(pixels, images.labels)(pixels)
+    weights = torch.nn.functional.one_hot(images.labels, 2).float()
+    rng = torch.Generator().manual_seed(0)
+    # larger for images that are brighter at the left
+    slope = torch.linspace(1, 0, SIDE)
+    return measure.batch(pixels, weights, rng, lambda x: (x * slope).sum((1, 2, 3)))
+
+
 @pytest.mark.parametrize("name", COUNTERMEASURES)
 def test_every_countermeasure_keeps_shape_and_range_and_leaves_its_input_alone(name):
-    measure = COUNTERMEASURES[name]
     images = discs(6, 0)
     before = images.pixels.clone()
-    weights = torch.nn.functional.one_hot(images.labels, 2).float()
-    batch, wanted = measure.batch(
-        measure.images(images.pixels), weights, torch.Generator().manual_seed(0)
-    )
+    batch, wanted = put_through(name, images)
     assert torch.equal(images.pixels, before)
     assert batch.shape == before.shape
     assert batch.min() >= -1e-6
     assert batch.max() <= 1 + 1e-6
     assert torch.allclose(wanted.sum(1), torch.ones(6))
-    assert measure.setting
+    assert COUNTERMEASURES[name].setting
 
 
-@pytest.mark.parametrize("name", set(COUNTERMEASURES) - {"none", "clean20", "8bit"})
+@pytest.mark.parametrize(
+    "name", [n for n in COUNTERMEASURES if n not in ("none", "8bit") and not n.startswith("clean")]
+)
 def test_no_countermeasure_is_the_identity(name):
-    measure = COUNTERMEASURES[name]
-    pixels = discs(6, 0).pixels
-    weights = torch.nn.functional.one_hot(torch.arange(6) % 2, 2).float()
-    seen, _ = measure.batch(measure.images(pixels), weights, torch.Generator().manual_seed(0))
-    assert (seen - pixels).abs().max() > 1 / 255
+    images = discs(6, 0)
+    seen, _ = put_through(name, images)
+    assert (seen - images.pixels).abs().max() > 1 / 255
+
+
+def test_adversarial_training_stays_within_8_of_255_and_makes_the_loss_large():
+    images = discs(6, 0)
+    seen, _ = put_through("adversarial", images)
+    change = seen - images.pixels
+    assert change.abs().max() <= 8 / 255 + 1e-6
+    # all but the last column, whose weight in this loss is 0
+    assert (change[..., :-1] > 7 / 255).float().mean() > 0.99
+
+
+def test_ueraser_takes_the_draw_with_the_largest_loss():
+    x = discs(1, 0).pixels.expand(40, -1, -1, -1)
+    weights = torch.ones(40, 1)
+
+    def loss(images: Tensor) -> Tensor:
+        return images.mean((1, 2, 3))
+
+    def mean(name: str, by: Callable[[Tensor], Tensor]) -> float:
+        rng = torch.Generator().manual_seed(1)
+        return float(COUNTERMEASURES[name].batch(x, weights, rng, by)[0].mean())
+
+    largest = mean("ueraser", loss)
+    smallest = mean("ueraser", lambda images: -loss(images))
+    assert largest > float(x.mean()) + 0.05
+    assert smallest < float(x.mean()) - 0.05
+
+
+def test_cutmix_blends_labels_by_the_area_that_comes_from_the_other_image():
+    x = torch.stack([torch.full((1, 20, 20), i / 3) for i in range(4)])
+    seen, wanted = COUNTERMEASURES["cutmix"].batch(
+        x, torch.eye(4), torch.Generator().manual_seed(3), lambda _: torch.zeros(4)
+    )
+    pixels_of = torch.stack([(seen * 3).round().flatten(1) == i for i in range(4)], 1)
+    assert torch.allclose(pixels_of.float().mean(2), wanted, atol=1e-6)
+    assert 0 < wanted.min() + wanted.max() < 2
+
+
+def test_projection_removes_one_direction_that_tells_two_classes_apart():
+    images = discs(200, 0)
+    board = (torch.arange(SIDE)[:, None] + torch.arange(SIDE)) % 2 * 2.0 - 1
+    mark = 0.02 * board * (images.labels[:, None, None, None] * 2.0 - 1)
+    marked = images.pixels + mark
+    left = COUNTERMEASURES["projection"].learned(marked, images.labels)(marked)
+    apart = [
+        float((one[images.labels == 1] - one[images.labels == 0]).mul(board).mean().abs())
+        for one in (marked, left)
+    ]
+    assert apart[1] < 0.1 * apart[0]
+    assert torch.linalg.matrix_rank((left - marked).flatten(1), atol=1e-3) == 1
 
 
 def test_256_levels_change_floats_by_half_a_level_and_8_bit_images_not_at_all():

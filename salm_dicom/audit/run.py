@@ -1,0 +1,92 @@
+"""Run: an audit from the subjects to the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from salm_dicom.audit.dataset import Dataset, Progress, Subject, View, dataset
+from salm_dicom.audit.experiment import Found, Settings, planned, run, why_not_late
+from salm_dicom.audit.summary import Summary, summarise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """What was asked for, what it was asked of, and what came of it.
+
+    Parameters
+    ----------
+    found
+        Trials so far, in the order they were planned.
+    planned
+        How many trials there are.
+    summary
+        None while trials are still to come.
+    not_measured
+        What an audit should say and this one cannot, with the reason.
+    """
+
+    settings: Settings
+    view: View
+    jobs: int
+    data: Dataset
+    planned: int
+    not_measured: dict[str, str]
+    found: tuple[Found, ...] = ()
+    summary: Summary | None = None
+
+    def reaches(self, wanted: float) -> bool:
+        """Whether the protection is at least `wanted` with every countermeasure that was tried."""
+        return self.summary is not None and all(
+            row.reaches(wanted) for row in self.summary.countermeasures
+        )
+
+
+def audit(
+    subjects: Sequence[Subject],
+    settings: Settings,
+    view: View,
+    *,
+    jobs: int = 1,
+    note: Callable[[Audit], None] = lambda _: None,
+    progress: Progress = lambda *_: None,
+) -> Audit:
+    """Return what victims learn from the protected series of the subjects.
+
+    Parameters
+    ----------
+    jobs
+        Processes; with any number the result is the same.
+    note
+        Called with what is known so far after every trial, and at the end.
+
+    Raises
+    ------
+    TooFew
+        There are too few patients or labels.
+    """
+    data = dataset(subjects, view, progress)
+    specs = planned(settings, data)
+    so_far = Audit(
+        settings=settings, view=view, jobs=jobs, data=data, planned=len(specs),
+        not_measured=_not_measured(data),
+    )  # fmt: skip
+    places = {spec: place for place, spec in enumerate(specs)}
+    progress("trials", 0, len(specs))
+    for one in run(data, specs, settings, jobs):
+        found = sorted((*so_far.found, one), key=lambda other: places[other.spec])
+        so_far = replace(so_far, found=tuple(found))
+        note(so_far)
+        progress("trials", len(found), len(specs))
+    done = replace(so_far, summary=summarise(so_far.found, data))
+    note(done)
+    return done
+
+
+def _not_measured(data: Dataset) -> dict[str, str]:
+    missing = {
+        "frozen or pre-trained backbone": "needs weights from elsewhere; nothing is downloaded",
+        "segmentation": "victims classify; masks are not read",
+    }
+    reason = why_not_late(data)
+    return {"late arrival": reason, **missing} if reason else missing

@@ -1,0 +1,129 @@
+"""What an audit was asked for on the command line, and what that means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from salm_dicom.audit.dataset import View
+    from salm_dicom.audit.experiment import Settings
+    from salm_dicom.batch.counterparts import Pair
+    from salm_dicom.batch.labels import Labels
+    from salm_dicom.dicom.scan import LeftOut
+
+# Rows of VICTIMS and COUNTERMEASURES; written again here because help must not wait for torch.
+VICTIMS = (
+    "resnet-10", "densenet-small", "convnet", "seresnet-small", "resnet-18", "densenet-121",
+    "efficientnet-b0",
+)  # fmt: skip
+COUNTERMEASURES = (
+    "shift_flip", "jpeg90", "jpeg50", "jpeg10", "8bit", "2bit", "blur0.5", "blur1", "blur2",
+    "median3", "median5", "half", "projection", "cutout", "cutmix", "mixup", "ueraser",
+    "adversarial", "clean20", "clean40", "clean60", "clean80",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the command line says."""
+
+    source: Path
+    output: Path
+    labels: Path | None
+    labels_by: str
+    modality: str | None
+    split_by: str
+    fitted_labels: Path | None
+    victims: str
+    seeds: int
+    epochs: int | None
+    countermeasures: str
+    coverage: str
+    extent: str
+    size: int | None
+    slices: int
+    intensity_range: tuple[float, float] | None
+    require: float | None
+    jobs: int
+    json_file: Path | None
+    plots: Path | None
+    progress: str
+    log_file: Path | None
+
+
+def settings_of(asked: Asked) -> Settings:
+    """Return what an audit is to try."""
+    from salm_dicom.audit.experiment import Settings
+    from salm_dicom.errors import PlanError
+
+    measures = _names(asked.countermeasures)
+    try:
+        coverage = tuple(int(share) for share in _names(asked.coverage))
+    except ValueError as error:
+        raise PlanError("--coverage needs whole numbers, as in 20,40,60,80,100") from error
+    return Settings(
+        victims=_names(asked.victims),
+        seeds=asked.seeds,
+        epochs=asked.epochs,
+        countermeasures=COUNTERMEASURES if measures == ("all",) else measures,
+        coverage=coverage,
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+
+
+def view_of(asked: Asked) -> View:
+    """Return how victims are to see a series."""
+    from salm_dicom.audit.dataset import View
+    from salm_dicom.plan import ProtectionPlan
+
+    default = ProtectionPlan()
+    slices, *edges = default.volume_size
+    if asked.size is not None:
+        edges = [asked.size, asked.size]
+    plan = ProtectionPlan(
+        method="random",
+        extent=asked.extent,
+        intensity_range=asked.intensity_range,
+        slice_size=(asked.size, asked.size) if asked.size else default.slice_size,
+        volume_size=(slices, edges[0], edges[1]),
+    )
+    return View(plan=plan, slices=asked.slices)
+
+
+def check_places(asked: Asked) -> None:
+    """Refuse to write where images are."""
+    from salm_dicom.errors import UnsafeError
+
+    for place in (asked.json_file, asked.plots):
+        for images in (asked.source.resolve(), asked.output.resolve()):
+            if place is not None and images in (place.resolve(), *place.resolve().parents):
+                raise UnsafeError("--json and --plots must lie outside SOURCE and OUT")
+
+
+def pairs_of(asked: Asked) -> tuple[list[Pair], list[LeftOut]]:
+    """Return the labelled series of SOURCE that are in OUT, and every other file."""
+    from salm_dicom.batch.counterparts import pairs
+    from salm_dicom.errors import PlanError
+
+    labels = _labels(asked, asked.labels)
+    if labels is None:
+        raise PlanError("an audit needs labels: give --labels labels.csv")
+    return pairs(
+        asked.source,
+        asked.output,
+        labels,
+        split_by=asked.split_by,
+        fitted=_labels(asked, asked.fitted_labels),
+        modality=asked.modality,
+    )
+
+
+def _labels(asked: Asked, path: Path | None) -> Labels | None:
+    from salm_dicom.batch.labels import Labels
+
+    return None if path is None else Labels.read(path, by=asked.labels_by, root=asked.source)
