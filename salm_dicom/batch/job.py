@@ -42,6 +42,7 @@ class Job:
     created: datetime
     site_key: bytes
     modality: str | None = None
+    recipients: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,11 @@ def _run(job: Job) -> str:
 
     with opened(vault.uids) as new:
         derivation = Derivation(
-            record=found.record, created=job.created, site_key=job.site_key, references=new
+            record=found.record,
+            created=job.created,
+            site_key=job.site_key,
+            references=new,
+            recipients=job.recipients,
         )
         write_series(series.origin, change_of, job.output / job.name, derivation, kept.add)
     kept.write(vault.kept(job.name))

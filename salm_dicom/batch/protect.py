@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,8 @@ class Request:
         Of NIfTI files whose sidecar does not say.
     selection
         Which series and objects; what an earlier run wrote stays.
+    recipients
+        Certificates, DER, of those who can restore DICOM sources from the output alone.
     """
 
     source: Path
@@ -80,6 +83,7 @@ class Request:
     jobs: int = 1
     modality: str | None = None
     selection: Selection = field(default_factory=Selection)
+    recipients: tuple[bytes, ...] = ()
 
 
 def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
@@ -107,7 +111,7 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
         labelled, unlabelled = labelled_series(found, plan, request.labels)
         protector = given or _fitted(request, vault, labelled, progress)
         save(protector, vault.protector)
-        created = ledger.begin(protector.digest, request.created)
+        created = ledger.begin(_digest(request, protector), request.created)
         request.output.mkdir(parents=True, exist_ok=True, mode=0o700)
         plan_names(found, ledger)
         plan_of = partial(planned, found.objects, labelled, protector, request.site_key)
@@ -137,6 +141,11 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
                 raise DiskFull("no space left for the manifest; run the same again") from error
             raise
     return result
+
+
+def _digest(request: Request, protector: Protector) -> str:
+    """Return what may not change between the runs that make one output."""
+    return ":".join((protector.digest, *(sha256(one).hexdigest() for one in request.recipients)))
 
 
 def labelled_series(
@@ -214,6 +223,7 @@ def _job(
         created=created,
         site_key=request.site_key,
         modality=series.modality,
+        recipients=request.recipients,
     )
 
 

@@ -55,9 +55,7 @@ def restore(
     vault = Vault(vault_folder)
     if not vault.ledger.exists():
         raise PlanError("the vault has no ledger; give the vault that the output was made with")
-    check_places(output, target, vault_folder)
-    if target.exists() and any(target.iterdir()):
-        raise UnsafeError("the target is not empty; nothing is ever overwritten")
+    check_target(output, target, vault_folder)
     with Ledger.open(vault.ledger) as ledger:
         rows = [row for row in ledger.rows().values() if row.done]
         objects = [row.name for row in ledger.rows("objects").values() if row.done]
@@ -86,7 +84,7 @@ def restore(
             except (InputError, MismatchError) as error:
                 failed.append((path, f"{error.code}: {error}"))
                 continue
-            _write(target / path.relative_to(output), data)
+            write_new(target / path.relative_to(output), data)
             identical, recompressed = identical + is_source, recompressed + (not is_source)
         failed += [(output / row.name, "a protected instance is missing")] * len(kept)
     for name in objects:
@@ -96,12 +94,19 @@ def restore(
         except (InputError, MismatchError) as error:
             failed.append((output / name, f"{error.code}: {error}"))
             continue
-        _write(target / name, data)
+        write_new(target / name, data)
         identical += 1
     progress("restore", len(rows), len(rows))
     strange = [p for p in sorted(output.rglob("*")) if p.is_file() and p not in known]
     failed += [(path, "is not from a run with this vault") for path in strange]
     return Restored(identical=identical, recompressed=recompressed, failed=tuple(failed))
+
+
+def check_target(output: Path, target: Path, vault: Path) -> None:
+    """Refuse a target that is not empty, or lies inside another folder or around it."""
+    check_places(output, target, vault)
+    if target.exists() and any(target.iterdir()):
+        raise UnsafeError("the target is not empty; nothing is ever overwritten")
 
 
 def _restored_image(output: Path, name: str, vault: Vault, target: Path) -> bool | str:
@@ -113,7 +118,7 @@ def _restored_image(output: Path, name: str, vault: Vault, target: Path) -> bool
         data, is_source = restore_file(paths[0], vault.kept(name))
     except (InputError, MismatchError) as error:
         return f"{error.code}: {error}"
-    _write(target / paths[0].relative_to(output), data)
+    write_new(target / paths[0].relative_to(output), data)
     return is_source
 
 
@@ -124,7 +129,8 @@ def _object(path: Path, kept: Path) -> bytes:
     return restored_object(read(path), read_kept_object(kept))
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_new(path: Path, data: bytes) -> None:
+    """Write a private file that must not be there yet."""
     make_private(path.parent)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as stream:

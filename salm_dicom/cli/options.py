@@ -7,11 +7,14 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from salm_dicom.errors import PlanError
+
+if TYPE_CHECKING:
+    from salm_dicom.dicom.envelope import Key
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -198,6 +201,33 @@ def site_key(path: Path | None, default: bytes) -> bytes:
     if len(key) < 16:
         raise PlanError(f"the site key has {len(key)} bytes; at least 16 are needed")
     return key
+
+
+def recipients_of(path: Path) -> tuple[bytes, ...]:
+    """Return the certificates of a PEM file, DER."""
+    from salm_dicom.dicom.envelope import recipients
+
+    return recipients(_pem(path))
+
+
+def private_key(path: Path, certificate: Path | None) -> Key:
+    """Return a private key with its certificate; both may be in one file.
+
+    The password of an encrypted key is asked for on the terminal.
+    """
+    from salm_dicom.dicom.envelope import read_key
+
+    def password() -> str:
+        return str(click.prompt("Password of the private key", hide_input=True, err=True))
+
+    return read_key(_pem(path), _pem(certificate or path), password)
+
+
+def _pem(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PlanError(f"a PEM file cannot be read ({type(error).__name__})") from error
 
 
 def printable(text: str) -> str:

@@ -19,6 +19,7 @@ from salm_dicom.cli.options import (
     modality_option,
     plan_options,
     progress_option,
+    recipients_of,
     selection_options,
     site_key,
     source_argument,
@@ -54,6 +55,13 @@ Examples:
 )
 @created_option
 @click.option("--site-key", "key_file", type=FOLDER, help="File with the key of the new UIDs.")
+@click.option(
+    "--embed-recovery",
+    "certificate",
+    type=FOLDER,
+    metavar="CERT.pem",
+    help="Put the way back into every DICOM file, encrypted for the owner of this certificate.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @json_option
 @progress_option
@@ -72,6 +80,7 @@ def command(
     jobs: int | None,
     created: str | None,
     key_file: Path | None,
+    certificate: Path | None,
     dry_run: bool,
     as_json: bool,
     progress: str,
@@ -114,6 +123,7 @@ def command(
         jobs=jobs,
         modality=modality,
         selection=selection_of(source, include, exclude),
+        recipients=() if certificate is None else recipients_of(certificate),
     )
     with console.progress_to_stderr(progress) as report:
         result = protect(request, report)

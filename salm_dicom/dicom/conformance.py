@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from salm_dicom.dicom import functional_groups as groups
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom import pixels, provenance
-from salm_dicom.dicom.derive import REMOVED
+from salm_dicom.dicom.derive import ENCRYPTED, REMOVED
 from salm_dicom.dicom.encode import is_exactly
 from salm_dicom.dicom.frames import PER_FRAME, SHARED
 from salm_dicom.dicom.items import Item, items_of
@@ -32,7 +32,7 @@ from salm_dicom.volume import Booleans, Integers
 CHANGED = {
     h.IMAGE_TYPE, 0x00080012, 0x00080013, h.SOP_INSTANCE_UID, 0x0008103E, 0x00082111, 0x00082112,
     0x00089215, h.EQUIPMENT, h.SERIES_UID, 0x00200011, 0x00280106, 0x00280107, pixels.PIXEL_DATA,
-    groups.EVIDENCE,
+    groups.EVIDENCE, ENCRYPTED,
 }  # fmt: skip
 # Compared element by element, see `functional_groups.differences`.
 _GROUPS = {SHARED, PER_FRAME}
@@ -204,6 +204,8 @@ def _attributes(source: Part10, protected: Part10) -> Iterator[Finding]:
             one.add(source.dataset[tag])
             other.add(protected.dataset[tag])
             yield from (Finding(d.code, d.text) for d in compare(one, other)[0])
+    if not protected.value(ENCRYPTED).startswith(source.value(ENCRYPTED)):
+        yield Finding("ATTRIBUTE_CHANGED", f"{_tag(ENCRYPTED)} lacks envelopes of the source")
     for tag in sorted(set(groups.differences(source, protected))):
         yield Finding("ATTRIBUTE_CHANGED", f"{_tag(tag)} of a functional group is not the source's")
 

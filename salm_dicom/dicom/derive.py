@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
 from pydicom.charset import convert_encodings, encode_string
 
 from salm_dicom import __version__
@@ -35,6 +36,7 @@ REMOVED = {
     0x7FE00001: "Extended Offset Table",
     0x7FE00002: "Extended Offset Table Lengths",
 }
+ENCRYPTED = 0x04000500
 # Used where a site gives no key: new UIDs can then be computed from old ones by anyone, which a
 # file reveals anyway as long as its Source Image Sequence names the source.
 PUBLIC_SITE_KEY = b"salm_dicom"
@@ -60,12 +62,15 @@ class Derivation:
         Key of the UIDs' HMAC: who lacks it cannot compute new UIDs from old ones.
     references
         New UIDs of the other instances and series that the images may point at.
+    recipients
+        Certificates, DER, of those who can restore the source from the derived instance alone.
     """
 
     record: ProtectionRecord
     created: datetime
     site_key: bytes
     references: NewUid = str
+    recipients: tuple[bytes, ...] = ()
 
     def uid(self, level: str, source_uid: str) -> str:
         """Return the new UID for a source UID: same inputs, same UID."""
@@ -88,6 +93,7 @@ def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
     series_uid = derivation.uid("series", source.series_uid)
     syntax, data, encapsulated = encode(file, values)
     record, created = derivation.record, derivation.created
+    way_back = _way_back(file, values, derivation)
     file = _referring(file, source, derivation.references)
     changes: dict[int, bytes | None] = {
         h.IMAGE_TYPE: code.element(h.IMAGE_TYPE, "CS", _derived_type(file)),
@@ -121,7 +127,7 @@ def derived(file: Part10, values: Integers, derivation: Derivation) -> bytes:
             vr = "SS" if h.short_of(file, h.PIXEL_REPRESENTATION) else "US"
             changes[tag] = code.element(tag, vr, code.unsigned_short(int(extreme)))
     changes |= _filled(file, source, derivation, code)
-    changes |= dict.fromkeys(REMOVED)
+    changes |= dict.fromkeys(REMOVED) | way_back
     return splice(file, changes, file_meta(source.sop_class, sop_uid, syntax, __version__))
 
 
@@ -134,6 +140,16 @@ def _referring(file: Part10, source: h.Identity, new: NewUid) -> Part10:
         return file
     meta = file_meta(source.sop_class, source.sop_uid, file.transfer_syntax, __version__)
     return parse(splice(file, mapped, meta))
+
+
+def _way_back(file: Part10, values: Integers, derivation: Derivation) -> dict[int, bytes | None]:
+    """Return the envelope that restores the source, if somebody is to get one."""
+    if not derivation.recipients:
+        return {}
+    from salm_dicom.dicom.recovery import encrypted_attributes  # wants an extra
+
+    delta = values.astype(np.int32) - pixels.stored_values(file).reshape(values.shape)
+    return {ENCRYPTED: encrypted_attributes(file, delta, derivation.recipients)}
 
 
 def _said_at_the_top(

@@ -1,8 +1,9 @@
 """The way back: a source instance from its protected one and what the vault kept of it.
 
-The vault keeps the change of each voxel and every byte of the source but its pixel data. Where the
-source was uncompressed the result is the source file, byte for byte. Where it was compressed or
-deflated its stored values and attributes come back exactly, packed anew.
+The vault, or an envelope in the file (`recovery`), keeps the change of each voxel and every byte
+of the source but its pixel data. Where the source was uncompressed the result is the source file,
+byte for byte. Where it was compressed or deflated its stored values and attributes come back
+exactly, packed anew.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from salm_dicom.volume import Integers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What the vault keeps of a source instance.
+    """What is kept of a source instance.
 
     Parameters
     ----------
@@ -68,7 +69,7 @@ def restored(protected: Part10, kept: Kept) -> tuple[bytes, bool]:
     """
     after = pixels.stored_values(protected)
     if after.shape != kept.delta.shape:
-        raise MismatchError("the protected pixels and the vault's changes differ in size")
+        raise MismatchError("the protected pixels and the changes that were kept differ in size")
     values = (after.astype(np.int64) - kept.delta).astype(after.dtype)
     header = _without_pixels(kept)
     if header.transfer_syntax != protected.transfer_syntax:
@@ -84,8 +85,8 @@ def restored(protected: Part10, kept: Kept) -> tuple[bytes, bool]:
     is_packed = header.transfer_syntax.is_encapsulated or bool(protected.deflated)
     if not is_source and not is_packed:
         raise MismatchError(
-            "the restored file is not the source: the protected file was changed, or the vault is "
-            "another run's"
+            "the restored file is not the source: the protected file was changed, or what was kept "
+            "is another run's"
         )
     return data, is_source
 
