@@ -24,9 +24,22 @@ def _missing(what: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _programs(request: pytest.FixtureRequest) -> None:
-    absent = [name for name in _PROGRAMS if shutil.which(name) is None]
-    if request.node.get_closest_marker("programs") and absent:
+    marker = request.node.get_closest_marker("programs")
+    names = (*_PROGRAMS, *marker.args) if marker else ()
+    absent = [name for name in names if shutil.which(name) is None]
+    if absent:
         _missing(f"programs {', '.join(absent)} are not installed")
+
+
+@pytest.fixture(scope="session")
+def cornerstone() -> Path:
+    """Folder of the script that decodes as a Cornerstone viewer does, its packages installed."""
+    folder = ROOT / "tests" / "cornerstone"
+    if shutil.which("node") is None:
+        _missing("node is not installed")
+    if not (folder / "node_modules").is_dir():
+        _missing(f"no packages in {folder.relative_to(ROOT)}: run `npm ci` in it")
+    return folder
 
 
 @pytest.fixture
