@@ -26,7 +26,7 @@ def _missing(what: str) -> None:
 def _programs(request: pytest.FixtureRequest) -> None:
     marker = request.node.get_closest_marker("programs")
     names = (*_PROGRAMS, *marker.args) if marker else ()
-    absent = [name for name in names if shutil.which(name) is None]
+    absent = [name for name in names if not (shutil.which(name) or Path(name).exists())]
     if absent:
         _missing(f"programs {', '.join(absent)} are not installed")
 
