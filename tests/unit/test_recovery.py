@@ -144,6 +144,21 @@ def test_envelopes_of_the_source_are_kept_before_ours(tmp_path):
     assert any("(0400,0500)" in finding.text for finding in findings)
 
 
+def test_references_that_were_mapped_come_back_as_they_were(tmp_path):
+    path = write_ct_series(tmp_path / "source", slices=1)[0]
+    dataset = pydicom.dcmread(path)
+    one = pydicom.Dataset()
+    one.ReferencedSOPClassUID, one.ReferencedSOPInstanceUID = dataset.SOPClassUID, "1.2.3"
+    dataset.ReferencedImageSequence = [one]
+    dataset.save_as(path)
+    source = read(path)
+    how = replace(FOR_ARCHIVE, references=lambda uid: {"1.2.3": "1.2.3.4"}.get(uid, uid))
+    protected = derive(source, how)
+    (there,) = protected.dataset.ReferencedImageSequence
+    assert there.ReferencedSOPInstanceUID == "1.2.3.4"
+    assert came_back(source, protected) == source.data
+
+
 def test_a_file_whose_pixels_were_changed_since_is_not_restored(tmp_path):
     protected = derive(ct(tmp_path), FOR_ARCHIVE)
     changed = bytearray(protected.data)
