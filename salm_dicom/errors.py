@@ -16,7 +16,7 @@ SalmDicomError
     ├── GeometryError, UnevenSpacing, NonLinearRescale
     ├── AlreadyProtected, Quantitative, Changed, NoModality, NoLabel, NoChange, NoForeground
     ├── NotProtected
-    └── WorkerCrashed, UnexpectedFailure
+    └── WorkerCrashed, TimedOut, UnexpectedFailure
 ```
 
 Messages say what was found, what was needed and what to do. They carry types, tags and codes,
@@ -257,9 +257,15 @@ class NotProtected(InputError):
 
 
 class WorkerCrashed(InputError):
-    """The process that worked on the series died."""
+    """The process that worked on the series, or decoded a file of it, died."""
 
     code = "E_CRASH"
+
+
+class TimedOut(InputError):
+    """Decoding a file took longer than a file of its size ever does."""
+
+    code = "E_TIMEOUT"
 
 
 class UnexpectedFailure(InputError):

@@ -48,9 +48,13 @@ def _local(workers: int) -> Executor:
     They are forked from a clean process that has imported what a job needs, once for all of them
     and for those that replace a worker that died.
     """
+    from salm_dicom.dicom.sandbox import is_sandboxed
+
     warm_up()
     context = multiprocessing.get_context("forkserver")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
+    return ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_prepare_worker, initargs=(is_sandboxed(),)
+    )
 
 
 def warm_up(*, with_torch: bool = False) -> None:
@@ -67,13 +71,16 @@ def warm_up(*, with_torch: bool = False) -> None:
     forkserver.ensure_running()
 
 
-def _prepare_worker() -> None:
+def _prepare_worker(sandbox: bool) -> None:
+    from salm_dicom.dicom.sandbox import use_sandbox
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     keep_memory()
+    use_sandbox(sandbox)
 
 
 def _leave_with_parent() -> None:

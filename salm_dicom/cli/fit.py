@@ -14,6 +14,7 @@ from salm_dicom.cli.options import (
     modality_option,
     plan_options,
     progress_option,
+    sandbox_option,
     source_argument,
 )
 
@@ -25,6 +26,7 @@ from salm_dicom.cli.options import (
 @modality_option
 @plan_options
 @progress_option
+@sandbox_option
 @log_option
 @console.reports_errors
 def command(
@@ -34,6 +36,7 @@ def command(
     labels_by: str,
     modality: str | None,
     progress: str,
+    sandbox: bool,
     log_file: Path | None,
     **settings: object,
 ) -> int:
@@ -46,6 +49,7 @@ def command(
     from salm_dicom.batch.places import check_places
     from salm_dicom.batch.protect import labelled_series, studies
     from salm_dicom.batch.source import find
+    from salm_dicom.dicom.sandbox import sandboxed
     from salm_dicom.errors import PlanError, UnsafeError
     from salm_dicom.plan import ProtectionPlan
     from salm_dicom.protector import save
@@ -65,7 +69,7 @@ def command(
     table = Labels.read(labels, by=labels_by, root=source)
     labelled, missing = labelled_series(found, plan, table)
     output.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with console.progress_to_stderr(progress) as show:
+    with sandboxed(sandbox), console.progress_to_stderr(progress) as show:
         protector = fit(studies(labelled), plan, output, show)
     save(protector, output)
     click.echo(f"fitted on {len(labelled)} series with labels {', '.join(protector.classes)}")

@@ -149,6 +149,15 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Results as JSON lines.")(function)
 
 
+def sandbox_option(function: F) -> F:
+    """Add --sandbox."""
+    return click.option(
+        "--sandbox",
+        is_flag=True,
+        help="Decode compressed files in a process of its own, bounded in memory and time.",
+    )(function)
+
+
 def log_option(function: F) -> F:
     """Add --log-file."""
     return click.option(

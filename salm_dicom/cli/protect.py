@@ -20,6 +20,7 @@ from salm_dicom.cli.options import (
     plan_options,
     progress_option,
     recipients_of,
+    sandbox_option,
     selection_options,
     site_key,
     source_argument,
@@ -65,6 +66,7 @@ Examples:
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @json_option
 @progress_option
+@sandbox_option
 @log_option
 @console.reports_errors
 def command(
@@ -84,6 +86,7 @@ def command(
     dry_run: bool,
     as_json: bool,
     progress: str,
+    sandbox: bool,
     log_file: Path | None,
     **settings: object,
 ) -> int:
@@ -104,6 +107,7 @@ def command(
     from salm_dicom.batch.places import check_places
     from salm_dicom.batch.protect import Request, protect
     from salm_dicom.dicom.derive import PUBLIC_SITE_KEY
+    from salm_dicom.dicom.sandbox import sandboxed
     from salm_dicom.plan import ProtectionPlan
 
     vault = vault or output.with_name(output.name + ".vault")
@@ -125,7 +129,7 @@ def command(
         selection=selection_of(source, include, exclude),
         recipients=() if certificate is None else recipients_of(certificate),
     )
-    with console.progress_to_stderr(progress) as report:
+    with sandboxed(sandbox), console.progress_to_stderr(progress) as report:
         result = protect(request, report)
     if log_file is not None:
         console.append_log(log_file, result.log)

@@ -14,6 +14,7 @@ from salm_dicom.cli.options import (
     log_option,
     printable,
     progress_option,
+    sandbox_option,
 )
 from salm_dicom.cli.options import private_key as key_of
 from salm_dicom.errors import PlanError
@@ -47,6 +48,7 @@ Examples:
 )
 @json_option
 @progress_option
+@sandbox_option
 @log_option
 @console.reports_errors
 def command(
@@ -57,6 +59,7 @@ def command(
     certificate: Path | None,
     as_json: bool,
     progress: str,
+    sandbox: bool,
     log_file: Path | None,
 ) -> int:
     """Give back the source of every instance in OUT, bit for bit; copied objects too.
@@ -65,6 +68,7 @@ def command(
     back, compressed anew without loss. Exit 9 when an instance cannot be restored.
     """
     from salm_dicom.batch.restore import restore
+    from salm_dicom.dicom.sandbox import sandboxed
 
     if private_key is not None and vault is not None:
         raise PlanError("give a vault or a private key, not both")
@@ -72,7 +76,7 @@ def command(
         raise PlanError("--certificate wants --private-key")
     key = None if private_key is None else key_of(private_key, certificate)
     vault = vault or protected.with_name(protected.name + ".vault")
-    with console.progress_to_stderr(progress) as show:
+    with sandboxed(sandbox), console.progress_to_stderr(progress) as show:
         if key is None:
             found = restore(protected, vault, output, show)
         else:

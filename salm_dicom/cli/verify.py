@@ -14,6 +14,7 @@ from salm_dicom.cli.options import (
     log_option,
     printable,
     progress_option,
+    sandbox_option,
     source_argument,
 )
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 )
 @json_option
 @progress_option
+@sandbox_option
 @log_option
 @console.reports_errors
 def command(
@@ -53,6 +55,7 @@ def command(
     intensity_range: tuple[float, float] | None,
     as_json: bool,
     progress: str,
+    sandbox: bool,
     log_file: Path | None,
 ) -> int:
     """Measure the protected export OUT against SOURCE from disk.
@@ -62,10 +65,11 @@ def command(
     are not in OUT.
     """
     from salm_dicom.batch.verify import verify
+    from salm_dicom.dicom.sandbox import sandboxed
     from salm_dicom.fidelity import Limits
 
     limits = Limits(psnr_db=min_psnr, ssim=min_ssim, mean_shift_hu=max_mean_shift)
-    with console.progress_to_stderr(progress) as show:
+    with sandboxed(sandbox), console.progress_to_stderr(progress) as show:
         found = verify(source, output, limits, intensity_range, show)
     if as_json:
         _emit(found)

@@ -9,6 +9,7 @@ from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom import pixels
+from salm_dicom.dicom.codestreams import check_ratio
 from salm_dicom.dicom.frames import check_frames, placed
 from salm_dicom.dicom.header import InstanceHeader
 from salm_dicom.dicom.objects import COPIED, ObjectHeader, object_header
@@ -62,6 +63,7 @@ def instance_header(path: Path) -> InstanceHeader | ObjectHeader | None:
     least = element_header + pixels.raw_bytes(file)
     if file.transfer_syntax.is_encapsulated:
         least = 20 + 8 * instance.frames  # element and offset table headers; a fragment's for each
+        check_ratio(file, pixels.raw_bytes(file), rest)
     if rest < least:
         raise Truncated(f"{rest} bytes are left for the pixel data; {least} are needed")
     check_frames(file, needs_groups=WRITERS[instance.sop_class].functional_groups)

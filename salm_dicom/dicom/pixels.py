@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-import warnings
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from pydicom.pixels.utils import iter_pixels
 
 from salm_dicom.dicom import header as h
+from salm_dicom.dicom.codestreams import check_codestreams, check_ratio
 from salm_dicom.dicom.part10 import Part10
 from salm_dicom.dicom.regions import ultrasound_regions
 from salm_dicom.dicom.samples import DECODED, MONOCHROME, Shape, luminance
 from salm_dicom.dicom.samples import room as colour_room
+from salm_dicom.dicom.sandbox import decoded
 from salm_dicom.errors import (
     BadValue,
-    DecodeError,
     MissingTag,
     NonLinearRescale,
     NotImage,
@@ -86,25 +84,13 @@ def words_of(file: Part10) -> tuple[Integers, Shape]:
 
 
 def _decoded(file: Part10, shape: Shape) -> Integers:
-    """Return decoded words, (frames, rows, columns), and last the sample if there are several."""
-    wanted = (*shape.pixels, shape.samples)[: 3 + (shape.samples > 1)]
-    out: NDArray[Any] = np.empty(0)
-    if len(file.value(PIXEL_DATA)) < 8 * shape.frames:
+    """Return decoded words; before a decoder sees them, their sizes are checked."""
+    available = len(file.view(PIXEL_DATA))
+    if available < 8 * shape.frames:
         raise Truncated(f"{shape.frames} frames are declared, more than the pixel data can hold")
-    # without indices pydicom takes a shorter way, which knows less of bits and signs
-    which = list(range(shape.frames))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for index, frame in enumerate(iter_pixels(file.dataset, raw=True, indices=which)):
-                if not index:
-                    out = np.empty((shape.frames, *frame.shape), dtype=frame.dtype)
-                out[index] = frame
-    except Exception as error:
-        raise DecodeError(f"the pixel data cannot be decoded ({type(error).__name__})") from error
-    if out.shape != wanted or out.dtype.kind not in "iu":
-        raise DecodeError(f"decoding gave {out.dtype} of shape {out.shape}, not {wanted}")
-    return out
+    check_ratio(file, raw_bytes(file), available)
+    check_codestreams(file, shape)
+    return decoded(file, shape)
 
 
 def raw_values(file: Part10) -> Integers:
