@@ -47,3 +47,10 @@ def check_output(output: Path, ledger: Ledger) -> None:
             f"OUT holds {len(strange)} files or folders that are not from a run with this vault; "
             "use an empty folder, or give the vault it was made with"
         )
+
+
+def check_target(output: Path, target: Path, vault: Path) -> None:
+    """Refuse a target that is not empty, or lies inside another folder or around it."""
+    check_places(output, target, vault)
+    if target.exists() and any(target.iterdir()):
+        raise UnsafeError("the target is not empty; nothing is ever overwritten")

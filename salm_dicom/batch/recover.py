@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from salm_dicom.batch.manifest import MANIFEST
-from salm_dicom.batch.restore import Progress, Restored, check_target, write_new
+from salm_dicom.batch.places import check_target
+from salm_dicom.batch.restore import Progress, Restored, write_new
 from salm_dicom.dicom.envelope import Key
 from salm_dicom.dicom.index import INDEX
 from salm_dicom.dicom.part10 import read

@@ -10,13 +10,13 @@ from pathlib import Path
 from salm_dicom.batch.ledger import Ledger
 from salm_dicom.batch.manifest import MANIFEST
 from salm_dicom.batch.nifti import PREFIX, restore_file
-from salm_dicom.batch.places import check_places
+from salm_dicom.batch.places import check_target
 from salm_dicom.batch.vault import Vault, read_kept, read_kept_object
 from salm_dicom.dicom.header import identity_of
 from salm_dicom.dicom.index import INDEX
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.restore import restored, restored_object
-from salm_dicom.errors import InputError, MismatchError, PlanError, UnsafeError
+from salm_dicom.errors import InputError, MismatchError, PlanError
 from salm_dicom.folder import make_private
 
 Progress = Callable[[str, int, int], None]
@@ -100,13 +100,6 @@ def restore(
     strange = [p for p in sorted(output.rglob("*")) if p.is_file() and p not in known]
     failed += [(path, "is not from a run with this vault") for path in strange]
     return Restored(identical=identical, recompressed=recompressed, failed=tuple(failed))
-
-
-def check_target(output: Path, target: Path, vault: Path) -> None:
-    """Refuse a target that is not empty, or lies inside another folder or around it."""
-    check_places(output, target, vault)
-    if target.exists() and any(target.iterdir()):
-        raise UnsafeError("the target is not empty; nothing is ever overwritten")
 
 
 def _restored_image(output: Path, name: str, vault: Vault, target: Path) -> bool | str:
