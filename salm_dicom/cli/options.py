@@ -25,8 +25,8 @@ LABELS_BY = ("series", "study", "patient", "instance", "path")
 
 # Rows of `salm_dicom.perturb.METHODS`; written again here because help must not wait for torch.
 METHODS = (
-    "salm", "dense", "random", "uniform", "random_mask", "low_gradient", "targeted", "patches",
-    "texture", "autoregressive",
+    "one_sided", "salm", "dense", "random", "uniform", "random_mask", "low_gradient", "targeted",
+    "patches", "texture", "autoregressive",
 )  # fmt: skip
 
 
@@ -43,11 +43,11 @@ def plan_options(function: F) -> F:
                 "--method",
                 type=click.Choice(METHODS),
                 metavar="NAME",
-                default="salm",
+                default="one_sided",
                 show_default=True,
-                help="salm: the most salient voxels. dense: all foreground. random, uniform: "
-                "controls that need no labels. Others, for comparison: "
-                + ", ".join(METHODS[4:])
+                help="one_sided: a texture for every label but one. salm: the most salient "
+                "voxels. random, uniform: controls that need no labels. Others, for comparison: "
+                + ", ".join((METHODS[2], *METHODS[5:]))
                 + ".",
             ),
             click.option(

@@ -15,7 +15,7 @@ from salm_dicom.protector.fit import Study, fit
 from tests.unit.volumes import phantom_volume, untrained_protector
 
 PLAN = ProtectionPlan(
-    slice_size=(32, 32), rounds=2, batches=2, batch_size=2, steps=2, epsilon="8/255"
+    method="salm", slice_size=(32, 32), rounds=2, batches=2, batch_size=2, steps=2, epsilon="8/255"
 )
 
 
