@@ -64,7 +64,6 @@ CONTENDERS: dict[str, ProtectionPlan] = {
 # Fitted with every seed even in the small size: they are compared in pairs.
 PAIRED = (
     "one_sided",
-    "one_sided, 2 x 2 cells",
     "texture",
     "salm",
     "salm, swap",

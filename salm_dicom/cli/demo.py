@@ -10,7 +10,7 @@ import click
 from salm_dicom.cli import console, scan
 from salm_dicom.cli.options import FOLDER, created_option, creation_time, progress_option
 
-METHOD = "salm"
+METHOD = "one_sided"
 
 
 @click.command("demo", epilog="Example:  salm-dicom demo -o demo_output")
@@ -42,7 +42,7 @@ def _run(data: Path, output: Path, created: str | None, progress: str) -> int:
     export, shared, vault = data / "export", output / "protected", output / "protected.vault"
     click.echo("1  What is in the export (salm-dicom scan)\n")
     scan.show(export, as_json=False)
-    click.echo("\n2  Fit a surrogate and protect (salm-dicom protect)\n")
+    click.echo("\n2  Protect (salm-dicom protect)\n")
     request = Request(
         source=export,
         output=shared,
