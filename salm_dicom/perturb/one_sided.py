@@ -27,12 +27,14 @@ _TEXTURES: tuple[Callable[[Integers, Integers], Integers], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneSided:
-    """A regular texture in one area for every label but one, which gets random signs there.
+    """A regular texture in one area for every label but one, which gets faint noise there.
 
     A victim learns "texture: this label; none: that one" before it has learned anatomy. A clean
     image has no texture, so it is taken for that one label whatever it shows. A texture for every
     label does less: a clean image then lies halfway between them, and what little anatomy was
-    learned on the way decides. All labels change as many voxels by as much in the same place.
+    learned on the way decides. The one label changes as many voxels in the same place, by random
+    signs of a strength that is drawn for each slice: from hardly anything, so that clean images
+    belong to it, up to the budget, so that noise is no texture.
 
     The area is connected, because what is spread over single voxels is learned late. No gradient
     takes part. Found in this project's own trials.
@@ -42,7 +44,7 @@ class OneSided:
     rho
         Share of foreground voxels that change: those nearest to the middle of the foreground.
     place
-        Of the sample's label among all; 0 is the label with random signs.
+        Of the sample's label among all; 0 is the label without texture.
     cell
         Edge of the squares that share a sign, in pixels of `grid`.
     grid
@@ -76,8 +78,9 @@ class OneSided:
             np.arange(have) // (self.cell * max(round(have / want), 1)) for have, want in edges
         )
         raised = self._raised(x.shape[:-2], row, column, rng)
+        strength = limits.budget if self.place else _up_to(limits.budget, x.shape[:-2], rng)
         chosen = np.stack([_central(one, self.rho) for one in foreground])
-        shadow: NDArray[Any] = np.where(chosen, 2 * raised - 1, 0) * limits.budget
+        shadow: NDArray[Any] = np.where(chosen, 2 * raised - 1, 0) * strength
         return shadow
 
     def _raised(
@@ -92,6 +95,12 @@ class OneSided:
             return _TEXTURES[self.place - 1](row[:, None], column)
         tile = np.random.default_rng(self.place).permutation(16).reshape(4, 4) % 2
         return tile[row % 4][:, column % 4]
+
+
+def _up_to(budget: NDArray[Any], outer: tuple[int, ...], rng: np.random.Generator) -> NDArray[Any]:
+    """Return a whole number from 1 to the budget for each slice, all equally often."""
+    strength: NDArray[Any] = 1 + np.floor(rng.random((*outer, 1, 1)) * budget)
+    return strength
 
 
 def _central(inside: NDArray[np.bool_], rho: float) -> NDArray[np.bool_]:

@@ -25,15 +25,24 @@ def shadow(method: OneSided, shape: tuple[int, ...] = (2, 1, 40, 40), seed: int 
     return method(x, None, np.ones(shape, dtype=bool), LIMITS, rng)
 
 
-def test_all_labels_change_the_same_central_voxels_by_the_whole_budget():
+def test_all_labels_change_the_same_central_voxels_and_textures_by_the_whole_budget():
     for place in range(9):
         found = np.abs(shadow(OneSided(place=place)))
-        assert set(np.unique(found)) == {0, 8}
+        assert not place or set(np.unique(found)) == {0, 8}
         rows, columns = np.nonzero(found[0, 0])
         assert len(rows) == 320  # 0.2 of 40 x 40
         assert np.ptp(rows) <= 18
         assert np.ptp(columns) <= 18
-        np.testing.assert_array_equal(found, np.abs(shadow(OneSided(place=0))))
+        np.testing.assert_array_equal(found != 0, shadow(OneSided(place=0)) != 0)
+
+
+def test_the_label_without_texture_gets_every_strength_from_one_unit_to_the_budget():
+    slices = np.abs(shadow(OneSided(), (400, 1, 10, 10))).reshape(400, -1)
+    strength = slices.max(axis=1)
+    assert all(set(np.unique(one)) == {0, most} for one, most in zip(slices, strength, strict=True))
+    counts = np.unique_counts(strength)
+    assert counts.values.tolist() == list(range(1, 9))
+    assert counts.counts.min() > 25
 
 
 def test_a_texture_is_the_same_in_every_slice_and_random_signs_never_are():
