@@ -37,9 +37,12 @@ from salm_dicom.protector import Protector  # noqa: E402
 from salm_dicom.protector.fit import Study, fit  # noqa: E402
 
 PLAN = ProtectionPlan(
-    epsilon="8/255", intensity_range=(0.0, 255.0), slice_size=(28, 28), batches=20, batch_size=32
-)
+    method="salm", epsilon="8/255", intensity_range=(0.0, 255.0), slice_size=(28, 28), batches=20,
+    batch_size=32,
+)  # fmt: skip
 CONTENDERS: dict[str, ProtectionPlan] = {
+    "one_sided": replace(PLAN, method="one_sided"),
+    "one_sided, 2 x 2 cells": replace(PLAN, method="one_sided", block=2),
     "salm": PLAN,
     "salm, swap": replace(PLAN, swap=1.0, momentum=0.9, batches=30),
     "texture": replace(PLAN, method="texture"),
@@ -59,9 +62,25 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "salm, once": replace(PLAN, schedule="once"),
 }
 # Fitted with every seed even in the small size: they are compared in pairs.
-PAIRED = ("texture", "salm", "salm, swap", "dense", "random_mask", "low_gradient")
+PAIRED = (
+    "one_sided",
+    "texture",
+    "salm",
+    "salm, swap",
+    "dense",
+    "random_mask",
+    "low_gradient",
+)
 # Attacked with every countermeasure.
-ROBUST = ("texture", "salm", "dense", "salm, EOT", "salm, swap")
+ROBUST = (
+    "one_sided",
+    "one_sided, 2 x 2 cells",
+    "texture",
+    "salm",
+    "dense",
+    "salm, EOT",
+    "salm, swap",
+)
 CHANCE = 1 / len(CLASSES)
 TO_VALIDATE = 200
 
@@ -74,7 +93,7 @@ class Size:
     victim_seeds: tuple[int, ...]
     victims: tuple[str, ...]
     countermeasures: tuple[str, ...]
-    robust_victim: str = "densenet-small"
+    robust_victims: tuple[str, ...] = ("resnet-10", "densenet-small", "convnet")
 
 
 SMALL = Size(
@@ -193,11 +212,12 @@ class Bench:
     def robust(self, name: str) -> None:
         """Attack the images of a contender with every countermeasure."""
         early, late = self.kept[name]
-        victim, seed = self.size.robust_victim, self.size.victim_seeds[0]
-        for measure in self.size.countermeasures:
+        seed = self.size.victim_seeds[0]
+        for measure, victim in product(self.size.countermeasures, self.size.robust_victims):
             clean = self.reference(victim, measure, seed)
             found = attack(self.data, early, late, victim, seed, measure)
-            row = {"method": name, "countermeasure": measure, "trial": asdict(found)}
+            row = {"method": name, "countermeasure": measure, "victim": victim}
+            row["trial"] = asdict(found)
             row["np"] = self.protection(found, clean)
             self.add("robust", row)
 
@@ -237,12 +257,8 @@ def table(results: dict) -> Iterator[str]:
     yield "| countermeasure | " + " | ".join(f"NP {n}" for n in names) + " |"
     yield "|---|" + "---|" * len(names)
     for measure in dict.fromkeys(r["countermeasure"] for r in results["robust"]):
-        by_name = {
-            r["method"]: r["np"]["selected"]
-            for r in results["robust"]
-            if r["countermeasure"] == measure
-        }
-        cells = [f"{by_name[n]:.2f}" if n in by_name else "" for n in names]
+        rows = [r for r in results["robust"] if r["countermeasure"] == measure]
+        cells = [spread([r["np"]["selected"] for r in rows if r["method"] == n]) for n in names]
         yield f"| {measure} | " + " | ".join(cells) + " |"
 
 
@@ -250,18 +266,26 @@ def main() -> None:
     """Run what was asked for and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="3 x 3 seeds, 5 victims; many hours")
+    parser.add_argument("--fit-seeds", type=int, nargs="*", help="instead of those of the size")
+    parser.add_argument("--victim-seeds", type=int, nargs="*", help="instead of those of the size")
+    parser.add_argument("--no-countermeasures", action="store_true")
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("-o", type=Path, default=ROOT / "benchmarks" / "results" / "method.json")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     size = FULL if asked.full else SMALL
+    size = replace(
+        size,
+        fit_seeds=tuple(asked.fit_seeds or size.fit_seeds),
+        victim_seeds=tuple(asked.victim_seeds or size.victim_seeds),
+    )
     bench = Bench(load(), size, asked.o)
     workspace = asked.o.parent
     workspace.mkdir(parents=True, exist_ok=True)
     for seed, name in product(size.fit_seeds, asked.only):
         if asked.full or seed == size.fit_seeds[0] or name in PAIRED:
             bench.row(name, seed, workspace)
-    for name in bench.kept:
+    for name in () if asked.no_countermeasures else bench.kept:
         bench.robust(name)
     print("\n".join(table(bench.results)))
 

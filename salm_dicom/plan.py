@@ -50,11 +50,12 @@ class ProtectionPlan:
     eot
         Keys of `EOT`: random transforms that the perturbation is optimised through.
     block
-        Edge in voxels of the squares that share one mask and one sign.
+        Edge of the squares that share one mask and one sign: in voxels, or for `one_sided` in
+        pixels of the image that networks are expected to see.
     zero_mean
         Make the changes of every slice add up to 0.
     slice_size, volume_size
-        Size of the surrogates' input.
+        Size of the surrogates' input, and of the images that victims are expected to learn from.
     rounds, batches, batch_size
         Of the fit: most rounds, surrogate batches in each, samples in a batch.
     swap
@@ -109,11 +110,10 @@ class ProtectionPlan:
     @property
     def needs_surrogate(self) -> bool:
         """Whether the method depends on the label, and so needs a fit."""
-        method = self.build_method()
-        return method.needs_gradient or method.class_wise
+        return self.build_method().needs_label
 
-    def build_method(self) -> Method:
-        """Return the method with this plan's settings."""
+    def build_method(self, place: int = 0) -> Method:
+        """Return the method with this plan's settings, for the label at a place among all."""
         return METHODS[self.method](
             Settings(
                 rho=self.rho,
@@ -124,8 +124,15 @@ class ProtectionPlan:
                 momentum=self.momentum,
                 eot=self.eot,
                 block=self.block,
+                place=place,
+                grid=self.grid,
             )
         )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns that networks are expected to see."""
+        return self.slice_size if self.extent == "slice" else self.volume_size[1:]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values for JSON."""

@@ -25,8 +25,8 @@ LABELS_BY = ("series", "study", "patient", "instance", "path")
 
 # Rows of `salm_dicom.perturb.METHODS`; written again here because help must not wait for torch.
 METHODS = (
-    "salm", "dense", "random", "uniform", "random_mask", "low_gradient", "targeted", "patches",
-    "texture", "autoregressive",
+    "salm", "one_sided", "dense", "random", "uniform", "random_mask", "low_gradient", "targeted",
+    "patches", "texture", "autoregressive",
 )  # fmt: skip
 
 
@@ -45,10 +45,9 @@ def plan_options(function: F) -> F:
                 metavar="NAME",
                 default="salm",
                 show_default=True,
-                help="salm: the most salient voxels. dense: all foreground. random, uniform: "
-                "controls that need no labels. Others, for comparison: "
-                + ", ".join(METHODS[4:])
-                + ".",
+                help="salm: the most salient voxels. one_sided: a visible texture for every "
+                "label but one. random, uniform: controls that need no labels. Others, for "
+                "comparison: " + ", ".join((METHODS[2], *METHODS[5:])) + ".",
             ),
             click.option(
                 "--epsilon",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salm_dicom.perturb.budget import Epsilon, Limits, quota, to_integers
+from salm_dicom.perturb.one_sided import OneSided
 from salm_dicom.perturb.random import Random, Uniform
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "Epsilon",
     "Limits",
     "Method",
+    "OneSided",
     "Random",
     "Settings",
     "Uniform",
@@ -34,7 +36,7 @@ __all__ = [
 ]
 
 # Methods that can do without torch, by name, for who decides before one is built.
-WITHOUT_TORCH = ("random", "uniform")
+WITHOUT_TORCH = ("one_sided", "random", "uniform")
 # Keys of `robust.TRANSFORMS`.
 EOT = ("shift", "flip", "blur", "half")
 
@@ -48,6 +50,7 @@ class Method(Protocol):
     """
 
     needs_gradient: ClassVar[bool]
+    needs_label: ClassVar[bool]
     # Whether it gets tensors and a `torch.Generator`; else arrays and numpy's.
     uses_torch: ClassVar[bool]
     # Draws are the same for all samples of a label: `rng` is seeded by it.
@@ -93,7 +96,15 @@ class Method(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a plan says about its method; each method takes what it knows."""
+    """What a plan says about its method; each method takes what it knows.
+
+    Parameters
+    ----------
+    place
+        Of the sample's label among all of the protector's.
+    grid
+        Rows and columns of the images that networks are expected to see.
+    """
 
     rho: float
     steps: int
@@ -103,6 +114,8 @@ class Settings:
     momentum: float = 0.5
     eot: tuple[str, ...] = ()
     block: int = 1
+    place: int = 0
+    grid: tuple[int, int] | None = None
 
 
 def _salm(s: Settings, **changes: Any) -> Method:
@@ -140,6 +153,7 @@ def _autoregressive(s: Settings) -> Method:
 
 
 METHODS: dict[str, Callable[[Settings], Method]] = {
+    "one_sided": lambda s: OneSided(rho=s.rho, place=s.place, cell=s.block, grid=s.grid),
     "salm": _salm,
     "dense": lambda s: _salm(s, rho=1.0),
     "random_mask": lambda s: _salm(s, mask="random"),

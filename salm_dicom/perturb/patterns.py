@@ -34,6 +34,7 @@ class Patches:
 
     rho: ClassVar[float] = 1.0
     needs_gradient: ClassVar[bool] = False
+    needs_label: ClassVar[bool] = True
     uses_torch: ClassVar[bool] = True
     class_wise: ClassVar[bool] = True
     label_shift: ClassVar[int] = 0
@@ -74,6 +75,7 @@ class Texture:
     cell: int = 1
 
     needs_gradient: ClassVar[bool] = False
+    needs_label: ClassVar[bool] = True
     uses_torch: ClassVar[bool] = True
     class_wise: ClassVar[bool] = True
     label_shift: ClassVar[int] = 0
@@ -125,6 +127,7 @@ class Autoregressive:
 
     rho: ClassVar[float] = 1.0
     needs_gradient: ClassVar[bool] = False
+    needs_label: ClassVar[bool] = True
     uses_torch: ClassVar[bool] = True
     class_wise: ClassVar[bool] = True
     label_shift: ClassVar[int] = 0

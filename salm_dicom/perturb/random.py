@@ -24,6 +24,7 @@ class Random:
     rho: float = 0.2
 
     needs_gradient: ClassVar[bool] = False
+    needs_label: ClassVar[bool] = False
     uses_torch: ClassVar[bool] = False
     class_wise: ClassVar[bool] = False
     label_shift: ClassVar[int] = 0
@@ -61,6 +62,7 @@ class Uniform:
 
     rho: ClassVar[float] = 1.0
     needs_gradient: ClassVar[bool] = False
+    needs_label: ClassVar[bool] = False
     uses_torch: ClassVar[bool] = False
     class_wise: ClassVar[bool] = False
     label_shift: ClassVar[int] = 0

@@ -71,6 +71,7 @@ class Salm:
     block: int = 1
 
     needs_gradient: ClassVar[bool] = True
+    needs_label: ClassVar[bool] = True
     uses_torch: ClassVar[bool] = True
     class_wise: ClassVar[bool] = False
 

@@ -124,6 +124,10 @@ class Protector:
             raise NoLabel(f"the label is not one of the {len(self.classes)} the protector knows")
         return self.classes.index(label)
 
+    def _place(self, target: int | None) -> int:
+        """Return the place of a label among all; the seed decides which one comes first."""
+        return 0 if target is None else (target + self.plan.seed) % len(self.classes)
+
     def _delta(
         self,
         volume: Volume,
@@ -144,7 +148,7 @@ class Protector:
         budget = budgets(self.plan, volume, window)
         low, high = anatomy.extremes
         delta = np.empty(pixels.values.shape, dtype=np.min_scalar_type(-int(budget.max()) - 1))
-        method = self.plan.build_method()
+        method = self.plan.build_method(self._place(target))
         together = slices_at_once(delta.shape) if method.needs_gradient else 1
         step = together if extent == "slice" else len(delta)
         for first in range(0, len(delta), step):

@@ -3,9 +3,10 @@
     min over theta, u of  mean_i L(f_theta(N(s_i + round(u_i))), y_i),   u_i = 0 outside M_i
 
 in rounds: a surrogate phase (batches of SGD on what is protected so far) and a noise phase (K
-signed gradient steps for every sample). It ends when the surrogate's error on the protected
-samples is at most 1 %, when three rounds bring nothing, or after `plan.rounds`. Targeted methods
-have no noise phase; class-wise ones need the names of the labels only.
+signed gradient steps for every sample). It ends after `plan.rounds`, or when three rounds have
+not lowered the surrogate's error on what it was trained on. That is measured between the two
+phases: on the perturbation just made for it, it hardly ever errs. Targeted methods have no noise
+phase; those without a gradient need the names of the labels only.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from salm_dicom.protector.apply import Protector, budgets, per_slice, samples, s
 from salm_dicom.protector.surrogate import Surrogate
 from salm_dicom.volume import Volume
 
-_ERROR_ENOUGH = 0.01
 _PATIENCE = 3
 # A long series does not teach the surrogate more than this many of its slices do.
 _SLICES_OF_A_SERIES = 24
@@ -200,15 +200,15 @@ def _min_min(
     batches = partial(_batch, found, places, plan, size)
     min_min = not plan.build_method().label_shift
     best, error, waited, rounds = float("inf"), 1.0, 0, 0
-    while rounds < plan.rounds and waited < _PATIENCE and error > _ERROR_ENOUGH:
+    while rounds < plan.rounds and waited < _PATIENCE:
         progress(f"fit ({extent})", rounds, plan.rounds)
         train(network, optimiser, batches, plan.batches, rng)
+        error = _error(network, found, size)
+        best, waited = (error, 0) if error < best else (best, waited + 1)
         frozen = network.eval().requires_grad_(False)
         for sample in found if min_min else ():
             _perturb_sample(sample, frozen, plan, size, rng)
         network.requires_grad_(True)
-        error = _error(network, found, size)
-        best, waited = (error, 0) if error < best else (best, waited + 1)
         rounds += 1
     progress(f"fit ({extent})", plan.rounds, plan.rounds)
     passes = rounds * (plan.steps * min_min + plan.batches * plan.batch_size / len(places))

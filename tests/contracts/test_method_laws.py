@@ -86,6 +86,7 @@ class Lawless:
     rho: float = 0.2
 
     needs_gradient: ClassVar[bool] = False
+    needs_label: ClassVar[bool] = False
     uses_torch: ClassVar[bool] = True
     class_wise: ClassVar[bool] = False
     label_shift: ClassVar[int] = 0

@@ -67,7 +67,7 @@ def test_two_classes_are_fitted_protected_as_volumes_verified_and_restored(tmp_p
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     export, out, protector = tmp_path / "export", tmp_path / "out", tmp_path / "protector"
     labels = ["--labels", tmp_path / "labels.csv", "--labels-by", "patient", "--progress", "none"]
-    settings = ["--extent", "volume", "--rounds", 1, "--steps", 2]
+    settings = ["--method", "salm", "--extent", "volume", "--rounds", 1, "--steps", 2]
     fitted = run("fit", export, "-o", protector, *labels, *settings)
     assert fitted.exit_code == 0, fitted.output
     assert "4 series with labels abdomen, chest" in fitted.output

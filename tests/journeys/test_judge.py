@@ -100,7 +100,8 @@ def test_the_judge_passes_the_random_control(shared, tmp_path, name):
 
 
 @pytest.mark.slow
-def test_the_judge_passes_salm_on_the_labelled_set(shared, tmp_path):
+@pytest.mark.parametrize("method", ["one_sided", "salm"])
+def test_the_judge_passes_methods_with_labels_on_the_labelled_set(shared, tmp_path, method):
     source, out = shared / "data" / "ct_ny_sbu", tmp_path / "out"
     rows = [
         f"{path.relative_to(source)},{path.parent.name}" for path in sorted(source.rglob("*.dcm"))
@@ -108,7 +109,7 @@ def test_the_judge_passes_salm_on_the_labelled_set(shared, tmp_path):
     (tmp_path / "labels.csv").write_text("\n".join(["key,label", *rows]))
     arguments = [
         "protect", source, "-o", out, "--labels", tmp_path / "labels.csv", "--labels-by", "path",
-        "--rounds", 2, "--steps", 5, "--progress", "none",
+        "--method", method, "--rounds", 2, "--steps", 5, "--progress", "none",
     ]  # fmt: skip
     result = CliRunner().invoke(main, [str(a) for a in arguments])
     assert result.exit_code in (0, 3), result.output

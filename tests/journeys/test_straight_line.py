@@ -49,15 +49,17 @@ def test_two_runs_give_the_same_bytes_and_leave_the_source_alone(export, tmp_pat
     assert digests(export) == before
 
 
-@pytest.mark.parametrize("extent", ["slice", "volume"])
-def test_salm_is_fitted_on_the_way_verified_and_restored(export, tmp_path, extent):
+@pytest.mark.parametrize(
+    ("method", "extent"), [("salm", "slice"), ("salm", "volume"), ("one_sided", "volume")]
+)
+def test_a_method_is_fitted_on_the_way_verified_and_restored(export, tmp_path, method, extent):
     out = tmp_path / "out"
     result = protect(
         export, out, f"--labels={labels(export)}", "--labels-by=path",
-        f"--extent={extent}", "--rounds=2", "--steps=3",
+        f"--method={method}", f"--extent={extent}", "--rounds=2", "--steps=3",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert f"salm/{extent}" in result.output
+    assert f"{method}/{extent}" in result.output
     assert "= 6 HU = 6 stored" in result.output
     verified = run("verify", export, out, "--json", "--progress=none")
     assert verified.exit_code == 0, verified.output
@@ -69,6 +71,7 @@ def test_salm_is_fitted_on_the_way_verified_and_restored(export, tmp_path, exten
 
 def test_a_fitted_protector_gives_the_same_bytes_as_a_fit_on_the_way(export, tmp_path):
     settings = [f"--labels={labels(export)}", "--labels-by=path", "--rounds=1", "--steps=2"]
+    settings += ["--method=salm"]
     assert protect(export, tmp_path / "one", *settings).exit_code == 0
     fitted = run("fit", export, "-o", tmp_path / "protector", "--progress=none", *settings)
     assert fitted.exit_code == 0, fitted.output

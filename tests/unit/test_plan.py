@@ -11,7 +11,7 @@ import pytest
 from salm_dicom.cli import options
 from salm_dicom.errors import PlanError
 from salm_dicom.foreground import foreground
-from salm_dicom.perturb import METHODS, Random
+from salm_dicom.perturb import METHODS, OneSided, Random
 from salm_dicom.perturb.salm import Salm
 from salm_dicom.plan import CT_RANGE_HU, ProtectionPlan, intensity_range
 from tests.unit.volumes import phantom_volume
@@ -43,7 +43,7 @@ OTHERS = {
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"method": "magic"}, "method 'magic' is unknown; known are salm, dense, random"),
+        ({"method": "magic"}, "method 'magic' is unknown; known are one_sided, salm, dense"),
         ({"extent": "patient"}, "extent 'patient' is unknown; known are slice, volume"),
         ({"schedule": "never"}, "schedule 'never' is unknown; known are round, step, once"),
         ({"epsilon": "six"}, "epsilon 'six' is not understood"),
@@ -137,7 +137,13 @@ def test_only_methods_that_depend_on_the_label_need_a_fit(name):
 
 
 def test_a_method_gets_the_settings_of_its_plan():
-    plan = ProtectionPlan(rho=0.3, steps=4, step_size=0.5, schedule="once", zero_mean=False)
+    plan = ProtectionPlan(
+        method="one_sided", rho=0.3, steps=4, step_size=0.5, schedule="once", zero_mean=False
+    )
+    assert plan.build_method(2) == OneSided(rho=0.3, place=2, grid=(128, 128))
+    volumetric = replace(plan, extent="volume", block=3).build_method()
+    assert volumetric == OneSided(rho=0.3, cell=3, grid=(96, 96))
+    plan = replace(plan, method="salm")
     assert plan.build_method() == Salm(
         rho=0.3, steps=4, step_size=0.5, schedule="once", balanced=False
     )

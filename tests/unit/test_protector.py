@@ -22,7 +22,7 @@ from tests.unit.volumes import CLASSES, phantom_volume, stored, untrained_protec
 RANDOM = Protector(plan=ProtectionPlan(method="random"))
 # Small enough that a fit takes a second or two.
 TINY = {
-    "slice_size": (32, 32), "volume_size": (8, 32, 32), "rounds": 2, "batches": 2,
+    "method": "salm", "slice_size": (32, 32), "volume_size": (8, 32, 32), "rounds": 2, "batches": 2,
     "batch_size": 2, "steps": 2,
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ from salm_dicom.protector.fit import Study, fit
 from tests.unit.volumes import phantom_volume, untrained_protector
 
 PLAN = ProtectionPlan(
-    slice_size=(32, 32), rounds=2, batches=2, batch_size=2, steps=2, epsilon="8/255"
+    method="salm", slice_size=(32, 32), rounds=2, batches=2, batch_size=2, steps=2, epsilon="8/255"
 )
 
 
@@ -60,6 +60,16 @@ def test_a_class_wise_protector_survives_the_disk_without_a_surrogate(tmp_path):
     assert not protector.surrogates
     save(protector, tmp_path / "protector")
     assert load(tmp_path / "protector").digest == protector.digest
+
+
+def test_a_fit_goes_on_although_the_surrogate_knows_what_was_just_made_for_it(tmp_path):
+    # the same image under both labels: nothing but the perturbation can tell them apart
+    same = [Study(label=one, load=lambda: phantom_volume(slices=3)) for one in ("a", "b")]
+    plan = replace(PLAN, method="dense", rounds=4, steps=10)
+    first, all_four = (fit(same, replace(plan, rounds=n), tmp_path).report for n in (1, 4))
+    # before any perturbation there is only chance
+    assert first["slice_error_on_protected"] == 0.5
+    assert all_four["slice_rounds"] == 4
 
 
 def test_a_targeted_surrogate_never_sees_a_protected_image(tmp_path):

@@ -57,7 +57,9 @@ def phantom_volume(irregular: str = "", **recipe: Any) -> Volume:
 
 def untrained_protector(**plan: Any) -> Protector:
     """Return a protector whose surrogates have random weights: quick, and as lawful as any."""
-    wanted = ProtectionPlan(**{"slice_size": (32, 32), "volume_size": (8, 32, 32)} | plan)
+    wanted = ProtectionPlan(
+        **{"method": "salm", "slice_size": (32, 32), "volume_size": (8, 32, 32)} | plan
+    )
     sizes = {"slice": wanted.slice_size, "volume": wanted.volume_size}
     if not wanted.needs_surrogate:
         return Protector(plan=wanted)
