@@ -14,7 +14,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import unittest
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -43,8 +45,8 @@ def first() -> None:
     SUPPORTED_READERS["volumereader"] = VolumeReader
     image_writer.init()
     for extension in EXTENSIONS:
-        default = () if extension != "dcm" else image_writer.resolve_writer(extension)
-        image_writer.register_writer(extension, VolumeWriter, *default)
+        theirs = image_writer.resolve_writer(extension)
+        image_writer.SUPPORTED_WRITERS[extension] = (VolumeWriter, *theirs)
 
 
 def named(**options: Any) -> None:
@@ -62,8 +64,8 @@ def named(**options: Any) -> None:
 
     image_writer.init()
     for name in READERS:
-        _rename(name, Reader if options else VolumeReader)
-        array.SUPPORTED_READERS[name.lower()] = Reader if options else VolumeReader
+        _rename(name, Reader)
+        array.SUPPORTED_READERS[name.lower()] = Reader
     for name in WRITERS:
         _rename(name, VolumeWriter)
     for extension in EXTENSIONS:
@@ -129,13 +131,17 @@ def main(folder: Path, wanted: list[str]) -> int:
     """Print the table; the status is 1 if a case passes with MONAI's plug-ins only."""
     came = {}
     for how in ["monai", *wanted]:
-        output = folder / "outcomes.json"
-        command = [sys.executable, str(Path(__file__).resolve()), "--run", how, str(output)]
-        with (folder / f"{how}.log").open("w") as log:
-            subprocess.run(command, cwd=folder, check=True, stderr=log, stdout=log)
-        came[how] = json.loads(output.read_text())
+        with tempfile.TemporaryDirectory() as place:
+            output = Path(place) / "outcomes.json"
+            command = [sys.executable, str(Path(__file__).resolve()), "--run", how, str(output)]
+            ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+            if ran.returncode:
+                sys.exit(ran.stderr)
+            came[how] = json.loads(output.read_text())
     theirs = {case for case, what in came["monai"].items() if what == "passed"}
-    print(f"{len(came['monai'])} cases")
+    for file, count in Counter(case.split(".")[2] for case in came["monai"]).items():
+        passed = sum(case.split(".")[2] == file for case in theirs)
+        print(f"{file}: {count} cases, {passed} pass with MONAI's plug-ins")
     lost = False
     for how, outcome in came.items():
         passed = {case for case, what in outcome.items() if what == "passed"}
