@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -33,8 +34,10 @@ from salm_dicom.transforms.load import PathOrPaths, check_regular
 
 Array = NDArray[Any]
 Meta = dict[str, Any]
-# Options of other readers that would turn the image round, with the value that changes nothing.
-_FIXED = {"reverse_indexing": False, "swap_ij": True, "affine_lps_to_ras": True}
+# Options of other readers that would turn the image but not its affine, or its axes but not ours;
+# with the value that changes nothing.
+_FIXED = {"reverse_indexing": False, "swap_ij": True}
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +66,13 @@ class VolumeReader(ImageReader):
         As of `LoadVolume`.
     series_name
         Series Instance UID to take from a folder that holds several.
+    affine_lps_to_ras
+        Off: the affine is in LPS and `space` says so; such an image cannot be protected.
+    fname_regex
+        Take only the files of a folder whose path matches from its start.
     options
-        Of other readers (`mmap`, `pixel_type`): `LoadImage` hands the same to all. No effect.
-
-    Raises
-    ------
-    PlanError
-        An option of other readers would turn the image round (`reverse_indexing`, `swap_ij`,
-        `affine_lps_to_ras`).
+        Of other readers (`mmap`, `pixel_type`): `LoadImage` hands the same to all. No effect, but
+        `get_data` refuses those that would turn the image round (`reverse_indexing`, `swap_ij`).
 
     Notes
     -----
@@ -86,18 +88,20 @@ class VolumeReader(ImageReader):
         allow_irregular: bool = False,
         modality: str | None = None,
         series_name: str = "",
+        affine_lps_to_ras: bool = True,
+        fname_regex: str | None = "",
         **options: Any,
     ) -> None:
         super().__init__()
-        for name, value in _FIXED.items():
-            if options.get(name, value) != value:
-                raise PlanError(f"VolumeReader has no {name}={not value}; its affine is RAS")
         self.channel_dim = float("nan") if channel_dim == "no_channel" else channel_dim
         self.as_closest_canonical = as_closest_canonical
         self.squeeze_non_spatial_dims = squeeze_non_spatial_dims
         self.allow_irregular = allow_irregular
         self.modality = modality
         self.series_name = series_name
+        self.affine_lps_to_ras = affine_lps_to_ras
+        self.fname_regex = fname_regex or ""
+        self.options = options
 
     def verify_suffix(self, filename: PathOrPaths) -> bool:
         """Return whether every path is a folder, DICOM or named as NIfTI."""
@@ -133,7 +137,13 @@ class VolumeReader(ImageReader):
             A file cannot be read right; its code says why.
         MismatchError
             Several images differ in shape or place.
+        PlanError
+            An option of other readers would turn the image round.
         """
+        # Not when made: LoadImage makes its default readers with the options of the one asked for.
+        for name, value in _FIXED.items():
+            if self.options.get(name, value) != value:
+                raise PlanError(f"VolumeReader has no {name}={not value}; its axes fit its affine")
         found = [img] if isinstance(img, Found) else list(img)
         images = [self._image(one) for one in found]
         values, meta = images[0]
@@ -164,15 +174,25 @@ class VolumeReader(ImageReader):
             "series_uid": series.series_uid,
             SOURCE_KEY: Home.of(series).to_json(),
         }
-        return values, meta | self._shape(values, meta)
+        return values, self._placed(meta) | self._shape(values)
 
     def _files(self, paths: Sequence[Path]) -> Sequence[Path]:
         """Return the files of a series: those given, or those of a folder."""
         if not paths[0].is_dir():
             return paths
-        if not self.series_name:
+        if self.series_name:
+            files = self._named(paths[0])
+        elif self.fname_regex:
+            files = sorted(path for path in paths[0].rglob("*") if path.is_file())
+        else:
             return files_of(paths[0])
-        for series in scan(paths[0]).series:
+        kept = [path for path in files if re.match(self.fname_regex, str(path))]
+        if not kept:
+            raise GeometryError("fname_regex matches no file of the folder")
+        return [image_header(path).path for path in kept]
+
+    def _named(self, folder: Path) -> Sequence[Path]:
+        for series in scan(folder).series:
             if series.headers[0].series_uid == self.series_name:
                 return series.paths
         raise GeometryError("the folder has no series of this name; `salm-dicom scan` lists them")
@@ -197,9 +217,18 @@ class VolumeReader(ImageReader):
             meta |= {SOURCE_KEY: Home.of(series).to_json(), "series_uid": series.series_uid}
         except InputError as error:
             meta[REFUSED_KEY] = f"{error.code}: {error}"
-        return values, meta | self._shape(values, meta)
+        return values, self._placed(meta) | self._shape(values)
 
-    def _shape(self, values: Array, meta: Meta) -> Meta:
+    def _placed(self, meta: Meta) -> Meta:
+        """Return the meta with its affines in the space that was asked for."""
+        if self.affine_lps_to_ras:
+            return meta | {"space": "RAS"}
+        turned = {key: _LPS_TO_RAS @ meta[key] for key in ("affine", "original_affine")}
+        kept = {key: value for key, value in meta.items() if key != SOURCE_KEY}
+        why = {REFUSED_KEY: "its affine is in LPS; load it with affine_lps_to_ras=True"}
+        return why | kept | turned | {"space": "LPS"}
+
+    def _shape(self, values: Array) -> Meta:
         """Return the meta entries that say which axes are spatial."""
         size = list(values.shape)
         channel = self.channel_dim
@@ -208,7 +237,7 @@ class VolumeReader(ImageReader):
         spatial = np.asarray(size[:3])
         if channel is None:
             channel = float("nan") if values.ndim == len(spatial) else -1
-        return {"space": "RAS", "spatial_shape": spatial, "original_channel_dim": channel}
+        return {"spatial_shape": spatial, "original_channel_dim": channel}
 
 
 def _paths(data: PathOrPaths) -> list[Path]:
@@ -222,6 +251,8 @@ def _each(paths: Sequence[Path]) -> list[Found]:
 
 def _is_dicom(path: Path) -> bool:
     """Return whether a file is DICOM, though perhaps a broken one."""
+    if not path.exists():
+        return False
     try:
         read_header(path)
     except NotDicom:

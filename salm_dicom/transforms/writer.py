@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data.image_writer import ImageWriter
+from monai.data.image_writer import ImageWriter, resolve_writer
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.transforms.spatial.array import SpatialResample
@@ -34,7 +34,8 @@ class VolumeWriter(ImageWriter):
     `.nii`, `.nii.gz`: the values as they are, nothing of the source's header. `.dcm`: a folder of
     that name without extension, with the DICOM instances derived from the source, exactly as
     `SaveVolume` writes them; the image must come from `SALM`. A protected NIfTI file is
-    `SaveVolume`'s: nothing that looks like one is written here.
+    `SaveVolume`'s: nothing that looks like one is written here. Any other extension is written by
+    the writer that MONAI has for it.
 
     Parameters
     ----------
@@ -45,6 +46,11 @@ class VolumeWriter(ImageWriter):
     created, site_key
         As of `SaveVolume`; `.dcm` needs `created`, e.g. by
         `SaveImage(...).set_options(init_kwargs={"created": ...})`.
+    affine_lps_to_ras
+        As of MONAI's ITKWriter: True, the affine is in RAS; False, in LPS; None, the image's
+        `space` says which. NIfTI is always written in RAS.
+    options
+        Of the writer of another extension.
     """
 
     def __init__(
@@ -53,6 +59,8 @@ class VolumeWriter(ImageWriter):
         scale: int | None = None,
         created: datetime | None = None,
         site_key: bytes = PUBLIC_SITE_KEY,
+        affine_lps_to_ras: bool | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if scale not in (None, 255, 65535):
@@ -61,6 +69,10 @@ class VolumeWriter(ImageWriter):
         self.scale = scale
         self.created = created
         self.site_key = site_key
+        self.affine_lps_to_ras = affine_lps_to_ras
+        self.options = options
+        self.meta: Mapping[str, Any] | None = None
+        self.moves: dict[str, Any] = {}
         self.image: Image | None = None
         self.affine: Any = None
         self.kept_dtype: Any = output_dtype
@@ -72,8 +84,7 @@ class VolumeWriter(ImageWriter):
         data_array: Image,
         channel_dim: int | Sequence[int] | None = 0,
         squeeze_end_dims: bool = True,
-        spatial_ndim: int | None = 3,
-        **_: Any,
+        **options: Any,
     ) -> None:
         """Take the image; for NIfTI its channels become the last axis.
 
@@ -83,15 +94,15 @@ class VolumeWriter(ImageWriter):
             Axis or axes of the channels; None: there is none.
         squeeze_end_dims
             Drop axes of size 1 at the end.
-        spatial_ndim
-            Keep or make so many spatial axes.
+        options
+            `spatial_ndim`: keep or make so many spatial axes; 3 for NIfTI.
         """
         self.image = data_array
         self.kept_dtype = get_equivalent_dtype(data_array.dtype, np.ndarray)
-        self.layout = {"squeeze_end_dims": squeeze_end_dims, "spatial_ndim": spatial_ndim}
+        self.layout = {"squeeze_end_dims": squeeze_end_dims, **options}
         self.channel_dim = channel_dim
         plain = convert_to_tensor(data_array, track_meta=False)
-        self.data_obj = self.convert_to_channel_last(plain, channel_dim, **self.layout)
+        self.data_obj = self._channel_last(plain, channel_dim)
 
     def set_metadata(
         self, meta_dict: Mapping[str, Any] | None, resample: bool = True, **options: Any
@@ -105,6 +116,7 @@ class VolumeWriter(ImageWriter):
         options
             `mode`, `padding_mode`, `align_corners` and `dtype` of MONAI's `SpatialResample`.
         """
+        self.meta, self.moves = meta_dict, {"resample": resample, **options}
         original, self.affine, shape = self.get_meta_info(meta_dict)
         if not resample or self.image is None:
             return
@@ -126,7 +138,7 @@ class VolumeWriter(ImageWriter):
         self.affine = moved.affine
         back = moved.as_tensor().reshape(*channels, *moved.shape[1:])
         kept = None if self.channel_dim is None else tuple(range(len(axes)))
-        self.data_obj = self.convert_to_channel_last(back, kept, **self.layout)
+        self.data_obj = self._channel_last(back, kept)
 
     def write(self, filename: str | PathLike[str], verbose: bool = False, **_: Any) -> None:
         """Write the image.
@@ -134,7 +146,7 @@ class VolumeWriter(ImageWriter):
         Raises
         ------
         PlanError
-            The extension is none of ours, or `.dcm` lacks `created`.
+            `.dcm` lacks `created`, or MONAI has no writer for the extension.
         MismatchError
             The image did not come from SALM, or cannot be written exactly.
         """
@@ -148,7 +160,24 @@ class VolumeWriter(ImageWriter):
             super().write(filename, verbose=verbose)
             self._write_series(path)
         else:
-            raise PlanError("VolumeWriter writes .nii, .nii.gz and .dcm; leave `writer` out")
+            self._hand_over(path, verbose)
+
+    def _channel_last(self, values: torch.Tensor, channel_dim: Any) -> Any:
+        squeeze, axes = self.layout["squeeze_end_dims"], self.layout.get("spatial_ndim", 3)
+        return self.convert_to_channel_last(values, channel_dim, squeeze, axes)
+
+    def _hand_over(self, path: Path, verbose: bool) -> None:
+        """Let the first writer that MONAI has for the extension write the image."""
+        turned = self.affine_lps_to_ras
+        options = self.options | ({} if turned is None else {"affine_lps_to_ras": turned})
+        for kind in resolve_writer(path.suffix):
+            writer = kind(output_dtype=self.output_dtype, scale=self.scale, **options)
+            if not isinstance(writer, VolumeWriter):
+                writer.set_data_array(self.image, channel_dim=self.channel_dim, **self.layout)
+                writer.set_metadata(self.meta, **self.moves)
+                writer.write(path, verbose=verbose)
+                return
+        raise PlanError(f"MONAI has no writer for {path.suffix}")
 
     def _write_series(self, path: Path) -> None:
         if self.created is None:
@@ -170,4 +199,8 @@ class VolumeWriter(ImageWriter):
 
     def _affine(self) -> NDArray[np.float64]:
         affine = np.eye(4) if self.affine is None else np.asarray(self.affine, dtype=np.float64)
-        return np.asarray(to_affine_nd(3, affine), dtype=np.float64)
+        placed = np.asarray(to_affine_nd(3, affine), dtype=np.float64)
+        in_ras = self.affine_lps_to_ras
+        if in_ras is None:
+            in_ras = (self.meta or {}).get("space", "RAS") != "LPS"
+        return placed if in_ras else np.diag([-1.0, -1.0, 1.0, 1.0]) @ placed

@@ -25,18 +25,28 @@ from monai.data import (
     set_track_meta,
 )
 from monai.transforms import Compose, LoadImage, LoadImaged, Randomizable, SaveImage
+from monai.transforms.io.array import SUPPORTED_READERS
+from PIL import Image
 
 from salm_dicom.errors import (
     BadValue,
     GeometryError,
     MismatchError,
+    NotDicom,
     PlanError,
     Truncated,
     UnevenSpacing,
 )
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector
-from salm_dicom.transforms import SALM, LoadVolume, SALMd, SaveVolumed, VolumeReader
+from salm_dicom.transforms import (
+    SALM,
+    LoadVolume,
+    SALMd,
+    SaveVolumed,
+    VolumeReader,
+    VolumeWriter,
+)
 from tests.nifti_files import RAS, hounsfield, write_nifti_file
 from tests.synthetic import write_ct_series
 
@@ -244,11 +254,57 @@ def test_a_series_can_be_named_where_a_folder_holds_several(tmp_path):
         LoadImage(VolumeReader, series_name="1.2.3")(tmp_path / "two")
 
 
-def test_options_of_other_readers_are_taken_unless_they_would_turn_the_image_round():
-    VolumeReader(mmap=False, pixel_type=None, affine_lps_to_ras=True)
-    for option in ({"reverse_indexing": True}, {"affine_lps_to_ras": False}, {"swap_ij": False}):
-        with pytest.raises(PlanError, match="its affine is RAS"):
-            VolumeReader(**option)
+def test_options_of_other_readers_are_taken_unless_they_would_turn_the_image_round(
+    series, image_file
+):
+    load = LoadImage(VolumeReader, mmap=False, pixel_type=None, reverse_indexing=False)
+    assert load(series).shape == (48, 40, 4)
+    for option in ({"reverse_indexing": True}, {"swap_ij": False}):
+        for path in (series, image_file):
+            with pytest.raises(PlanError, match="its axes fit its affine"):
+                LoadImage([TakesAll(), VolumeReader(**option)])(path)
+
+
+def test_as_a_default_reader_it_leaves_the_reader_that_was_asked_for_alone(monkeypatch, tmp_path):
+    monkeypatch.setitem(SUPPORTED_READERS, "volumereader", VolumeReader)
+    Image.fromarray(np.zeros((7, 5), np.uint8)).save(tmp_path / "a.png")
+    assert LoadImage("PILReader", reverse_indexing=True)(tmp_path / "a.png").shape == (5, 7)
+    for name in ("missing", "missing.dcm"):
+        with pytest.raises(RuntimeError, match="cannot find a suitable reader"):
+            LoadImage("PILReader")(tmp_path / name)
+        assert not VolumeReader().verify_suffix(tmp_path / name)
+
+
+@pytest.mark.parametrize("source", ["series", "image_file"])
+def test_an_affine_in_lps_says_so_cannot_be_protected_and_is_written_right(
+    request, tmp_path, source
+):
+    path = request.getfixturevalue(source)
+    found = LoadImage(VolumeReader, affine_lps_to_ras=False, ensure_channel_first=True)(path)
+    expected = LoadImage(VolumeReader, ensure_channel_first=True)(path)
+    assert torch.equal(found.as_tensor(), expected.as_tensor())
+    assert torch.equal(found.affine[:2], -expected.affine[:2])
+    assert torch.equal(found.affine[2:], expected.affine[2:])
+    assert (found.meta["space"], expected.meta["space"]) == ("LPS", "RAS")
+    with pytest.raises(MismatchError, match="affine is in LPS"):
+        SALM(RANDOM)(found)
+    both = LoadImage(VolumeReader, affine_lps_to_ras=False)([path, path])
+    assert torch.equal(both.affine, found.affine)
+    SaveImage(tmp_path / "out", writer=VolumeWriter, print_log=False, resample=True)(found)
+    (written,) = (tmp_path / "out").rglob("*.nii.gz")
+    assert np.allclose(nib.load(written).affine, expected.affine)
+
+
+def test_only_files_of_a_folder_whose_path_matches_are_taken(series):
+    (series / "notes.txt").write_text("no DICOM")
+    with pytest.raises(NotDicom):
+        LoadImage(VolumeReader)(series)
+    found = LoadImage(VolumeReader, fname_regex=r".*IM0000[12]\.dcm$")(series)
+    assert found.shape == (48, 40, 2)
+    (series / "notes.txt").unlink()
+    assert LoadImage(VolumeReader, fname_regex=None)(series).shape == (48, 40, 4)
+    with pytest.raises(GeometryError, match="matches no file"):
+        LoadImage(VolumeReader, fname_regex=r"^(?!.*).*")(series)
 
 
 def test_a_label_map_is_loaded_and_salm_says_why_it_is_not_protected(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor, NibabelWriter
+from monai.data.image_writer import SUPPORTED_WRITERS
 from monai.transforms import Flip, LoadImage, SaveImage, SaveImaged, Spacing
 
 from salm_dicom.errors import BadValue, MismatchError, PlanError
@@ -161,7 +162,6 @@ def test_what_would_be_no_derived_image_is_refused(tmp_path):
         (loaded, "a.dcm", None, PlanError, "created"),
         (loaded.numpy(), "a.dcm", CREATED, MismatchError, "MetaTensor is needed"),
         (from_nifti, "a.dcm", CREATED, MismatchError, "written by SaveVolume"),
-        (loaded, "a.nrrd", CREATED, PlanError, "leave `writer` out"),
         (torch.zeros(1, 4, 4, 4, dtype=torch.float16), "a.nii", None, BadValue, "float16"),
     ]
     for image, name, created, error, text in cases:
@@ -191,6 +191,41 @@ def test_resampling_does_not_mix_up_channels():
     writer.set_data_array(torch.from_numpy(values))
     writer.set_metadata(meta, mode="nearest")
     assert np.array_equal(writer.data_obj, values.swapaxes(1, 2).transpose(1, 2, 3, 0))
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 8), (3, 6, 8)])
+@pytest.mark.parametrize("resample", [False, True])
+def test_other_extensions_are_written_by_the_writer_monai_has_for_them(tmp_path, shape, resample):
+    values = (torch.arange(np.prod(shape)) % 251).to(torch.uint8).reshape(shape)
+    image = MetaTensor(values, meta={"filename_or_obj": "a.png", "spatial_shape": (6, 8)})
+    options = {"output_ext": ".png", "resample": resample}
+    found = saved(tmp_path / "ours", image.clone(), VolumeWriter, **options)
+    expected = saved(tmp_path / "monais", image.clone(), None, **options)
+    assert found.suffix == ".png"
+    assert found.read_bytes() == expected.read_bytes()
+
+
+def test_in_place_of_all_writers_it_does_not_call_itself_for_ever(monkeypatch, tmp_path):
+    for writer in (VolumeWriter, partial(VolumeWriter, created=CREATED)):
+        monkeypatch.setitem(SUPPORTED_WRITERS, "png", (writer,))
+        one = writer()
+        one.set_data_array(torch.zeros(1, 6, 8))
+        one.set_metadata(None)
+        with pytest.raises(PlanError, match=r"no writer for \.png"):
+            one.write(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("space", "option", "turned"), [
+    ("RAS", None, 1), ("LPS", None, -1), ("RAS", True, 1), ("LPS", True, 1), ("RAS", False, -1),
+])  # fmt: skip
+def test_nifti_is_in_ras_whatever_the_space_of_the_image(tmp_path, space, option, turned):
+    image = tensor(1, 7, 5, 4)
+    image.meta["space"] = space
+    writer = VolumeWriter(affine_lps_to_ras=option)
+    writer.set_data_array(image)
+    writer.set_metadata(image.meta)
+    writer.write(tmp_path / "a.nii")
+    assert np.allclose(nib.load(tmp_path / "a.nii").affine, np.diag([turned, turned, 1, 1]) @ RAS)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32, np.float32, np.float64])
