@@ -112,12 +112,14 @@ class Ledger:
             rows = [(source,) for source in sources]
             transaction.executemany("INSERT INTO settled VALUES (?)", rows)
 
-    def plan(self, source: str, name: str, slices: int, *, table: Table = "series") -> None:
-        """Add a series or object that is to be written, unless it is there."""
+    def plan(self, rows: Iterable[tuple[str, str, int]], *, table: Table = "series") -> None:
+        """Add what is to be written, as source, name and slices, unless it is there.
+
+        All of it in one transaction: each waits for the disk.
+        """
         with self._connection as transaction:
-            transaction.execute(
-                f"INSERT OR IGNORE INTO {table} (source, name, slices) VALUES (?, ?, ?)",
-                (source, name, slices),
+            transaction.executemany(
+                f"INSERT OR IGNORE INTO {table} (source, name, slices) VALUES (?, ?, ?)", rows
             )
 
     def finish(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from salm_dicom.batch.ledger import Ledger, Row
@@ -46,10 +46,11 @@ def plan_names(found: Export, ledger: Ledger) -> None:
     images = {source: row for source, row in rows.items() if row.name.startswith(PREFIX)}
     series = {source: row for source, row in rows.items() if source not in images}
     number = max((int(row.name.removeprefix(PREFIX)) for row in images.values()), default=0)
-    for file in found.nifti:
-        if source_key(file) not in images:
-            number += 1
-            ledger.plan(source_key(file), f"{PREFIX}{number:04d}", file.images)
+    new = [file for file in found.nifti if source_key(file) not in images]
+    planned = [
+        (source_key(file), f"{PREFIX}{place:04d}", file.images)
+        for place, file in enumerate(new, start=number + 1)
+    ]
     taken = {source: row.name for source, row in series.items()}
     taken |= {f"object {source}": _folder(row.name) for source, row in objects.items()}
     for one in found.objects:
@@ -58,15 +59,16 @@ def plan_names(found: Export, ledger: Ledger) -> None:
     units = [_unit(one) for one in found.dicom]
     units += [Unit(_object_key(one), one.patient_id, one.study_uid) for one in found.objects]
     folders = taken | new_folders(units, taken, media=for_media(found, series))
-    for files in found.dicom:
-        ledger.plan(source_key(files), folders[source_key(files)], files.images)
-    _plan_objects(found.objects, folders, ledger)
+    keys = [(source_key(files), files.images) for files in found.dicom]
+    ledger.plan([*planned, *((key, folders[key], images) for key, images in keys)])
+    ledger.plan(_places(found.objects, folders, objects), table="objects")
 
 
-def _plan_objects(
-    found: Iterable[ObjectHeader], folders: Mapping[str, str], ledger: Ledger
-) -> None:
-    known, last = ledger.rows("objects"), dict[str, int]()
+def _places(
+    found: Iterable[ObjectHeader], folders: Mapping[str, str], known: Mapping[str, Row]
+) -> Iterator[tuple[str, str, int]]:
+    """Yield what the ledger is told of each object that it does not know."""
+    last: dict[str, int] = {}
     for row in known.values():
         last[_folder(row.name)] = max(last.get(_folder(row.name), 0), _number(row.name))
     for one in found:
@@ -74,7 +76,7 @@ def _plan_objects(
             folder = folders[_object_key(one)]
             last[folder] = last.get(folder, 0) + 1
             place = f"{folder}/{file_name(folder, last[folder])}"
-            ledger.plan(one.sop_uid, place, 1, table="objects")
+            yield one.sop_uid, place, 1
 
 
 def new_folders(
