@@ -34,9 +34,9 @@ def decoded(file: Part10, shape: Shape) -> Integers:
                 if not index:
                     out = np.empty((shape.frames, *frame.shape), dtype=frame.dtype)
                 out[index] = frame
-    except MemoryError:
+    except (MemoryError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:
+    except BaseException as error:  # a decoder in Rust panics past Exception
         raise DecodeError(f"the pixel data cannot be decoded ({type(error).__name__})") from error
     wanted = words_shape(shape)
     if out.shape != wanted or out.dtype.kind not in "iu":

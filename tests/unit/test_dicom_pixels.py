@@ -23,6 +23,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from salm_dicom.dicom import decode as decode_module
 from salm_dicom.dicom.admit import image_header
 from salm_dicom.dicom.derive import derived
 from salm_dicom.dicom.part10 import parse, read
@@ -193,3 +194,23 @@ def test_stored_values_do_not_depend_on_how_the_words_are_ordered(tmp_path):
     )
     assert np.array_equal(stored_values(little), stored_values(big))
     assert stored_values(big).dtype.isnative
+
+
+class Panic(BaseException):
+    """What a decoder written in Rust raises: no `Exception`."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "becomes"), [(Panic, DecodeError), (KeyboardInterrupt, KeyboardInterrupt)]
+)
+def test_a_decoder_that_panics_costs_its_file_and_an_interrupt_goes_through(
+    tmp_path, monkeypatch, raised, becomes
+):
+    path = write_ct_series(tmp_path, slices=1, transfer_syntax=RLELossless)[0]
+
+    def panic(*_args: object, **_settings: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(decode_module, "iter_pixels", panic)
+    with pytest.raises(becomes):
+        stored_values(read(path))
