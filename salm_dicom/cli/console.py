@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,8 @@ def reports_errors(function: Callable[P, int]) -> Callable[P, None]:
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         log_file = kwargs.get("log_file")
+        if not sys.warnoptions:  # libraries quote what they warn of, and that may be a patient's
+            warnings.simplefilter("ignore")
         try:
             code = function(*args, **kwargs)
         except SalmDicomError as error:

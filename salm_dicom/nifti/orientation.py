@@ -48,6 +48,8 @@ def why_irregular(affine: Floats) -> str:
     normal = np.cross(columns, rows)
     cosine = abs(normal @ slices) / (np.linalg.norm(normal) * np.linalg.norm(slices))
     tilt = float(np.degrees(np.arccos(np.clip(cosine, 0, 1))))
+    if not np.isfinite(tilt):
+        return "distances between voxels are too large or too small to compute with"
     if tilt > _SHEAR_DEGREES:
         return f"slices are shifted sideways: gantry tilt of {tilt:.1f} degrees"
     return ""

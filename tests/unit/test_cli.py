@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 import click
+import nibabel as nib
+import numpy as np
 import pydicom
 import pytest
 from click.testing import CliRunner, Result
@@ -280,3 +282,31 @@ def test_no_patient_value_is_in_what_may_be_seen_or_shared(small, tmp_path):
     seen += [log.read_text(), (out / "manifest.json").read_text()]
     for text in seen:
         assert CANARY not in text
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_libraries_warn_of_does_not_reach_people(tmp_path, jobs):
+    """NumPy would quote where it overflows, pydicom a value that is not valid."""
+    for number in range(2):
+        folder = tmp_path / "in" / str(number)
+        header = nib.Nifti2Header()
+        header["srow_x"], header["srow_y"] = (1e200, 0, 0, number), (0, 1e200, 0, 0)
+        header["srow_z"] = (0, 0, 1e-200, 0)
+        header["sform_code"] = 1
+        header.set_data_dtype(np.int16)
+        voxels = np.arange(512, dtype=np.int16).reshape(8, 8, 8)
+        image = nib.Nifti2Image(voxels, None, header)
+        folder.mkdir(parents=True)
+        image.to_filename(folder / "huge.nii")
+        for path in write_ct_series(folder / "ct", slices=2, patient_id=f"P{number}", seed=number):
+            dataset = pydicom.dcmread(path)
+            dataset.add_new(0x00081155, "UI", CANARY)
+            dataset.save_as(path)
+    words = ["protect", tmp_path / "in", "-o", tmp_path / "out", "--method=random"]
+    done = subprocess.run(
+        [sys.executable, "-m", "salm_dicom", *map(str, words), "--modality=MR",
+         "--progress=none", f"-j{jobs}"], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert CANARY not in done.stdout
