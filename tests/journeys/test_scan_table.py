@@ -58,9 +58,7 @@ def given(**values: object) -> Callable[[int, pydicom.Dataset], None]:
     number = next(_NUMBER)
 
     def spoil(index: int, dataset: pydicom.Dataset) -> None:
-        dataset.SOPInstanceUID = (
-            f"{dataset.SeriesInstanceUID[:40]}.{abs(hash(str(values)))}.{index}"
-        )
+        dataset.SOPInstanceUID = uid("scan table", number, index)
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         for name, value in values.items():
             setattr(dataset, name, value(index) if callable(value) else value)
