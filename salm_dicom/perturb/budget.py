@@ -116,7 +116,7 @@ def to_integers(
 
     Within the budget, 0 outside the foreground, at most ceil(rho * foreground) voxels of each
     sample, x + delta inside [low, high] and never in the padding. With `zero_mean` the changes of
-    every slice add up to 0, so that no region is brightened or darkened as a whole. Only the
+    every slice add up to 0, so that none is brightened or darkened as a whole. Only the
     voxels that change are looked at.
 
     Returns
