@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from salm_dicom.batch.nifti import keep_frames
 from salm_dicom.batch.uids import opened
@@ -26,6 +28,22 @@ from salm_dicom.record import widest
 from salm_dicom.volume import Integers, StoredPixels
 
 NO_SPACE = "E_NO_SPACE"
+
+
+class Work(Protocol):
+    """What a job says about itself, whatever is to be done."""
+
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def output(self) -> Path: ...  # noqa: D102
+    @property
+    def vault(self) -> Path: ...  # noqa: D102
+
+
+J = TypeVar("J", bound=Work)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +77,22 @@ class Outcome:
 
 def protect_series(job: Job) -> Outcome:
     """Protect one series; everything that can go wrong with it is in the outcome."""
+    return outcome_of(job, _run)
+
+
+def outcome_of(job: J, work: Callable[[J], str]) -> Outcome:
+    """Return what came of a job: the record that `work` returns, or why there is none."""
     try:
-        return Outcome(source=job.source, name=job.name, record=_run(job))
+        return Outcome(source=job.source, name=job.name, record=work(job))
     except (InputError, MismatchError, PlanError) as error:
         return _failed(job, error.code, str(error))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a codec in Rust panics past Exception
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _failed(job, NO_SPACE, "no space left for the output")
-        return _failed(job, UnexpectedFailure.code, _kind(error), frames())
-    except Exception as error:
-        return _failed(job, UnexpectedFailure.code, _kind(error), frames())
+        kind = f"an unforeseen {type(error).__name__}; --log-file has where it happened"
+        return _failed(job, UnexpectedFailure.code, kind, frames())
 
 
 def _run(job: Job) -> str:
@@ -117,12 +141,8 @@ def _run_nifti(job: Job) -> str:
     return record.to_json()
 
 
-def _failed(job: Job, code: str, reason: str, frames: str = "") -> Outcome:
+def _failed(job: Work, code: str, reason: str, frames: str = "") -> Outcome:
     return Outcome(source=job.source, name=job.name, code=code, reason=reason, frames=frames)
-
-
-def _kind(error: BaseException) -> str:
-    return f"an unforeseen {type(error).__name__}; --log-file has where it happened"
 
 
 def frames() -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
 
-from salm_dicom.batch.job import NO_SPACE, Outcome, frames
+from salm_dicom.batch.job import Outcome, outcome_of
 from salm_dicom.batch.ledger import Row
 from salm_dicom.batch.manifest import Copied
 from salm_dicom.batch.source import Export
@@ -19,7 +18,7 @@ from salm_dicom.dicom.objects import ObjectHeader, copied
 from salm_dicom.dicom.part10 import parse, read
 from salm_dicom.dicom.restore import keep_object
 from salm_dicom.dicom.scan import LeftOut
-from salm_dicom.errors import InputError, MismatchError, NotImage, UnexpectedFailure
+from salm_dicom.errors import NotImage
 from salm_dicom.folder import flush, make_private
 
 
@@ -39,23 +38,7 @@ class ObjectJob:
 
 def copy_object(job: ObjectJob) -> Outcome:
     """Copy one object; everything that can go wrong with it is in the outcome."""
-    try:
-        return Outcome(source=job.source, name=job.name, record=_run(job))
-    except (InputError, MismatchError) as error:
-        return Outcome(source=job.source, name=job.name, code=error.code, reason=str(error))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "no space left for the output"
-            return Outcome(source=job.source, name=job.name, code=NO_SPACE, reason=reason)
-        return _unforeseen(job, error)
-    except Exception as error:
-        return _unforeseen(job, error)
-
-
-def _unforeseen(job: ObjectJob, error: Exception) -> Outcome:
-    reason = f"an unforeseen {type(error).__name__}; --log-file has where it happened"
-    code = UnexpectedFailure.code
-    return Outcome(source=job.source, name=job.name, code=code, reason=reason, frames=frames())
+    return outcome_of(job, _run)
 
 
 def _run(job: ObjectJob) -> str:

@@ -7,11 +7,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
-from typing import Protocol, TypeVar
 
 from salm_dicom.batch.engines import ENGINES
-from salm_dicom.batch.job import NO_SPACE, Outcome
+from salm_dicom.batch.job import NO_SPACE, J, Outcome, Work
 from salm_dicom.batch.ledger import Ledger, Table
 from salm_dicom.batch.vault import Vault
 from salm_dicom.errors import DiskFull, WorkerCrashed
@@ -21,22 +19,6 @@ _WAITING = 3
 _OBJECTS_WORTH_A_WORKER = 200
 # So often may a series be under way when its worker dies.
 _CRASHES = 3
-
-
-class Work(Protocol):
-    """What a job says about itself, whatever is to be done."""
-
-    @property
-    def source(self) -> str: ...  # noqa: D102
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def output(self) -> Path: ...  # noqa: D102
-    @property
-    def vault(self) -> Path: ...  # noqa: D102
-
-
-J = TypeVar("J", bound=Work)
 
 
 def run(

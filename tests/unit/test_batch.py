@@ -7,13 +7,14 @@ import os
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
 from salm_dicom.batch import job as job_module
-from salm_dicom.batch.job import Job, Outcome
+from salm_dicom.batch.job import Job, Outcome, outcome_of
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger
 from salm_dicom.batch.names import plan_names
@@ -30,6 +31,7 @@ from salm_dicom.plan import ProtectionPlan
 from tests.synthetic import write_ct_series
 
 CREATED = datetime(2026, 1, 2, tzinfo=UTC)
+CANARY = "CANARY2468"
 
 
 def request(export: Path, **changes) -> Request:
@@ -259,3 +261,25 @@ def test_the_vault_is_private_and_the_output_is_its_owner_s(export):
     assert vault.stat().st_mode & 0o777 == 0o700
     for path in [*vault.rglob("*"), *out.rglob("*")]:
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+class Panic(BaseException):
+    """What a codec written in Rust raises: no `Exception`."""
+
+
+@pytest.mark.parametrize("raised", [Panic, RuntimeError])
+def test_whatever_a_job_raises_is_its_outcome_but_an_interrupt_goes_through(tmp_path, raised):
+    job = SimpleNamespace(source="s", name="n", output=tmp_path, vault=tmp_path)
+
+    def work(kind: type[BaseException]):
+        def fail(_: object) -> str:
+            raise kind(f"quotes {CANARY}")
+
+        return lambda: outcome_of(job, fail)
+
+    found = work(raised)()
+    assert found.code == "E_UNEXPECTED"
+    assert raised.__name__ in found.reason
+    assert CANARY not in found.reason + found.frames
+    with pytest.raises(KeyboardInterrupt):
+        work(KeyboardInterrupt)()
