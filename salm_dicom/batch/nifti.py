@@ -6,13 +6,13 @@ import csv
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from salm_dicom.batch.compared import Pair
 from salm_dicom.batch.vault import Vault, read_arrays, save_arrays
 from salm_dicom.errors import InputError, NoModality
 from salm_dicom.foreground import foreground
@@ -21,7 +21,7 @@ from salm_dicom.nifti.image import read
 from salm_dicom.nifti.restore import KeptFrames, restored
 from salm_dicom.nifti.series import NiftiSeries, read_nifti, stored_pixels
 from salm_dicom.nifti.sidecar import read_sidecar
-from salm_dicom.volume import Booleans, Integers, StoredPixels, Volume
+from salm_dicom.volume import Integers
 
 # Folders of NIfTI images in the output begin so, those of DICOM series with `patient-`.
 PREFIX = "nifti-"
@@ -79,16 +79,7 @@ def restore_file(path: Path, kept: Path) -> tuple[bytes, bool]:
     return data, hashlib.sha256(data).hexdigest() == frames.file_sha256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FramePair:
-    """One frame before and after, and where it may differ."""
-
-    source: Volume
-    after: StoredPixels
-    mask: Booleans
-
-
-def verify_file(source: Path, protected: Path) -> tuple[list[tuple[str, str]], list[FramePair]]:
+def verify_file(source: Path, protected: Path) -> tuple[list[tuple[str, str]], list[Pair]]:
     """Return what is wrong with a protected file, and its frames for measuring.
 
     The foreground is computed again from the source, of the modality that the output states.
@@ -107,7 +98,7 @@ def verify_file(source: Path, protected: Path) -> tuple[list[tuple[str, str]], l
     if before.voxels().shape != after.voxels().shape:
         return findings, []
     pairs = [
-        FramePair(source=volume, after=stored_pixels(after, frame), mask=masks[frame])
+        Pair(source=volume, after=stored_pixels(after, frame).values, mask=masks[frame])
         for frame, volume in enumerate(volumes)
     ]
     return findings, pairs

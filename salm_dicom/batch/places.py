@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from salm_dicom.batch.ledger import Ledger
@@ -22,9 +23,19 @@ def check_places(source: Path, output: Path, vault: Path) -> None:
     """
     if not source.exists():
         raise PlanError("SOURCE does not exist; give the folder of an export")
-    places = {"SOURCE": source.resolve(), "OUT": output.resolve(), "the vault": vault.resolve()}
-    for inner, a in places.items():
-        for outer, b in places.items():
+    check_apart({"SOURCE": source, "OUT": output, "the vault": vault})
+
+
+def check_apart(places: Mapping[str, Path]) -> None:
+    """Refuse folders of which one lies inside another, or is it.
+
+    Raises
+    ------
+    UnsafeError
+    """
+    resolved = {name: place.resolve() for name, place in places.items()}
+    for inner, a in resolved.items():
+        for outer, b in resolved.items():
             if inner != outer and (a == b or b in a.parents):
                 raise UnsafeError(f"{inner} lies in {outer}; give folders apart from each other")
 

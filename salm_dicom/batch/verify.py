@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from salm_dicom.batch import nifti
+from salm_dicom.batch.compared import Compared, Pair, compared, pairs_of, worst
 from salm_dicom.batch.pairing import partners_of
 from salm_dicom.batch.verify_objects import Known, VerifiedObjects, verify_objects
 from salm_dicom.dicom import header as h
@@ -21,14 +22,14 @@ from salm_dicom.dicom.scan import Scan, SeriesFiles, scan
 from salm_dicom.dicom.series import read_series
 from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import InputError, PlanError
-from salm_dicom.fidelity import Fidelity, Limits, measure, missed
+from salm_dicom.fidelity import Fidelity, Limits, missed
 from salm_dicom.foreground import foreground
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.image import read as read_nifti_file
-from salm_dicom.plan import ProtectionPlan, intensity_range
-from salm_dicom.volume import StoredPixels, Volume
+from salm_dicom.plan import ProtectionPlan
 
 Progress = Callable[[str, int, int], None]
+See = Callable[["Verified", tuple[Compared, ...]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,7 @@ def verify(
     limits: Limits,
     window: tuple[float, float] | None = None,
     progress: Progress = lambda *_: None,
+    see: See = lambda *_: None,
 ) -> Verification:
     """Return what is wrong with a protected export, measured from disk.
 
@@ -81,6 +83,9 @@ def verify(
     ----------
     window
         Modality values that PSNR and SSIM are stated for; None: as the plan's default.
+    see
+        Given each series in the order of the result, with its pixels, which are kept no longer.
+        References are looked at last: the result may have a finding more for the series.
     """
     for place, name in ((source, "SOURCE"), (output, "OUT")):
         if not place.is_dir():
@@ -103,12 +108,14 @@ def verify(
         pairs = {i.sop_uid: partners.get(i.sop_uid, []) for i in series.headers}
         if any(pairs.values()):
             references.append(set())
-            one = _series(series, pairs, output, limits, plan, uids, references[-1])
+            one, pixels = _series(series, pairs, output, limits, plan, uids, references[-1])
+            see(one, pixels)
             verified.append(one)
+            del pixels
         else:
             absent += 1
     progress("verify", len(found), len(found))
-    images, missing, unpaired = _images(export, output, limits, plan)
+    images, missing, unpaired = _images(export, output, limits, plan, see)
     objects = verify_objects(export.objects, copies, uids)
     return Verification(
         series=(*map(_with_references, verified, references, repeat(uids)), *images),
@@ -135,7 +142,7 @@ def _series(
     plan: ProtectionPlan,
     uids: Known,
     references: set[UidPair],
-) -> Verified:
+) -> tuple[Verified, tuple[Compared, ...]]:
     """Return what was found for one series; its UIDs and references are added to the last two."""
     read_again = read_series(series.paths)
     volume, frames = read_again.volume, read_again.origin.frames
@@ -167,33 +174,34 @@ def _series(
                 after[slice(None) if frames else index] = values[list(frames)] if frames else values
         except InputError as error:
             findings.append(Finding(error.code, str(error)))
-    name = _folder(pairs.values(), output)
     findings += _consistency(identities)
-    fidelity = _worst(volume, after, mask, plan)
+    found = compared(pairs_of(volume, after, mask), plan)
+    name = _folder(pairs.values(), output)
+    return _verified(name, volume.modality, series.slices, findings, found, limits), found
+
+
+def _verified(
+    name: str,
+    modality: str,
+    slices: int,
+    findings: Iterable[Finding],
+    found: tuple[Compared, ...],
+    limits: Limits,
+) -> Verified:
+    """Return what was found for one series; the fidelity is that of its worst volume."""
+    measured = [one.fidelity for one in found if one.fidelity is not None]
     return Verified(
         name=name,
-        modality=volume.modality,
-        slices=series.slices,
+        modality=modality,
+        slices=slices,
         findings=tuple(findings),
-        missed=tuple(missed(fidelity, limits, volume.modality)) if fidelity else (),
-        fidelity=fidelity,
+        missed=tuple(sorted({t for f in measured for t in missed(f, limits, modality)})),
+        fidelity=worst(found),
     )
 
 
-def _worst(
-    volume: Volume, after: np.ndarray, mask: np.ndarray, plan: ProtectionPlan
-) -> Fidelity | None:
-    """Return the fidelity of the volume, of several in one file that with the lowest PSNR."""
-    ends = [(part.start, part.stop) for part in volume.parts] or [(0, len(after))]
-    found = [
-        _fidelity(one, after[start:stop], mask[start:stop], plan)
-        for one, (start, stop) in zip(volume.volumes(), ends, strict=True)
-    ]
-    return min((f for f in found if f is not None), key=lambda f: f.psnr_db, default=None)
-
-
 def _images(
-    export: Scan, output: Path, limits: Limits, plan: ProtectionPlan
+    export: Scan, output: Path, limits: Limits, plan: ProtectionPlan, see: See
 ) -> tuple[list[Verified], int, list[tuple[Path, str]]]:
     """Return what was found for NIfTI files, how many are absent, and files without a source."""
     partners, strange = nifti.partners(output)
@@ -209,7 +217,9 @@ def _images(
         seen.add(sha256)
         paths = partners.pop(sha256, [])
         if paths:
-            verified.append(_image(path, paths, output, limits, plan))
+            one, pixels = _image(path, paths, output, limits, plan)
+            see(one, pixels)
+            verified.append(one)
         else:
             absent += nifti.is_unprotected(path)
     left = [path for paths in partners.values() for path in paths]
@@ -219,49 +229,19 @@ def _images(
 
 def _image(
     source: Path, paths: list[Path], output: Path, limits: Limits, plan: ProtectionPlan
-) -> Verified:
-    """Return what was found for one NIfTI file; its fidelity is that of its worst frame."""
+) -> tuple[Verified, tuple[Compared, ...]]:
+    """Return what was found for one NIfTI file."""
     findings = [Finding("PAIR", f"the file has {len(paths)} protected ones")] * (len(paths) > 1)
-    pairs: list[nifti.FramePair] = []
+    pairs: list[Pair] = []
     try:
-        found, pairs = nifti.verify_file(source, paths[0])
-        findings += [Finding(code, text) for code, text in found]
+        wrong, pairs = nifti.verify_file(source, paths[0])
+        findings += [Finding(code, text) for code, text in wrong]
     except InputError as error:
         findings.append(Finding(error.code, str(error)))
-    measured = [
-        fidelity
-        for pair in pairs
-        if (fidelity := _fidelity(pair.source, pair.after.values, pair.mask, plan)) is not None
-    ]
     modality = pairs[0].source.modality if pairs else ""
-    return Verified(
-        name=_folder([paths], output),
-        modality=modality,
-        slices=sum(len(pair.mask) for pair in pairs),
-        findings=tuple(findings),
-        missed=tuple(sorted({t for f in measured for t in missed(f, limits, modality)})),
-        fidelity=min(measured, key=lambda one: one.psnr_db, default=None),
-    )
-
-
-def _fidelity(
-    volume: Volume,
-    after: np.ndarray,
-    mask: np.ndarray,
-    plan: ProtectionPlan,
-) -> Fidelity | None:
-    if not mask.any():
-        return None
-    pixels = volume.pixels
-    protected = StoredPixels(
-        values=after,
-        slope=pixels.slope,
-        intercept=pixels.intercept,
-        bits_stored=pixels.bits_stored,
-        signed=pixels.signed,
-    )
-    window = intensity_range(plan, volume, mask.__getitem__)
-    return measure(pixels.modality_values(), protected.modality_values(), mask, window)
+    slices = sum(len(pair.mask) for pair in pairs)
+    found = compared(pairs, plan)
+    return _verified(_folder([paths], output), modality, slices, findings, found, limits), found
 
 
 def _consistency(identities: list[h.Identity]) -> list[Finding]:

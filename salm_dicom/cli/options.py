@@ -132,6 +132,36 @@ def selection_options(function: F) -> F:
     )(function)
 
 
+def limits_options(function: F) -> F:
+    """Add the limits of fidelity, and the range that PSNR and SSIM are stated for."""
+    for option in reversed(
+        [
+            click.option(
+                "--min-psnr", type=float, default=35.0, show_default=True, help="Of any slice, dB."
+            ),
+            click.option(
+                "--min-ssim", type=float, default=0.90, show_default=True, help="Of any slice."
+            ),
+            click.option(
+                "--max-mean-shift",
+                type=float,
+                default=1.0,
+                show_default=True,
+                help="Of the foreground mean of any CT slice, HU.",
+            ),
+            click.option(
+                "--intensity-range",
+                type=(float, float),
+                default=None,
+                metavar="LO HI",
+                help="Range of PSNR and SSIM. Default: -160 240 HU for CT, percentiles otherwise.",
+            ),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
 def progress_option(function: F) -> F:
     """Add --progress auto|none."""
     return click.option(

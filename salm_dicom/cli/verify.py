@@ -11,6 +11,7 @@ from salm_dicom.cli import console
 from salm_dicom.cli.options import (
     FOLDER,
     json_option,
+    limits_options,
     log_option,
     printable,
     progress_option,
@@ -25,22 +26,7 @@ if TYPE_CHECKING:
 @click.command("verify", epilog="Example:  salm-dicom verify export/ shared/")
 @source_argument
 @click.argument("output", metavar="OUT", type=FOLDER)
-@click.option("--min-psnr", type=float, default=35.0, show_default=True, help="Of any slice, dB.")
-@click.option("--min-ssim", type=float, default=0.90, show_default=True, help="Of any slice.")
-@click.option(
-    "--max-mean-shift",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Of the foreground mean of any CT slice, HU.",
-)
-@click.option(
-    "--intensity-range",
-    type=(float, float),
-    default=None,
-    metavar="LO HI",
-    help="Range of PSNR and SSIM. Default: -160 240 HU for CT, percentiles otherwise.",
-)
+@limits_options
 @json_option
 @progress_option
 @sandbox_option
@@ -94,7 +80,10 @@ def _emit(found: Verification) -> None:
     from dataclasses import asdict
 
     for one in found.series:
-        console.emit("series", **asdict(one))
+        values = asdict(one)
+        if values["fidelity"]:
+            del values["fidelity"]["slices"]  # `report` shows them
+        console.emit("series", **values)
     for path, reason in found.strange:
         console.emit("strange", path=str(path), reason=reason)
     for path, finding in found.objects.findings:

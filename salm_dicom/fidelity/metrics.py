@@ -12,6 +12,15 @@ from numpy.typing import NDArray
 from salm_dicom.volume import Booleans
 
 
+@dataclass(frozen=True, slots=True)
+class SliceFidelity:
+    """PSNR in dB, SSIM, and the signed shift of the foreground mean of one slice."""
+
+    psnr_db: float
+    ssim: float
+    mean_shift: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fidelity:
     """Numbers of one volume; modality units unless said otherwise.
@@ -30,6 +39,8 @@ class Fidelity:
         Largest absolute change of a voxel.
     changed_share
         Changed voxels of the foreground.
+    slices
+        The same numbers for each slice.
     """
 
     intensity_range: tuple[float, float]
@@ -38,6 +49,7 @@ class Fidelity:
     mean_shift: float
     largest_change: float
     changed_share: float
+    slices: tuple[SliceFidelity, ...] = ()
 
 
 def measure(
@@ -57,23 +69,32 @@ def measure(
     intensity_range
         Modality values that count as black and white.
     """
-    psnr, ssim, shift = [], [], []
     difference = protected - source
-    for index in range(len(source)):
-        before = _scaled(source[index], intensity_range)
-        after = _scaled(protected[index], intensity_range)
-        psnr.append(_psnr(after, before))
-        ssim.append(_ssim(after, before))
-        inside = difference[index][mask[index]]
-        shift.append(abs(float(inside.mean(dtype=np.float64))) if inside.size else 0.0)
+    slices = tuple(
+        _of_slice(source[index], protected[index], difference[index][inside], intensity_range)
+        for index, inside in enumerate(mask)
+    )
     return Fidelity(
         intensity_range=intensity_range,
-        psnr_db=min(psnr),
-        ssim=min(ssim),
-        mean_shift=max(shift),
+        psnr_db=min(one.psnr_db for one in slices),
+        ssim=min(one.ssim for one in slices),
+        mean_shift=max(abs(one.mean_shift) for one in slices),
         largest_change=float(np.abs(difference).max(initial=0.0)),
         changed_share=np.count_nonzero(difference) / max(int(mask.sum()), 1),
+        slices=slices,
     )
+
+
+def _of_slice(
+    source: NDArray[np.float32],
+    protected: NDArray[np.float32],
+    inside: NDArray[np.float32],
+    intensity_range: tuple[float, float],
+) -> SliceFidelity:
+    """Return the numbers of one slice; `inside` is the change of its foreground voxels."""
+    before, after = _scaled(source, intensity_range), _scaled(protected, intensity_range)
+    shift = float(inside.mean(dtype=np.float64)) if inside.size else 0.0
+    return SliceFidelity(_psnr(after, before), _ssim(after, before), shift)
 
 
 def _psnr(after: torch.Tensor, before: torch.Tensor) -> float:
