@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from salm_dicom import __version__
 from salm_dicom.dicom.scan import LeftOut
@@ -90,6 +91,15 @@ def write_manifest(output: Path, protector: Protector, created: datetime, result
         json.dump(content, stream, indent=1, sort_keys=True)
         stream.write("\n")
     partial.rename(output / MANIFEST)
+
+
+def read_manifest(output: Path) -> dict[str, Any]:
+    """Return what the manifest of an output says; empty where there is none that can be read."""
+    try:
+        found = json.loads((output / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _shared(one: Done) -> dict[str, object]:

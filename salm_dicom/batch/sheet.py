@@ -1,0 +1,225 @@
+"""What verify found, and the pixels that it saw, as the sheets and the summary of a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from salm_dicom.batch.compared import Compared
+from salm_dicom.batch.sheet_pixels import Stack, charts_of, notes_of, view_of
+from salm_dicom.batch.verify import Verification, Verified
+from salm_dicom.fidelity import Check, Limits, checks
+from salm_dicom.report import Entry, Row, Sheet, Summary
+from salm_dicom.report.sheet import MISSED, RIGHT, WRONG
+
+_LISTED = 20
+_SIGNS = {"<": "at least", ">": "at most"}
+_VERDICTS = {
+    RIGHT: "Every check passed, every limit is met",
+    MISSED: "A limit of fidelity is missed",
+    WRONG: "Wrong: do not share this",
+}
+_WORDS = {RIGHT: "ok", MISSED: "limit missed", WRONG: "WRONG"}
+_HEAD = ("modality", "slices", "PSNR", "SSIM", "mean shift", "largest change", "changed")
+
+
+def judgement(verified: Verified) -> tuple[str, str, tuple[str, ...]]:
+    """Return verdict, state, and a sentence for each problem of a series."""
+    state = WRONG if verified.findings else MISSED if verified.missed else RIGHT
+    problems = [f"{finding.code}: {finding.text}" for finding in verified.findings[:_LISTED]]
+    if len(verified.findings) > _LISTED:
+        left = len(verified.findings) - _LISTED
+        problems.append(f"... and {left} more; `salm-dicom verify --json` lists all")
+    verdict = _VERDICTS[state]
+    if verified.fidelity is None and state == RIGHT:
+        verdict = "Every check passed; nothing could be measured for want of foreground"
+    return verdict, state, (*problems, *(f"limit missed: {text}" for text in verified.missed))
+
+
+def sheet_of(
+    verified: Verified,
+    pixels: Sequence[Compared],
+    limits: Limits,
+    stated: dict[str, Any],
+    cap: int,
+) -> Sheet:
+    """Return the page of one series; the verdict is that of what is known so far.
+
+    Parameters
+    ----------
+    stated
+        The manifest of the output.
+    cap
+        Most characters that the embedded pixels take.
+    """
+    verdict, state, problems = judgement(verified)
+    found = [
+        checks(one.fidelity, limits, verified.modality)
+        for one in pixels
+        if one.fidelity is not None
+    ]
+    tightest = [_tightest(group) for group in zip(*found, strict=True)]
+    stack = Stack.of(pixels) if pixels else None
+    view = None if stack is None else view_of(stack, cap)
+    units = "HU" if verified.modality == "CT" else "modality units"
+    facts = (verified.modality, f"{verified.slices} slice{'s' * (verified.slices != 1)}")
+    return Sheet(
+        name=verified.name,
+        facts=facts if stack is None else (*facts, "{1} x {2}".format(*stack.before.shape)),
+        verdict=verdict,
+        state=state,
+        problems=problems,
+        fidelity=_fidelity_rows(verified, tightest, units),
+        record=_record_rows(verified, stated, stack, units),
+        charts=() if stack is None else charts_of(stack, tightest, units),
+        view=view,
+        notes=() if stack is None or view is None else tuple(notes_of(stack, view, cap)),
+    )
+
+
+def entry_of(verified: Verified, page: str) -> Entry:
+    """Return the line of the index for a series."""
+    _, state, _ = judgement(verified)
+    found = verified.fidelity
+    numbers = ("-",) * 5
+    if found is not None:
+        numbers = (
+            _decibel(found.psnr_db), f"{found.ssim:.4f}", f"{found.mean_shift:.2g}",
+            f"{found.largest_change:.4g}", _percent(found.changed_share),
+        )  # fmt: skip
+    texts = (verified.modality, str(verified.slices), *numbers, _WORDS[state])
+    return Entry(name=verified.name, page=page, row=Row(verified.name, texts, state))
+
+
+def summary_of(found: Verification, entries: Sequence[Entry], stated: dict[str, Any]) -> Summary:
+    """Return the index: every series, what has none, and how the run describes itself."""
+    objects = found.objects
+    wrong = bool(found.strange or objects.findings)
+    states = {entry.row.state for entry in entries} | ({WRONG} if wrong else set())
+    state = next(one for one in (WRONG, MISSED, RIGHT) if one in states)
+    remarks = [
+        Row("series of SOURCE that are not in OUT", (str(found.absent),)),
+        Row("objects copied, every reference right", (str(objects.right),)),
+        Row("objects of SOURCE without a copy in OUT", (str(objects.absent),)),
+    ]
+    remarks += [Row("file of OUT", (f"{path.name}: {why}",), WRONG) for path, why in found.strange]
+    remarks += [
+        Row("object of OUT", (f"{path.name}: {finding.code}: {finding.text}",), WRONG)
+        for path, finding in objects.findings
+    ]
+    return Summary(
+        verdict=_VERDICTS[state],
+        state=state,
+        head=(*_HEAD, "verdict"),
+        entries=tuple(entries),
+        remarks=tuple(remarks),
+        about=_about(stated),
+    )
+
+
+def _tightest(same: Sequence[Check]) -> Check:
+    """Return the check of the volume that is furthest beyond its limit, or nearest to it."""
+
+    def beyond(check: Check) -> float:
+        distance = check.value - check.limit
+        return distance if check.sign == ">" else -distance
+
+    return max(same, key=lambda check: (check.is_missed, beyond(check)))
+
+
+def _fidelity_rows(verified: Verified, tightest: Sequence[Check], units: str) -> tuple[Row, ...]:
+    """Return each measured number with its limit; the range is stated beside PSNR and SSIM."""
+    found = verified.fidelity
+    if found is None:
+        return ()
+    low, high = found.intensity_range
+    span = f"{low:.4g}..{high:.4g} {units}"
+    names = {
+        "PSNR": (f"PSNR within {span}, lowest of the slices", "dB", ".1f"),
+        "SSIM": (f"SSIM within {span}, lowest of the slices", "", ".4f"),
+        "mean shift": ("shift of the foreground mean, largest of the slices", units, ".3g"),
+    }
+    rows = []
+    for check in tightest:
+        name, unit, form = names[check.name]
+        value = f"{check.value:{form}} {unit}" if math.isfinite(check.value) else "no change"
+        limit = f"{_SIGNS[check.sign]} {check.limit:.4g} {unit}"
+        verdict = "missed" if check.is_missed else "met"
+        state = MISSED if check.is_missed else RIGHT
+        rows.append(Row(name, (value.strip(), limit.strip(), verdict), state))
+    return tuple(rows)
+
+
+def _record_rows(
+    verified: Verified, stated: dict[str, Any], stack: Stack | None, units: str
+) -> tuple[Row, ...]:
+    """Return what was done: as the manifest states it, and as it is on disk."""
+    plan = _dict(stated.get("plan"))
+    series = next(
+        (one for one in _list(stated.get("series")) if _dict(one).get("folder") == verified.name),
+        {},
+    )
+    budget = _dict(_dict(series).get("budget"))
+    found = verified.fidelity
+    share = largest = stored = changed = outside = "-"
+    if stack is not None:
+        stored = f"{stack.largest_stored}"
+        outside = str(stack.changed_outside)
+    if found is not None:
+        width = found.intensity_range[1] - found.intensity_range[0]
+        share = _number(found.largest_change / width)
+        largest, changed = f"{found.largest_change:.4g}", _percent(found.changed_share)
+    method = f"{_text(plan.get('method'))}, extent {_text(_dict(series).get('extent'))}"
+    return (
+        Row("method", (method, "")),
+        Row("largest change, of the intensity range", (_number(budget.get("fraction")), share)),
+        Row(f"largest change, {units}", (_number(budget.get("modality")), largest)),
+        Row("largest change, stored units", (_number(budget.get("stored")), stored)),
+        Row(
+            "changed voxels, of the foreground",
+            (_percent(_dict(series).get("changed_share_of_foreground")), changed),
+        ),
+        Row("changed voxels outside the foreground", ("0", outside)),
+        Row("digest of plan and protector", (_text(stated.get("digest")), "")),
+        *(Row("warning", (_text(one), "")) for one in _list(_dict(series).get("warnings"))),
+    )
+
+
+def _about(stated: dict[str, Any]) -> tuple[Row, ...]:
+    """Return how the manifest describes the run."""
+    plan = _dict(stated.get("plan"))
+    rows = [
+        Row("salm_dicom", (_text(stated.get("salm_dicom")),)),
+        Row("created", (_text(stated.get("created")),)),
+        Row("digest of plan and protector", (_text(stated.get("digest")),)),
+    ]
+    rows += [Row(f"plan: {name}", (_text(plan[name]),)) for name in sorted(plan)]
+    left_out = _dict(stated.get("left_out"))
+    rows += [Row(f"left out, {code}", (_text(left_out[code]),)) for code in sorted(left_out)]
+    return tuple(rows)
+
+
+def _dict(value: object) -> dict[str, Any]:
+    """Return a value of the manifest that should be an object; anybody may have written it."""
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: object) -> str:
+    return "not stated" if value is None else str(value)[:200]
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "not stated"
+
+
+def _percent(value: object) -> str:
+    return f"{100 * value:.1f} %" if isinstance(value, int | float) else "not stated"
+
+
+def _decibel(value: float) -> str:
+    return f"{value:.1f} dB" if math.isfinite(value) else "no change"

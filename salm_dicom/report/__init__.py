@@ -1,0 +1,10 @@
+"""Plain values and pixels to self-contained HTML: one page for each series, and an index."""
+
+from salm_dicom.report.page import index_page, series_page
+from salm_dicom.report.pixels import Embedded, embed
+from salm_dicom.report.sheet import Entry, Preset, Row, Sheet, Summary, View
+
+__all__ = [
+    "Embedded", "Entry", "Preset", "Row", "Sheet", "Summary", "View", "embed", "index_page",
+    "series_page",
+]  # fmt: skip

@@ -1,0 +1,129 @@
+"""Sheet and Summary: what a page shows, as plain values; no patient attribute has a place here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from salm_dicom.report.charts import Chart
+from salm_dicom.report.pixels import Embedded
+
+RIGHT, MISSED, WRONG = "right", "missed", "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of a table: its name, its texts, and whether it is right, missed or wrong."""
+
+    name: str
+    texts: tuple[str, ...]
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Modality values that a display shows as black and white."""
+
+    name: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """How the pixels of a series are shown.
+
+    Parameters
+    ----------
+    pixels
+        What is embedded.
+    slope, intercept
+        Of each embedded slice: modality value = slope * stored + intercept.
+    units
+        Name of the modality units, `HU` for CT.
+    is_inverted
+        Whether high values are dark (MONOCHROME1).
+    aspect
+        Width of a voxel, as a multiple of its height.
+    presets
+        The first is shown at the beginning.
+    largest
+        Largest absolute change in modality units: the ends of the scale of the difference.
+    """
+
+    pixels: Embedded
+    slope: tuple[float, ...]
+    intercept: tuple[float, ...]
+    units: str
+    is_inverted: bool
+    aspect: float
+    presets: tuple[Preset, ...]
+    largest: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """The page of one series.
+
+    Parameters
+    ----------
+    name
+        Folder in OUT.
+    facts
+        Short words beside the name: modality, size.
+    verdict, state
+        A sentence, and one of RIGHT, MISSED, WRONG.
+    problems
+        What is wrong or missed, a sentence each.
+    fidelity
+        Numbers with limits: value, limit, verdict.
+    record
+        What was done: as stated by the run, as measured.
+    charts
+        Each with a caption.
+    view
+        None where the pixels cannot be compared.
+    notes
+        What a reader must know of the pixels shown.
+    """
+
+    name: str
+    facts: tuple[str, ...]
+    verdict: str
+    state: str
+    problems: tuple[str, ...]
+    fidelity: tuple[Row, ...]
+    record: tuple[Row, ...]
+    charts: tuple[tuple[Chart, str], ...]
+    view: View | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A line of the index: a page, and what it says in short."""
+
+    name: str
+    page: str
+    row: Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The index.
+
+    Parameters
+    ----------
+    head
+        Names of the columns of the entries' rows.
+    remarks
+        What is in neither page: absent series, strange files, objects.
+    about
+        The run as OUT's manifest states it.
+    """
+
+    verdict: str
+    state: str
+    head: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    remarks: tuple[Row, ...]
+    about: tuple[Row, ...]
