@@ -30,6 +30,7 @@ OWNERS = {
     "nibabel": {"nifti"},
     "SimpleITK": {"foreground", "fidelity"},
     "click": {"cli"},
+    "jinja2": {"report"},
     "monai": {"learning", "fidelity", "transforms", "audit"},
     "matplotlib": {"audit"},
     "torch": {"perturb", "learning", "fidelity", "protector", "transforms", "batch", "audit"},

@@ -190,22 +190,22 @@ def charts_of(stack: Stack, tightest: Sequence[Check], units: str) -> tuple[tupl
 def _histogram(stack: Stack) -> tuple[Chart, str]:
     """Return how many foreground voxels changed by how much; those that did not are in words."""
     most = max(stack.largest_stored, 1)
-    counts = np.zeros(2 * most + 1, dtype=np.int64)
-    voxels = 0
-    for change, inside in stack.changes():
-        counts += np.bincount(change[inside] + most, minlength=counts.size)
-        voxels += int(np.count_nonzero(inside))
-    share = 100 * counts / max(voxels, 1)
-    same, share[most] = float(share[most]), 0.0
-    width = -(-(2 * most + 1) // _BINS)
-    if width % 2 == 0:
-        width += 1  # so that zero is in the middle of a bin
+    width = -(-(2 * most + 1) // _BINS) // 2 * 2 + 1  # odd: zero is in the middle of a bin
     half = -(-(most - width // 2) // width)
-    bins = []
-    for index in range(-half, half + 1):
-        first = index * width - width // 2
-        inside_ends = slice(max(first + most, 0), first + width + most)
-        bins.append((first, first + width - 1, float(share[inside_ends].sum())))
+    counts = np.zeros(2 * half + 1, dtype=np.int64)
+    same = voxels = 0
+    for change, inside in stack.changes():
+        found = change[inside]
+        counts += np.bincount((found + width // 2) // width + half, minlength=counts.size)
+        same += int(np.count_nonzero(found == 0))
+        voxels += found.size
+    counts[half] -= same
+    share = 100 / max(voxels, 1)
+    starts = [index * width - width // 2 for index in range(-half, half + 1)]
+    bins = [
+        (start, start + width - 1, share * count)
+        for start, count in zip(starts, counts.tolist(), strict=True)
+    ]
     chart = histogram(
         bins,
         title="Histogram of the change",
@@ -213,4 +213,7 @@ def _histogram(stack: Stack) -> tuple[Chart, str]:
         y_label="share of the foreground, %",
     )
     each = "" if width == 1 else f" Bars are {width} units wide."
-    return chart, f"{same:.1f} % of the foreground did not change and is left out here.{each}"
+    return (
+        chart,
+        f"{share * same:.1f} % of the foreground did not change and is left out here.{each}",
+    )

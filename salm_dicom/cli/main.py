@@ -19,6 +19,7 @@ COMMANDS = {
     "protect": "Protect every series of an export.",
     "verify": "Measure a protected export against its source.",
     "audit": "Train victims on a protected export, and say what they could not learn.",
+    "report": "Write what verify measures as HTML pages with a viewer, one for each series.",
     "restore": "Give back the sources of a protected export, from the vault.",
     "doctor": "Check this installation.",
     "completion": "Print the completion script of a shell.",

@@ -1,0 +1,78 @@
+"""`salm-dicom report`: what verify measures, as HTML pages with a viewer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from salm_dicom.cli import console
+from salm_dicom.cli.options import (
+    FOLDER,
+    limits_options,
+    log_option,
+    progress_option,
+    sandbox_option,
+)
+from salm_dicom.cli.verify import exit_code, print_verification
+
+
+@click.command(
+    "report", epilog="Example:  salm-dicom report shared/ --source export/ -o shared.report/"
+)
+@click.argument("output", metavar="OUT", type=FOLDER)
+@click.option("--source", type=FOLDER, required=True, help="The export that OUT was made from.")
+@click.option(
+    "-o", "--to", type=FOLDER, required=True, help="A new folder for the pages; not in OUT."
+)
+@click.option(
+    "--max-mb",
+    type=click.FloatRange(min=0.01),
+    default=32,
+    show_default=True,
+    help="Most that the pixels of a page take. Beyond, fewer slices are in it, and it says so.",
+)
+@limits_options
+@progress_option
+@sandbox_option
+@log_option
+@console.reports_errors
+def command(
+    output: Path,
+    source: Path,
+    to: Path,
+    max_mb: float,
+    min_psnr: float,
+    min_ssim: float,
+    max_mean_shift: float,
+    intensity_range: tuple[float, float] | None,
+    progress: str,
+    sandbox: bool,
+    log_file: Path | None,
+) -> int:
+    """Write an HTML page for each series of OUT, and an index.html that lists them.
+
+    Pages open in any browser without a network: source, protected and difference with one window,
+    flicker, values under the pointer, and what verify measures, with its limits and exit status.
+    They show pixels of SOURCE: keep them where the vault is.
+    """
+    from salm_dicom.batch.report import INDEX_PAGE, Request, report
+    from salm_dicom.dicom.sandbox import sandboxed
+    from salm_dicom.fidelity import Limits
+
+    request = Request(
+        source=source,
+        output=output,
+        target=to,
+        limits=Limits(psnr_db=min_psnr, ssim=min_ssim, mean_shift_hu=max_mean_shift),
+        window=intensity_range,
+        cap=round(max_mb * 1_000_000),
+    )
+    with sandboxed(sandbox), console.progress_to_stderr(progress) as show:
+        found = report(request, show)
+    print_verification(found, output)
+    if found.series:
+        click.echo(f"Report, to keep private: {to / INDEX_PAGE}")
+    else:
+        console.say("no report: no series of SOURCE is in OUT")
+    return exit_code(found)
