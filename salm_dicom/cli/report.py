@@ -23,7 +23,12 @@ from salm_dicom.cli.verify import exit_code, print_verification
 @click.argument("output", metavar="OUT", type=FOLDER)
 @click.option("--source", type=FOLDER, required=True, help="The export that OUT was made from.")
 @click.option(
-    "-o", "--to", type=FOLDER, required=True, help="A new folder for the pages; not in OUT."
+    "-o",
+    "--output",
+    "target",
+    type=FOLDER,
+    required=True,
+    help="A new folder for the pages; not in OUT.",
 )
 @click.option(
     "--max-mb",
@@ -40,7 +45,7 @@ from salm_dicom.cli.verify import exit_code, print_verification
 def command(
     output: Path,
     source: Path,
-    to: Path,
+    target: Path,
     max_mb: float,
     min_psnr: float,
     min_ssim: float,
@@ -63,7 +68,7 @@ def command(
     request = Request(
         source=source,
         output=output,
-        target=to,
+        target=target,
         limits=Limits(psnr_db=min_psnr, ssim=min_ssim, mean_shift_hu=max_mean_shift),
         window=intensity_range,
         cap=round(max_mb * 1_000_000),
@@ -72,7 +77,7 @@ def command(
         found = report(request, show)
     print_verification(found, output)
     if found.series:
-        click.echo(f"Report, to keep private: {to / INDEX_PAGE}")
+        click.echo(f"Report, to keep private: {target / INDEX_PAGE}")
     else:
         console.say("no report: no series of SOURCE is in OUT")
     return exit_code(found)

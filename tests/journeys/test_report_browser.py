@@ -1,0 +1,138 @@
+"""A report opened from disk in a browser: what a reader does, and what the page must not do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pydicom
+import pytest
+from click.testing import CliRunner
+
+from salm_dicom.cli.main import main
+from tests.chromium import Chromium
+from tests.synthetic import write_ct_series
+
+NAME = "<script>alert(1)</script>{{7*7}}\u202e"
+PICTURE = "document.querySelector('#pane-{} canvas').toDataURL()"
+
+
+@pytest.fixture
+def journey(tmp_path) -> tuple[Path, Path, Path]:
+    """Source, output and pages of a series of five slices in a folder of a hostile name."""
+    export, out, pages = (tmp_path / name for name in ("export", "out", "pages"))
+    write_ct_series(export, slices=5, rows=96, columns=128)
+    protect = ["protect", export, "-o", out, "--method=random", "-j1", "--progress=none"]
+    assert CliRunner().invoke(main, [*map(str, protect)]).exit_code == 0
+    (out / "patient-0001" / "study-01" / "series-001").rename(out / NAME.replace("/", ""))
+    report = ["report", out, "--source", export, "-o", pages, "--progress=none"]
+    assert CliRunner().invoke(main, [*map(str, report)]).exit_code == 0
+    return export, out, pages
+
+
+def place_of(browser: Chromium, pane: str, row: int, column: int) -> tuple[float, float]:
+    """Return where the middle of a voxel is on the screen, image of 96 x 128 fitted in the middle."""
+    left, top, width, height = browser.value(
+        f"(() => {{ const b = document.querySelector('#pane-{pane} canvas').getBoundingClientRect();"
+        " return [b.left, b.top, b.width, b.height]; })()"
+    )
+    scale = min(width / 128, height / 96)
+    return (
+        left + width / 2 + (column + 0.5 - 64) * scale,
+        top + height / 2 + (row + 0.5 - 48) * scale,
+    )
+
+
+def hounsfield(folder: Path) -> dict[float, tuple]:
+    """Return the values of each slice in HU by where it lies."""
+    found = {}
+    for path in folder.rglob("*.dcm"):
+        one = pydicom.dcmread(path)
+        values = one.pixel_array * float(one.RescaleSlope) + float(one.RescaleIntercept)
+        found[float(one.ImagePositionPatient[2])] = values
+    return dict(sorted(found.items()))
+
+
+@pytest.mark.programs("chromium")
+def test_a_reader_opens_a_report_and_reads_flickers_and_windows(journey, tmp_path):
+    export, out, pages = journey
+    before, after = (list(hounsfield(folder).values()) for folder in (export, out))
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open(pages / "index.html")
+        assert browser.value("document.querySelectorAll('table.list tbody tr').length") == 1
+        assert "<script>alert(1)<script>{{7*7}}\\u202e" in browser.value("document.body.innerText")
+        (page,) = (path for path in pages.iterdir() if path.name != "index.html")
+        assert (
+            browser.value("document.querySelector('table.list a').getAttribute('href')")
+            == page.name
+        )
+        browser.open(page)
+        browser.wait_for("document.getElementById('place').textContent === '3 of 5'")
+
+        for index, row, column, pane in ((2, 40, 70, "source"), (2, 71, 33, "protected"),
+                                         (3, 50, 64, "difference")):  # fmt: skip
+            if index == 3:
+                browser.value("document.getElementById('slice').focus()")
+                browser.key("ArrowRight", 39)
+                browser.wait_for("document.getElementById('place').textContent === '4 of 5'")
+            browser.mouse("mouseMoved", *place_of(browser, pane, row, column))
+            start = f"slice {index + 1}, row {row + 1}, column {column + 1}: "
+            browser.wait_for(
+                f"document.getElementById('readout').textContent.startsWith({start!r})"
+            )
+            a, b = before[index][row, column], after[index][row, column]
+            said = browser.value("document.getElementById('readout').textContent")
+            assert said.startswith(f"{start}source {a:g} \u2192 protected {b:g} HU, change {b - a:+g}"
+                                   .replace("change +0", "change 0"))  # fmt: skip
+
+        assert (
+            browser.value("document.getElementById('window').textContent") == "level 40, width 400"
+        )
+        first = browser.value(PICTURE.format("source"))
+        x, y = place_of(browser, "source", 48, 64)
+        browser.mouse("mousePressed", x, y, button="left", clickCount=1)
+        browser.mouse("mouseMoved", x + 50, y + 25, button="left", buttons=1)
+        browser.mouse("mouseReleased", x + 50, y + 25, button="left", clickCount=1)
+        browser.wait_for("document.getElementById('window').textContent === 'level 80, width 480'")
+        browser.wait_for(f"{PICTURE.format('source')} !== {first!r}")
+
+        plain = browser.value(PICTURE.format("protected"))
+        browser.click("#overlay")
+        browser.wait_for(f"{PICTURE.format('protected')} !== {plain!r}")
+        browser.click("#overlay")
+        browser.wait_for(f"{PICTURE.format('protected')} === {plain!r}")
+
+        browser.click("#flicker")
+        for name in ("Source", "Protected", "Source"):
+            browser.wait_for(f"document.getElementById('named').textContent === '{name}'")
+        assert browser.value("document.querySelector('#pane-source').offsetWidth") == 0
+        browser.click("#flicker")
+        browser.wait_for("document.querySelector('#pane-source').offsetWidth > 0")
+        browser.value(
+            "document.getElementById('preset').value = 'lung'; "
+            "document.getElementById('preset').dispatchEvent(new Event('change'))"
+        )
+        browser.wait_for(
+            "document.getElementById('window').textContent === 'level -600, width 1500'"
+        )
+        assert browser.value("document.title").startswith("<script>alert(1)<script>{{7*7}}\\u202e")
+        assert browser.value("document.getElementById('fault').hidden")
+        assert browser.complaints == []
+        assert all(re.match("file:|about:", address) for address in browser.asked_for)
+        assert len(browser.asked_for) >= 2
+
+
+@pytest.mark.programs("chromium")
+def test_the_policy_of_a_page_stops_code_that_is_not_its_own(journey, tmp_path):
+    *_, pages = journey
+    (page,) = (path for path in pages.iterdir() if path.name != "index.html")
+    planted = tmp_path / "planted.html"
+    planted.write_bytes(
+        page.read_bytes().replace(b"</main>", b"<script>window.ran = 1</script></main>")
+    )
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open(planted)
+        browser.wait_for("document.getElementById('place').textContent === '3 of 5'")
+        assert browser.value("window.ran === undefined")
+        browser.value("fetch('https://example.org/').catch(() => 0)")
+        assert [text for text in browser.complaints if "Content Security Policy" in text]
