@@ -1,4 +1,4 @@
-"""Drives a headless Chromium through its debugging pipe: real input, screenshots, every complaint."""
+"""Drives a headless Chromium through its debugging pipe: input, screenshots, complaints."""
 
 from __future__ import annotations
 
