@@ -114,18 +114,19 @@ def print_verification(found: Verification, output: Path) -> None:
                 f"{f.psnr_db:.1f} dB", f"{f.ssim:.4f}", f"{f.mean_shift:.2g}",
                 f"{f.largest_change:.3g}", f"{low:.4g}..{high:.4g}",
             )  # fmt: skip
-        rows.append((one.name, *numbers, verdict))
+        rows.append((printable(one.name), *numbers, verdict))
     click.echo("Measured from disk, lowest or largest of the slices:")
     if rows:
         head = ("series", "PSNR", "SSIM", "mean shift", "largest change", "range", "verdict")
         console.table(rows, head)
     for one in found.series:
+        name = printable(one.name)
         for finding in one.findings[:5]:
-            click.echo(f"  {one.name}: {finding.code}: {finding.text}")
+            click.echo(f"  {name}: {finding.code}: {finding.text}")
         if len(one.findings) > 5:
-            click.echo(f"  {one.name}: ... and {len(one.findings) - 5} more; --json lists all")
+            click.echo(f"  {name}: ... and {len(one.findings) - 5} more; --json lists all")
         for text in one.missed:
-            click.echo(f"  {one.name}: limit missed: {text}")
+            click.echo(f"  {name}: limit missed: {text}")
     for path, reason in found.strange:
         click.echo(f"  {printable(str(path.relative_to(output)))}: {reason}")
     if found.absent:

@@ -1,4 +1,4 @@
-"""The report: pixels that come back exactly, pages in which nothing runs, places that are refused."""
+"""The report: pixels that come back exactly, pages that run nothing, places it refuses."""
 
 from __future__ import annotations
 
@@ -219,9 +219,8 @@ def test_hostile_text_in_every_place_is_shown_and_nothing_of_it_becomes_an_eleme
 
 
 def test_what_has_no_shape_of_its_own_is_shown_by_its_number():
-    assert (
-        shown("a\u2066b\x00\n\ud800 \u00e4\u4e2d") == "a\\u2066b\\u0000\\u000a\\ud800 \u00e4\u4e2d"
-    )
+    text = "a\u2066b\x00\n\ud800 \u00e4\u4e2d"
+    assert shown(text) == "a\\u2066b\\u0000\\u000a\\ud800 \u00e4\u4e2d"
 
 
 def test_the_policy_allows_the_one_script_and_style_by_hash_and_nothing_else(pages):
@@ -288,9 +287,8 @@ def test_pages_and_index_hold_no_value_of_any_patient_attribute(protected, pages
 def test_a_page_says_what_was_done_and_what_was_measured(protected, pages):
     source, output = protected
     stated = json.loads((output / "manifest.json").read_text())
-    rows = [
-        json.loads(line) for line in run("verify", source, output, "--json").stdout.splitlines()
-    ]
+    verified = run("verify", source, output, "--json").stdout
+    rows = [json.loads(line) for line in verified.splitlines()]
     index = Page((pages / "index.html").read_bytes()).text
     for row in rows[:2]:
         text = Page((pages / f"{row['name'].replace('/', '-')}.html").read_bytes()).text
@@ -380,10 +378,8 @@ def test_a_manifest_and_a_folder_that_somebody_wrote_are_shown_as_text(protected
         page = Page(path.read_bytes())
         assert not {"img", "iframe"} & {tag for tag, _ in page.elements}
         assert "\u202e" not in "".join(page.texts)
-    assert (
-        "<img src=x onerror=alert(1)>\\u202e"
-        in Page((tmp_path / "p" / "index.html").read_bytes()).text
-    )
+    index = Page((tmp_path / "p" / "index.html").read_bytes()).text
+    assert "<img src=x onerror=alert(1)>\\u202e" in index
     (output / "manifest.json").write_text("[" * 100_000)
     report(Request(source=source, output=output, target=tmp_path / "q", limits=Limits()))
     assert "not stated" in Page((tmp_path / "q" / "index.html").read_bytes()).text
