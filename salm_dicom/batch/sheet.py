@@ -156,11 +156,9 @@ def _record_rows(
 ) -> tuple[Row, ...]:
     """Return what was done: as the manifest states it, and as it is on disk."""
     plan = _dict(stated.get("plan"))
-    series = next(
-        (one for one in _list(stated.get("series")) if _dict(one).get("folder") == verified.name),
-        {},
-    )
-    budget = _dict(_dict(series).get("budget"))
+    every = map(_dict, _list(stated.get("series")))
+    series = next((one for one in every if one.get("folder") == verified.name), {})
+    budget = _dict(series.get("budget"))
     found = verified.fidelity
     share = largest = stored = changed = outside = "-"
     if stack is not None:
@@ -170,7 +168,7 @@ def _record_rows(
         width = found.intensity_range[1] - found.intensity_range[0]
         share = _number(found.largest_change / width)
         largest, changed = f"{found.largest_change:.4g}", _percent(found.changed_share)
-    method = f"{_text(plan.get('method'))}, extent {_text(_dict(series).get('extent'))}"
+    method = f"{_text(plan.get('method'))}, extent {_text(series.get('extent'))}"
     return (
         Row("method", (method, "")),
         Row("largest change, of the intensity range", (_number(budget.get("fraction")), share)),
@@ -178,11 +176,11 @@ def _record_rows(
         Row("largest change, stored units", (_number(budget.get("stored")), stored)),
         Row(
             "changed voxels, of the foreground",
-            (_percent(_dict(series).get("changed_share_of_foreground")), changed),
+            (_percent(series.get("changed_share_of_foreground")), changed),
         ),
         Row("changed voxels outside the foreground", ("0", outside)),
         Row("digest of plan and protector", (_text(stated.get("digest")), "")),
-        *(Row("warning", (_text(one), "")) for one in _list(_dict(series).get("warnings"))),
+        *(Row("warning", (_text(one), "")) for one in _list(series.get("warnings"))),
     )
 
 

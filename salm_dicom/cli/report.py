@@ -32,7 +32,7 @@ from salm_dicom.cli.verify import exit_code, print_verification
 )
 @click.option(
     "--max-mb",
-    type=click.FloatRange(min=0.01),
+    type=click.FloatRange(min=0.001),
     default=32,
     show_default=True,
     help="Most that the pixels of a page take. Beyond, fewer slices are in it, and it says so.",

@@ -322,12 +322,12 @@ def test_nothing_is_measured_twice(protected, tmp_path, monkeypatch):
 def test_a_choice_of_slices_is_said_in_the_page(protected, tmp_path):
     source, output = protected
     arguments = ["report", output, "--source", source, "--progress=none", "-o"]
-    assert run(*arguments, tmp_path / "few", "--max-mb=0.03").exit_code == 0
+    assert run(*arguments, tmp_path / "few", "--max-mb=0.015").exit_code == 0
     text = Page(next((tmp_path / "few").glob("patient-*.html")).read_bytes()).text
     assert re.search(r"\d of 3 slices are in this page, evenly chosen, with slice \d, whose", text)
-    assert "the cap is 0.03 MB (--max-mb)" in text
+    assert "the cap is 0.015 MB (--max-mb)" in text
     assert "without loss" not in text
-    assert run(*arguments, tmp_path / "less", "--max-mb=0.01").exit_code == 0
+    assert run(*arguments, tmp_path / "less", "--max-mb=0.002").exit_code == 0
     text = Page(next((tmp_path / "less").glob("patient-*.html")).read_bytes()).text
     assert re.search(r"One of \d rows and columns is in this page", text)
 
