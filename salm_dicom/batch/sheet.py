@@ -103,6 +103,11 @@ def summary_of(found: Verification, entries: Sequence[Entry], stated: dict[str, 
         Row("objects copied, every reference right", (str(objects.right),)),
         Row("objects of SOURCE without a copy in OUT", (str(objects.absent),)),
     ]
+    left_out = _dict(stated.get("left_out"))
+    remarks += [
+        Row(f"files that the run left out, {code}", (_text(left_out[code]),))
+        for code in sorted(left_out)
+    ]
     remarks += [Row("file of OUT", (f"{path.name}: {why}",), WRONG) for path, why in found.strange]
     remarks += [
         Row("object of OUT", (f"{path.name}: {finding.code}: {finding.text}",), WRONG)
@@ -115,6 +120,10 @@ def summary_of(found: Verification, entries: Sequence[Entry], stated: dict[str, 
         entries=tuple(entries),
         remarks=tuple(remarks),
         about=_about(stated),
+        plan=tuple(
+            Row(name, ("default" if value is None else _text(value),))
+            for name, value in sorted(_dict(stated.get("plan")).items())
+        ),
     )
 
 
@@ -186,16 +195,11 @@ def _record_rows(
 
 def _about(stated: dict[str, Any]) -> tuple[Row, ...]:
     """Return how the manifest describes the run."""
-    plan = _dict(stated.get("plan"))
-    rows = [
+    return (
         Row("salm_dicom", (_text(stated.get("salm_dicom")),)),
         Row("created", (_text(stated.get("created")),)),
         Row("digest of plan and protector", (_text(stated.get("digest")),)),
-    ]
-    rows += [Row(f"plan: {name}", (_text(plan[name]),)) for name in sorted(plan)]
-    left_out = _dict(stated.get("left_out"))
-    rows += [Row(f"left out, {code}", (_text(left_out[code]),)) for code in sorted(left_out)]
-    return tuple(rows)
+    )
 
 
 def _dict(value: object) -> dict[str, Any]:

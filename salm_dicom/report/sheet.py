@@ -117,8 +117,8 @@ class Summary:
         Names of the columns of the entries' rows.
     remarks
         What is in neither page: absent series, strange files, objects.
-    about
-        The run as OUT's manifest states it.
+    about, plan
+        The run and its settings, as OUT's manifest states them.
     """
 
     verdict: str
@@ -127,3 +127,4 @@ class Summary:
     entries: tuple[Entry, ...]
     remarks: tuple[Row, ...]
     about: tuple[Row, ...]
+    plan: tuple[Row, ...]

@@ -197,7 +197,7 @@ def test_hostile_text_in_every_place_is_shown_and_nothing_of_it_becomes_an_eleme
             row = Row(text, (text, text), RIGHT)
             summary = Summary(
                 verdict=text, state=RIGHT, head=(text, text), remarks=(row,), about=(row,),
-                entries=(Entry(name=text, page="a.html", row=row),),
+                plan=(row,), entries=(Entry(name=text, page="a.html", row=row),),
             )  # fmt: skip
             return Page(index_page(summary))
         values = np.arange(12, dtype=np.int16).reshape(1, 3, 4)
