@@ -1,22 +1,14 @@
-"""Source and protected pixels side by side, and the fidelity that is measured on them."""
+"""Pairs of volumes with the fidelity that is measured on them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from salm_dicom.batch.pair import Pair
 from salm_dicom.fidelity import Fidelity, measure
 from salm_dicom.plan import ProtectionPlan, intensity_range
-from salm_dicom.volume import Booleans, Integers, StoredPixels, Volume
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """One volume before and after, and where it may differ; arrays of (slices, rows, columns)."""
-
-    source: Volume
-    after: Integers
-    mask: Booleans
+from salm_dicom.volume import Integers, StoredPixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,15 +17,6 @@ class Compared:
 
     pair: Pair
     fidelity: Fidelity | None
-
-
-def pairs_of(volume: Volume, after: Integers, mask: Booleans) -> list[Pair]:
-    """Return a pair for each volume that a stack is made of."""
-    ends = [(part.start, part.stop) for part in volume.parts] or [(0, len(after))]
-    return [
-        Pair(source=one, after=after[start:stop], mask=mask[start:stop])
-        for one, (start, stop) in zip(volume.volumes(), ends, strict=True)
-    ]
 
 
 def compared(pairs: Sequence[Pair], plan: ProtectionPlan) -> tuple[Compared, ...]:

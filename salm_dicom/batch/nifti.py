@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from salm_dicom.batch.compared import Pair
+from salm_dicom.batch.pair import Pair
 from salm_dicom.batch.vault import Vault, read_arrays, save_arrays
 from salm_dicom.errors import InputError, NoModality
 from salm_dicom.foreground import foreground
@@ -98,7 +98,12 @@ def verify_file(source: Path, protected: Path) -> tuple[list[tuple[str, str]], l
     if before.voxels().shape != after.voxels().shape:
         return findings, []
     pairs = [
-        Pair(source=volume, after=stored_pixels(after, frame).values, mask=masks[frame])
+        Pair(
+            source=volume,
+            after=stored_pixels(after, frame).values,
+            mask=masks[frame],
+            has_after=np.ones(len(masks[frame]), dtype=bool),
+        )
         for frame, volume in enumerate(volumes)
     ]
     return findings, pairs

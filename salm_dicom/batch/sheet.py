@@ -143,7 +143,7 @@ def _fidelity_rows(verified: Verified, tightest: Sequence[Check], units: str) ->
     if found is None:
         return ()
     low, high = found.intensity_range
-    span = f"{low:.4g}..{high:.4g} {units}"
+    span = f"{low:.6g}..{high:.6g} {units}"
     names = {
         "PSNR": (f"PSNR within {span}, lowest of the slices", "dB", ".1f"),
         "SSIM": (f"SSIM within {span}, lowest of the slices", "", ".4f"),

@@ -20,6 +20,7 @@ _CT_WINDOWS = {
     "liver": (60, 160),
 }  # fmt: skip
 _BINS = 61
+_LISTED = 20
 _MEGA = 1_000_000
 
 
@@ -32,6 +33,7 @@ class Stack:
     before: Integers
     after: Integers
     mask: Booleans
+    has_after: Booleans
     slope: Floats
     intercept: Floats
     slices: tuple[SliceFidelity | None, ...]
@@ -51,6 +53,7 @@ class Stack:
             before=np.concatenate([one.values for one in sources]),
             after=np.concatenate([one.pair.after for one in pixels]),
             mask=np.concatenate([one.pair.mask for one in pixels]),
+            has_after=np.concatenate([one.pair.has_after for one in pixels]),
             slope=np.concatenate([one.slope for one in sources]),
             intercept=np.concatenate([one.intercept for one in sources]),
             slices=tuple(slices),
@@ -93,6 +96,7 @@ def view_of(stack: Stack, cap: int) -> View:
         pixels=pixels,
         slope=tuple(stack.slope[kept].tolist()),
         intercept=tuple(stack.intercept[kept].tolist()),
+        absent=tuple(np.flatnonzero(~stack.has_after[kept]).tolist()),
         units=units if photometric.startswith("MONOCHROME") else "luminance",
         is_inverted=photometric == "MONOCHROME1",
         aspect=_aspect(stack.first.affine),
@@ -140,6 +144,13 @@ def notes_of(stack: Stack, view: View, cap: int) -> Iterator[str]:
         )
     if pixels.is_whole:
         yield "Every voxel of every slice is in this page, without loss"
+    absent = [str(index + 1) for index in np.flatnonzero(~stack.has_after)]
+    if absent:
+        some = ", ".join(absent[:_LISTED]) + (", ..." if len(absent) > _LISTED else "")
+        yield (
+            f"{len(absent)} slices have no protected counterpart that could be read, and none is "
+            f"shown: {some}. Numbers and charts count them as unchanged"
+        )
     if stack.volumes > 1:
         yield f"The file holds {stack.volumes} volumes, shown one after the other"
     elif stack.first.irregular:
@@ -180,7 +191,7 @@ def charts_of(stack: Stack, tightest: Sequence[Check], units: str) -> tuple[tupl
                 limits=[(psnr, f"limit {psnr:.3g} dB")],
                 unit="dB",
             ),
-            f"Within {low:.4g}..{high:.4g} {units}; values beyond are clipped first. A slice "
+            f"Within {low:.6g}..{high:.6g} {units}; values beyond are clipped first. A slice "
             "without any change has no point.",
         )
     )

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from salm_dicom.batch import nifti
-from salm_dicom.batch.compared import Compared, Pair, compared, pairs_of, worst
+from salm_dicom.batch.compared import Compared, compared, worst
+from salm_dicom.batch.pair import Pair, pairs_of
 from salm_dicom.batch.pairing import partners_of
 from salm_dicom.batch.verify_objects import Known, VerifiedObjects, verify_objects
 from salm_dicom.dicom import header as h
@@ -152,6 +153,7 @@ def _series(
     findings: list[Finding] = []
     identities: list[h.Identity] = []
     after = volume.pixels.values.copy()
+    has_after = np.zeros(len(after), dtype=bool)
     for index, instance in enumerate(series.headers):
         paths = pairs[instance.sop_uid]
         if len(paths) != 1:
@@ -172,10 +174,11 @@ def _series(
             findings += check(source, Instance(protected, values), may_change=may_change)
             if values.shape == before.shape:
                 after[slice(None) if frames else index] = values[list(frames)] if frames else values
+                has_after[slice(None) if frames else index] = True
         except InputError as error:
             findings.append(Finding(error.code, str(error)))
     findings += _consistency(identities)
-    found = compared(pairs_of(volume, after, mask), plan)
+    found = compared(pairs_of(volume, after, mask, has_after), plan)
     name = _folder(pairs.values(), output)
     return _verified(name, volume.modality, series.slices, findings, found, limits), found
 

@@ -82,6 +82,7 @@ def _data(view: View) -> dict[str, Any]:
         "blocks": pixels.blocks,
         "slope": view.slope,
         "intercept": view.intercept,
+        "absent": view.absent,
         "units": view.units,
         "inverted": view.is_inverted,
         "aspect": view.aspect,

@@ -38,6 +38,8 @@ class View:
         What is embedded.
     slope, intercept
         Of each embedded slice: modality value = slope * stored + intercept.
+    absent
+        Of the embedded slices, the places of those without a protected counterpart.
     units
         Name of the modality units, `HU` for CT.
     is_inverted
@@ -53,6 +55,7 @@ class View:
     pixels: Embedded
     slope: tuple[float, ...]
     intercept: tuple[float, ...]
+    absent: tuple[int, ...]
     units: str
     is_inverted: bool
     aspect: float

@@ -123,6 +123,37 @@ def test_a_reader_opens_a_report_and_reads_flickers_and_windows(journey, tmp_pat
 
 
 @pytest.mark.programs("chromium")
+def test_a_slice_without_a_protected_counterpart_is_not_shown_as_one(journey, tmp_path):
+    export, out, _ = journey
+    (third,) = (
+        path
+        for path in out.rglob("*.dcm")
+        if pydicom.dcmread(path).ImagePositionPatient[2] == sorted(hounsfield(export))[2]
+    )
+    third.unlink()
+    pages = tmp_path / "wrong"
+    report = ["report", out, "--source", export, "-o", pages, "--progress=none"]
+    assert CliRunner().invoke(main, [*map(str, report)]).exit_code == 9
+    (page,) = (path for path in pages.iterdir() if path.name != "index.html")
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open(page)
+        browser.wait_for("!document.getElementById('none-protected').hidden")
+        assert not browser.value("document.getElementById('none-difference').hidden")
+        browser.mouse("mouseMoved", *place_of(browser, "protected", 40, 70))
+        browser.wait_for("document.getElementById('readout').textContent.includes('no protected')")
+        assert "\u2192" not in browser.value("document.getElementById('readout').textContent")
+        black = browser.value(
+            "document.querySelector('#pane-protected canvas').getContext('2d')"
+            ".getImageData(0, 0, 100, 100).data.every((v, i) => v === 0 || i % 4 === 3)"
+        )
+        assert black
+        browser.value("document.getElementById('slice').focus()")
+        browser.key("ArrowRight", 39)
+        browser.wait_for("document.getElementById('none-protected').hidden")
+        assert browser.complaints == []
+
+
+@pytest.mark.programs("chromium")
 def test_the_policy_of_a_page_stops_code_that_is_not_its_own(journey, tmp_path):
     *_, pages = journey
     (page,) = (path for path in pages.iterdir() if path.name != "index.html")

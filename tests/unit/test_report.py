@@ -93,8 +93,8 @@ def view(before: np.ndarray, after: np.ndarray, cap: int = 10**9, first: int = 0
     pixels = embed(before, after, cap=cap, first=first)
     ones = (1.0,) * len(pixels.kept)
     return View(
-        pixels=pixels, slope=ones, intercept=(0.0,) * len(ones), units="HU", is_inverted=False,
-        aspect=1.0, presets=(Preset("all", 0.0, 1.0),), largest=1.0,
+        pixels=pixels, slope=ones, intercept=(0.0,) * len(ones), absent=(), units="HU",
+        is_inverted=False, aspect=1.0, presets=(Preset("all", 0.0, 1.0),), largest=1.0,
     )  # fmt: skip
 
 
@@ -356,6 +356,11 @@ def test_exit_status_and_page_say_what_verify_says(protected, tmp_path):
     assert run(*arguments, tmp_path / "wrong").exit_code == 9
     index = Page((tmp_path / "wrong" / "index.html").read_bytes()).text
     assert "Wrong: do not share this" in index
+    wrong = [Page(path.read_bytes()) for path in (tmp_path / "wrong").glob("patient-*.html")]
+    (page,) = (page for page in wrong if page.data["absent"])
+    (absent,) = page.data["absent"]
+    said = f"counterpart that could be read, and none is shown: {absent + 1}."
+    assert said in page.text
     (tmp_path / "empty").mkdir()
     done = run("report", tmp_path / "empty", "--source", source, "-o", tmp_path / "none")
     assert done.exit_code in (3, 4)

@@ -2,7 +2,8 @@
 "use strict";
 
 // Returns a function from the index of an embedded slice to a promise of its stored values
-// (source, delta: Float64Array, row by row) with its slope and intercept.
+// (source, delta: Float64Array, row by row) with its slope and intercept; isAbsent: without a
+// protected counterpart, and delta means nothing.
 function slicesOf(data) {
   const count = data.rows * data.columns;
   const MOST_UNPACKED = 32;
@@ -34,7 +35,8 @@ function slicesOf(data) {
     }
     const delta = words(change, data.change.size);
     for (let i = 0; i < count; i++) delta[i] += data.change.least;
-    return { index, source, delta, slope: data.slope[index], intercept: data.intercept[index] };
+    return { index, source, delta, slope: data.slope[index], intercept: data.intercept[index],
+      isAbsent: data.absent.includes(index) };
   }
 
   const slices = new Map();

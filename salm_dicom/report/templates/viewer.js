@@ -42,6 +42,7 @@
   function paintGray(pane, protectedToo) {
     const { source, delta, slope, intercept } = view.slice;
     const image = new ImageData(data.columns, data.rows);
+    if (protectedToo && view.slice.isAbsent) return put(pane, image);
     const scale = 255 / (view.high - view.low);
     for (let i = 0, to = 0; i < count; i++, to += 4) {
       const stored = protectedToo ? source[i] + delta[i] : source[i];
@@ -51,6 +52,10 @@
       image.data[to + 3] = 255;
     }
     if (protectedToo && view.overlay) paintChange(image, 0.7);
+    put(pane, image);
+  }
+
+  function put(pane, image) {
     pane.picture.getContext("2d").putImageData(image, 0, 0);
   }
 
@@ -71,7 +76,7 @@
     const image = new ImageData(data.columns, data.rows);
     for (let to = 3; to < image.data.length; to += 4) image.data[to] = 255;
     paintChange(image, 1);
-    pane.picture.getContext("2d").putImageData(image, 0, 0);
+    put(pane, image);
   }
 
   // Picture to screen: pixels per row, and where the picture's origin lies.
@@ -127,6 +132,8 @@
         paintGray(panes[0], false);
         paintGray(panes[1], view.shown === "protected");
         paintDifference(panes[2]);
+        find("none-protected").hidden = !view.slice.isAbsent || view.shown !== "protected";
+        find("none-difference").hidden = !view.slice.isAbsent;
       }
       stale = false;
       panes.forEach(show);
@@ -154,12 +161,14 @@
     const i = pointer.row * data.columns + pointer.column;
     const before = found.source[i], after = before + found.delta[i];
     const value = (stored) => found.slope * stored + found.intercept;
+    const compared = found.isAbsent ? `${data.units}, no protected counterpart (stored ${before})` :
+      `\u2192 protected ${number(value(after))} ${data.units}, ` +
+      `change ${signed(found.slope * found.delta[i])} ${data.units} ` +
+      `(stored ${before} \u2192 ${after})`;
     find("readout").textContent =
       `slice ${data.kept[found.index] + 1}, row ${pointer.row * data.step + 1}, ` +
       `column ${pointer.column * data.step + 1}: ` +
-      `source ${number(value(before))} \u2192 protected ${number(value(after))} ${data.units}, ` +
-      `change ${signed(found.slope * found.delta[i])} ${data.units} ` +
-      `(stored ${before} \u2192 ${after})`;
+      `source ${number(value(before))} ${compared}`;
   }
 
   function sayWindow() {
