@@ -61,8 +61,8 @@ def _run(data: Path, output: Path, created: str | None, progress: str) -> int:
     print_verification(found, shared)
     click.echo(f"""
 Next
-  look     open {export}
-           and  {shared} side by side in a DICOM viewer
+  look     salm-dicom report {shared} --source {export} -o {output / "report"}
+           or open both folders side by side in a DICOM viewer
   your own salm-dicom scan EXPORT
            salm-dicom protect EXPORT -o OUT --labels labels.csv
            salm-dicom verify EXPORT OUT
