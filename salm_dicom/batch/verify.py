@@ -88,9 +88,7 @@ def verify(
         Given each series in the order of the result, with its pixels, which are kept no longer.
         References are looked at last: the result may have a finding more for the series.
     """
-    for place, name in ((source, "SOURCE"), (output, "OUT")):
-        if not place.is_dir():
-            raise PlanError(f"{name} is not a folder")
+    _check_folders(source, output)
     plan = ProtectionPlan(method="random", intensity_range=window)
     partners, copies, strange = partners_of(output)
     export = scan(source)
@@ -124,6 +122,12 @@ def verify(
         strange=(*strange, *unpaired),
         objects=objects,
     )
+
+
+def _check_folders(source: Path, output: Path) -> None:
+    for place, name in ((source, "SOURCE"), (output, "OUT")):
+        if not place.is_dir():
+            raise PlanError(f"{name} is not a folder")
 
 
 def _with_references(one: Verified, pairs: set[UidPair], uids: Known) -> Verified:
