@@ -19,6 +19,9 @@ EXTENTS = ("slice", "volume")
 SCHEDULES = ("round", "step", "once")
 # CT soft tissue: level 40 HU, width 400 HU.
 CT_RANGE_HU = (-160.0, 240.0)
+# Edge of the smallest region in pixels of the surrogate's view, within each of which a gradient is
+# nearly the same: a rising and a falling voxel must both be found.
+_PIXELS_OF_A_REGION = 3
 # Other modalities: these percentiles of the foreground.
 _PERCENTILES = (0.5, 99.5)
 
@@ -53,7 +56,11 @@ class ProtectionPlan:
         Edge of the squares that share one mask and one sign: in voxels, or for `one_sided` in
         pixels of the image that networks are expected to see.
     zero_mean
-        Make the changes of every slice add up to 0.
+        Make the changes of every slice add up to 0, and for methods with a gradient those of
+        every region of it.
+    region_mm
+        Edge in mm of the squares, within a slice, that count as a region; at least 3 pixels of
+        the surrogates' input. An image without spacing has voxels of 1 mm.
     slice_size, volume_size
         Size of the surrogates' input, and of the images that victims are expected to learn from.
     rounds, batches, batch_size
@@ -77,6 +84,7 @@ class ProtectionPlan:
     extent: str = "slice"
     intensity_range: tuple[float, float] | None = None
     zero_mean: bool = True
+    region_mm: float = 10.0
     slice_size: tuple[int, int] = (128, 128)
     volume_size: tuple[int, int, int] = (16, 96, 96)
     rounds: int = 8
@@ -96,6 +104,8 @@ class ProtectionPlan:
         if self.swap != 0:
             _check_share("swap", self.swap)
         _check_eot(self.eot)
+        if not isinstance(self.region_mm, int | float) or not 0 < self.region_mm < float("inf"):
+            raise PlanError(f"region_mm is {self.region_mm!r}; millimetres above 0 are needed")
         for name in ("steps", "block", "rounds", "batches", "batch_size"):
             _check_count(name, getattr(self, name))
         for name, dimensions in (("slice_size", 2), ("volume_size", 3)):
@@ -112,8 +122,16 @@ class ProtectionPlan:
         """Whether the method depends on the label, and so needs a fit."""
         return self.build_method().needs_label
 
-    def build_method(self, place: int = 0) -> Method:
-        """Return the method with this plan's settings, for the label at a place among all."""
+    def build_method(self, place: int = 0, region: int | None = None) -> Method:
+        """Return the method with this plan's settings.
+
+        Parameters
+        ----------
+        place
+            Of the sample's label among all.
+        region
+            As `region_edge` returns it.
+        """
         return METHODS[self.method](
             Settings(
                 rho=self.rho,
@@ -126,8 +144,18 @@ class ProtectionPlan:
                 block=self.block,
                 place=place,
                 grid=self.grid,
+                region=region,
             )
         )
+
+    def region_edge(self, volume: Volume) -> int | None:
+        """Return the edge of a region in voxels of this volume; None: whole slices."""
+        if not self.zero_mean:
+            return None
+        spacing = np.linalg.norm(volume.affine[:3, :2], axis=0).mean()
+        rows_and_columns = volume.pixels.values.shape[-2:]
+        seen = max(-(-int(a) // b) for a, b in zip(rows_and_columns, self.grid, strict=True))
+        return max(round(self.region_mm / float(spacing)), _PIXELS_OF_A_REGION * seen)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -64,6 +64,10 @@ class Method(Protocol):
     def rho(self) -> float:
         """Largest share of foreground voxels of a sample that may change."""
 
+    @property
+    def region(self) -> int | None:
+        """Edge in voxels of the squares whose changes add up to 0; None: whole slices."""
+
     def __call__(
         self,
         x: Any,
@@ -104,6 +108,8 @@ class Settings:
         Of the sample's label among all of the protector's.
     grid
         Rows and columns of the images that networks are expected to see.
+    region
+        Edge in voxels of the squares in which rising and falling changes cancel; None: slices.
     """
 
     rho: float
@@ -116,6 +122,7 @@ class Settings:
     block: int = 1
     place: int = 0
     grid: tuple[int, int] | None = None
+    region: int | None = None
 
 
 def _salm(s: Settings, **changes: Any) -> Method:
@@ -128,6 +135,7 @@ def _salm(s: Settings, **changes: Any) -> Method:
         "momentum": s.momentum,
         "schedule": s.schedule,
         "balanced": s.zero_mean,
+        "region": s.region,
         "eot": s.eot,
         "block": s.block,
     }
@@ -197,4 +205,6 @@ def perturb(
         shadow = called(method, x, loss, foreground, limits, seed)
     else:
         shadow = method(x, loss, foreground, limits, np.random.default_rng(seed))
-    return to_integers(shadow, x, foreground, limits, rho=method.rho, zero_mean=zero_mean)
+    return to_integers(
+        shadow, x, foreground, limits, rho=method.rho, zero_mean=zero_mean, region=method.region
+    )

@@ -111,13 +111,19 @@ def to_integers(
     *,
     rho: float,
     zero_mean: bool,
+    region: int | None = None,
 ) -> NDArray[np.signedinteger[Any]]:
     """Return the integer delta that a shadow stands for; the only rounding there is.
 
     Within the budget, 0 outside the foreground, at most ceil(rho * foreground) voxels of each
     sample, x + delta inside [low, high] and never in the padding. With `zero_mean` the changes of
-    every slice add up to 0, so that none is brightened or darkened as a whole. Only the
+    every region add up to 0, so that none is brightened or darkened as a whole. Only the
     voxels that change are looked at.
+
+    Parameters
+    ----------
+    region
+        Edge in voxels of the squares, within a slice, that count as a region; None: whole slices.
 
     Returns
     -------
@@ -141,35 +147,53 @@ def to_integers(
         if np.count_nonzero(change) > allowed:
             change[~_strongest(np.where(change != 0, np.abs(wish), 0), allowed)] = 0
         if zero_mean:
-            slice_of = where // (out.shape[-2] * out.shape[-1]) if out.ndim > 3 else None
-            _balance(change, np.abs(wish), slice_of)
+            region_of = _regions(where, out.shape, region)
+            _balance(change, np.abs(wish), region_of)
             while _drop_padded(change, before, limits.padding):
-                _balance(change, np.abs(wish), slice_of)
+                _balance(change, np.abs(wish), region_of)
         out.reshape(-1)[where] = change.astype(kind)
     return delta
 
 
-def _balance(change: Floats, strength: Floats, slice_of: NDArray[np.intp] | None) -> None:
-    """Shrink, in place, the weakest changes of the prevailing sign until a slice adds up to 0.
+def _regions(
+    where: NDArray[np.intp], shape: tuple[int, ...], edge: int | None
+) -> NDArray[np.intp] | None:
+    """Return the region of each voxel of a sample, (1, [slices,] rows, columns); None: all in one.
 
-    `slice_of` tells the slice of each change; None when all lie in one.
+    Parameters
+    ----------
+    where
+        Flat places of the voxels.
     """
-    if slice_of is None:
-        sums = change.sum(dtype=np.float64, keepdims=True)
-    else:
-        sums = np.bincount(slice_of, weights=change)
-    for index in np.flatnonzero(sums).tolist():
-        surplus = abs(float(sums[index]))
-        sign = 1.0 if sums[index] > 0 else -1.0
-        prevails = change * sign > 0
-        where = np.flatnonzero(prevails if slice_of is None else prevails & (slice_of == index))
-        # each gives at least 1, so no more than `surplus` of them are needed
-        weakest = ~_strongest(strength[where], len(where) - min(len(where), round(surplus)))
-        where = where[weakest]
-        where = where[np.argsort(strength[where], kind="stable")]
-        amount = change[where] * sign
-        before = np.cumsum(amount) - amount
-        change[where] = (amount - np.minimum(amount, np.clip(surplus - before, 0, None))) * sign
+    rows, columns = shape[-2:]
+    if edge is None:
+        return where // (rows * columns) if len(shape) > 3 else None
+    line, column = np.divmod(where, columns)
+    slice_, row = np.divmod(line, rows)
+    down, across = -(-rows // edge), -(-columns // edge)
+    return np.asarray((slice_ * down + row // edge) * across + column // edge)
+
+
+def _balance(change: Floats, strength: Floats, region_of: NDArray[np.intp] | None) -> None:
+    """Shrink, in place, the weakest changes of the prevailing sign until a region adds up to 0.
+
+    `region_of` tells the region of each change; None when all lie in one.
+    """
+    if region_of is None:
+        region_of = np.zeros(change.shape, dtype=np.intp)
+    sums = np.bincount(region_of, weights=change)
+    where = np.flatnonzero(change * sums[region_of] > 0)
+    where = where[np.lexsort((strength[where], region_of[where]))]
+    amount, region = np.abs(change[where]), region_of[where]
+    total = np.cumsum(amount, dtype=np.float64)
+    starts = np.flatnonzero(np.diff(region, prepend=-1))
+    before = (
+        total
+        - amount
+        - np.repeat(total[starts] - amount[starts], np.diff(starts, append=len(region)))
+    )
+    given = np.minimum(amount, np.clip(np.abs(sums)[region] - before, 0, None))
+    change[where] -= np.sign(change[where]) * given
 
 
 def _drop_padded(change: Floats, before: Floats, padding: tuple[int, int] | None) -> bool:

@@ -62,6 +62,7 @@ class OneSided:
     uses_torch: ClassVar[bool] = False
     class_wise: ClassVar[bool] = False
     label_shift: ClassVar[int] = 0
+    region: ClassVar[None] = None
 
     def __call__(
         self,

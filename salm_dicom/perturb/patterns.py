@@ -38,6 +38,7 @@ class Patches:
     uses_torch: ClassVar[bool] = True
     class_wise: ClassVar[bool] = True
     label_shift: ClassVar[int] = 0
+    region: ClassVar[None] = None
 
     def __call__(
         self,
@@ -79,6 +80,7 @@ class Texture:
     uses_torch: ClassVar[bool] = True
     class_wise: ClassVar[bool] = True
     label_shift: ClassVar[int] = 0
+    region: ClassVar[None] = None
 
     def __call__(
         self,
@@ -131,6 +133,7 @@ class Autoregressive:
     uses_torch: ClassVar[bool] = True
     class_wise: ClassVar[bool] = True
     label_shift: ClassVar[int] = 0
+    region: ClassVar[None] = None
 
     def __call__(
         self,

@@ -28,6 +28,7 @@ class Random:
     uses_torch: ClassVar[bool] = False
     class_wise: ClassVar[bool] = False
     label_shift: ClassVar[int] = 0
+    region: ClassVar[None] = None
 
     def __call__(
         self,
@@ -66,6 +67,7 @@ class Uniform:
     uses_torch: ClassVar[bool] = False
     class_wise: ClassVar[bool] = False
     label_shift: ClassVar[int] = 0
+    region: ClassVar[None] = None
 
     def __call__(
         self,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from salm_dicom.perturb.budget import Limits
 from salm_dicom.perturb.loss import Loss, gradient
+from salm_dicom.perturb.pairs import top_pairs
 from salm_dicom.perturb.robust import TRANSFORMS, in_blocks
 from salm_dicom.perturb.top_k import top_k
 
@@ -42,9 +43,10 @@ class Salm:
         When the mask is made: `round` (at the start of each call; bounds the number of voxels),
         `step` (at every step; gates the update), `once` (in the first call; later calls keep it).
     balanced
-        Take half of the voxels where the gradient is positive and half where it is negative, so
-        that the changes of a sample nearly add up to 0. One-signed gradients otherwise move the
-        mean of an organ by several HU.
+        Take as many voxels that rise as voxels that fall, in every region.
+    region
+        Edge in voxels of the squares, within a slice, that count as a region; None: whole slices.
+        One-signed gradients otherwise move the mean of an organ by several HU.
     mask
         Which voxels: `salient` (largest gradient), or a control at the same rho: `low_gradient`
         (smallest), `random`.
@@ -65,6 +67,7 @@ class Salm:
     momentum: float = 0.5
     schedule: str = "round"
     balanced: bool = True
+    region: int | None = None
     mask: str = "salient"
     label_shift: int = 0
     eot: tuple[str, ...] = ()
@@ -117,9 +120,7 @@ class Salm:
         score = torch.where(mean != 0, score, 0.0)
         if not self.balanced:
             return top_k(score.abs(), foreground, self.rho)
-        rising = top_k(score.clamp(min=0), foreground, self.rho / 2)
-        falling = top_k((-score).clamp(min=0), foreground, self.rho / 2)
-        return rising | falling
+        return top_pairs(-score, foreground, self.rho, self.region)
 
 
 def dense(*, steps: int = 10, step_size: float = 0.2, momentum: float = 0.5) -> Salm:

@@ -28,12 +28,12 @@ def top_k(score: Tensor, foreground: Tensor, rho: float) -> Tensor:
         inside = foreground[sample].reshape(-1)
         flat = torch.where(inside, score[sample].reshape(-1), 0.0)
         count = quota(inside.numpy(force=True), rho)
-        chosen[sample] = _largest(flat, count).reshape(foreground[sample].shape)
+        chosen[sample] = largest(flat, count).reshape(foreground[sample].shape)
     return chosen
 
 
-def _largest(flat: Tensor, count: int) -> Tensor:
-    """Return True on the `count` largest positive values; ties go to the lower index."""
+def largest(flat: Tensor, count: int) -> Tensor:
+    """Return True on the `count` largest positive values of (n,); ties go to the lower index."""
     positive = flat > 0
     if count <= 0:
         return torch.zeros_like(positive)

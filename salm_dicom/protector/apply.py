@@ -148,7 +148,7 @@ class Protector:
         budget = budgets(self.plan, volume, window)
         low, high = anatomy.extremes
         delta = np.empty(pixels.values.shape, dtype=np.min_scalar_type(-int(budget.max()) - 1))
-        method = self.plan.build_method(self._place(target))
+        method = self.plan.build_method(self._place(target), self.plan.region_edge(volume))
         together = slices_at_once(delta.shape) if method.needs_gradient else 1
         step = together if extent == "slice" else len(delta)
         for first in range(0, len(delta), step):

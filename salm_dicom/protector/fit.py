@@ -60,6 +60,7 @@ class _Sample:
     intercept: Tensor
     window: tuple[float, float]
     limits: Limits[Tensor]
+    region: int | None
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -177,6 +178,7 @@ def _sample(volume: Volume, target: int, plan: ProtectionPlan, extent: str, stem
             high=high,
             padding=pixels.padding,
         ),
+        region=plan.region_edge(volume),
     )
 
 
@@ -253,7 +255,7 @@ def _perturb_sample(
     rng: torch.Generator,
 ) -> None:
     """Advance the shadow of one volume's samples by one noise phase."""
-    method = plan.build_method()
+    method = plan.build_method(region=sample.region)
     together = slices_at_once(sample.x.shape) if sample.x.ndim == 4 else 1
     for first in range(0, len(sample), together):
         which = slice(first, first + together)
