@@ -8,6 +8,7 @@ SalmDicomError
 ├── DiskFull                  no space left for the output                                  (exit 7)
 ├── Locked                    another run is writing to the same output                     (exit 8)
 ├── MismatchError             what was written is not what was meant                        (exit 9)
+├── Unmeasurable              a metric says nothing of this volume; the row says so
 └── InputError                one file or series cannot be protected; it is listed with its code
     ├── NotDicom, EmptyFile, NotRegularFile, Unreadable, ParseError, Truncated
     ├── TooLarge, Bomb
@@ -68,6 +69,12 @@ class MismatchError(SalmDicomError):
     """A written instance is not what was meant; nothing of its series is kept."""
 
     code = "E_MISMATCH"
+
+
+class Unmeasurable(SalmDicomError):
+    """A metric cannot say anything of this volume; its row gives the reason."""
+
+    code = "E_UNMEASURABLE"
 
 
 class InputError(SalmDicomError):

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from salm_dicom.batch.pair import Pair
-from salm_dicom.fidelity import Fidelity, measure
+from salm_dicom.fidelity import Check, Fidelity, Profile, Subject, checks, measure
 from salm_dicom.plan import ProtectionPlan, intensity_range
-from salm_dicom.volume import Integers, StoredPixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """A pair with its fidelity; None where the volume has no foreground to measure on."""
+    """A pair with its fidelity and the limits of it; None where there is no foreground."""
 
     pair: Pair
     fidelity: Fidelity | None
+    checks: tuple[Check, ...] = ()
 
 
-def compared(pairs: Sequence[Pair], plan: ProtectionPlan) -> tuple[Compared, ...]:
+def compared(pairs: Sequence[Pair], plan: ProtectionPlan, profile: Profile) -> tuple[Compared, ...]:
     """Return each pair with its fidelity, in the plan's intensity range."""
-    return tuple(Compared(pair=pair, fidelity=_fidelity(pair, plan)) for pair in pairs)
+    return tuple(_compared(pair, plan, profile) for pair in pairs)
 
 
 def worst(found: Sequence[Compared]) -> Fidelity | None:
@@ -30,16 +32,36 @@ def worst(found: Sequence[Compared]) -> Fidelity | None:
     return min(measured, key=lambda one: one.psnr_db, default=None)
 
 
-def _fidelity(pair: Pair, plan: ProtectionPlan) -> Fidelity | None:
+def tightest(found: Sequence[Compared]) -> tuple[Check, ...]:
+    """Return of each number the check that is furthest beyond its limit, or nearest to it."""
+    groups: dict[tuple[str, str], list[Check]] = {}
+    for check in (check for one in found for check in one.checks):
+        groups.setdefault((check.name, check.where), []).append(check)
+    return tuple(max(group, key=lambda one: one.beyond) for group in groups.values())
+
+
+def _compared(pair: Pair, plan: ProtectionPlan, profile: Profile) -> Compared:
     if not pair.mask.any():
-        return None
-    pixels = pair.source.pixels
-    window = intensity_range(plan, pair.source, pair.mask.__getitem__)
-    return measure(
-        pixels.modality_values(), _with(pixels, pair.after).modality_values(), pair.mask, window
+        return Compared(pair=pair, fidelity=None)
+    fidelity = measure(_subject(pair, plan))
+    return Compared(pair=pair, fidelity=fidelity, checks=tuple(checks(fidelity.readings, profile)))
+
+
+def _subject(pair: Pair, plan: ProtectionPlan) -> Subject:
+    """Return what is measured: protected values have the mapping of their source."""
+    row_mm, column_mm = _spacing_mm(pair)
+    return Subject(
+        pixels=pair.source.pixels,
+        after=pair.after,
+        mask=pair.mask,
+        spacing_mm=(row_mm, column_mm),
+        modality=pair.source.modality,
+        intensity_range=intensity_range(plan, pair.source, pair.mask.__getitem__),
     )
 
 
-def _with(pixels: StoredPixels, values: Integers) -> StoredPixels:
-    """Return protected values with the mapping of their source; both headers say the same."""
-    return replace(pixels, values=values)
+def _spacing_mm(pair: Pair) -> Iterator[float]:
+    """Yield the distance of rows and of columns; 1 where the source does not say."""
+    for axis in (1, 0):
+        length = float(np.linalg.norm(pair.source.affine[:3, axis]))
+        yield length if 0 < length < np.inf else 1.0

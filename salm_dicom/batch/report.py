@@ -64,7 +64,7 @@ def report(request: Request, progress: Progress = lambda *_: None) -> Verificati
         spooled: list[Path] = []
 
         def see(verified: Verified, pixels: tuple[Compared, ...]) -> None:
-            sheet = sheet_of(verified, pixels, request.limits, stated, request.cap)
+            sheet = sheet_of(verified, pixels, stated, request.cap)
             spooled.append(Path(spool, str(len(spooled))))
             spooled[-1].write_bytes(pickle.dumps(sheet))
 

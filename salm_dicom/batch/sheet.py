@@ -9,7 +9,7 @@ from typing import Any
 from salm_dicom.batch.compared import Compared
 from salm_dicom.batch.sheet_pixels import Stack, charts_of, notes_of, view_of
 from salm_dicom.batch.verify import Verification, Verified
-from salm_dicom.fidelity import Check, Limits, checks
+from salm_dicom.fidelity import MEASURES, ROWS, Check
 from salm_dicom.report import Entry, Row, Sheet, Summary
 from salm_dicom.report.sheet import MISSED, RIGHT, WRONG
 
@@ -40,7 +40,6 @@ def judgement(verified: Verified) -> tuple[str, str, tuple[str, ...]]:
 def sheet_of(
     verified: Verified,
     pixels: Sequence[Compared],
-    limits: Limits,
     stated: dict[str, Any],
     cap: int,
 ) -> Sheet:
@@ -54,12 +53,6 @@ def sheet_of(
         Most characters that the embedded pixels take.
     """
     verdict, state, problems = judgement(verified)
-    found = [
-        checks(one.fidelity, limits, verified.modality)
-        for one in pixels
-        if one.fidelity is not None
-    ]
-    tightest = [_tightest(group) for group in zip(*found, strict=True)]
     stack = Stack.of(pixels) if pixels else None
     view = None if stack is None else view_of(stack, cap)
     units = "HU" if verified.modality == "CT" else "modality units"
@@ -70,9 +63,9 @@ def sheet_of(
         verdict=verdict,
         state=state,
         problems=problems,
-        fidelity=_fidelity_rows(verified, tightest, units),
+        fidelity=_fidelity_rows(verified.checks),
         record=_record_rows(verified, stated, stack, units),
-        charts=() if stack is None else charts_of(stack, tightest, units),
+        charts=() if stack is None else charts_of(stack, verified.checks, units),
         view=view,
         notes=() if stack is None or view is None else tuple(notes_of(stack, view, cap)),
     )
@@ -127,36 +120,18 @@ def summary_of(found: Verification, entries: Sequence[Entry], stated: dict[str, 
     )
 
 
-def _tightest(same: Sequence[Check]) -> Check:
-    """Return the check of the volume that is furthest beyond its limit, or nearest to it."""
-
-    def beyond(check: Check) -> float:
-        distance = check.value - check.limit
-        return distance if check.sign == ">" else -distance
-
-    return max(same, key=lambda check: (check.is_missed, beyond(check)))
-
-
-def _fidelity_rows(verified: Verified, tightest: Sequence[Check], units: str) -> tuple[Row, ...]:
-    """Return each measured number with its limit; the range is stated beside PSNR and SSIM."""
-    found = verified.fidelity
-    if found is None:
-        return ()
-    low, high = found.intensity_range
-    span = f"{low:.6g}..{high:.6g} {units}"
-    names = {
-        "PSNR": (f"PSNR within {span}, lowest of the slices", "dB", ".1f"),
-        "SSIM": (f"SSIM within {span}, lowest of the slices", "", ".4f"),
-        "mean shift": ("shift of the foreground mean, largest of the slices", units, ".3g"),
-    }
+def _fidelity_rows(checks: Sequence[Check]) -> tuple[Row, ...]:
+    """Return each measured number with its limit, by rows; where it was worst is said beside it."""
     rows = []
-    for check in tightest:
-        name, unit, form = names[check.name]
-        value = f"{check.value:{form}} {unit}" if math.isfinite(check.value) else "no change"
-        limit = f"{_SIGNS[check.sign]} {check.limit:.4g} {unit}"
-        verdict = "missed" if check.is_missed else "met"
+    for check in sorted(checks, key=lambda one: one.row):
+        measure = MEASURES[check.name]
+        value = f"{check.value:{measure.form}} {check.unit}".strip()
+        value = value if math.isfinite(check.value) else "no change"
+        limit = f"{_SIGNS[check.sign]} {check.limit:.4g} {check.unit}".strip()
+        verdict = "missed" if check.is_missed else "met" if check.is_wanted else "not as wanted"
         state = MISSED if check.is_missed else RIGHT
-        rows.append(Row(name, (value.strip(), limit.strip(), verdict), state))
+        name = f"{ROWS[check.row]}: {measure.title.format(check.where)}"
+        rows.append(Row(name, (value, check.at, limit, verdict), state))
     return tuple(rows)
 
 

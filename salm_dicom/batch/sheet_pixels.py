@@ -162,33 +162,39 @@ def notes_of(stack: Stack, view: View, cap: int) -> Iterator[str]:
         )
 
 
-def charts_of(stack: Stack, tightest: Sequence[Check], units: str) -> tuple[tuple[Chart, str], ...]:
+def charts_of(stack: Stack, checks: Sequence[Check], units: str) -> tuple[tuple[Chart, str], ...]:
     """Return each chart with its caption."""
-    limit = {check.name: check.limit for check in tightest}
     charts = [_histogram(stack)]
     if stack.intensity_range is None:
         return tuple(charts)
-    shift, psnr = limit["mean shift"], limit["PSNR"]
+    low, high = stack.intensity_range
+    limit = {check.name: check for check in checks}
+    shifts, floors = [], []
+    if "slice_shift" in limit:
+        check = limit["slice_shift"]
+        shift = check.limit if check.unit == "HU" else check.limit * (high - low) / 100
+        shifts = [(shift, f"limit +{shift:.3g}"), (-shift, f"limit -{shift:.3g}")]
+    if "psnr" in limit:
+        floors = [(limit["psnr"].limit, f"limit {limit['psnr'].limit:.3g} dB")]
     charts.append(
         (
             curve(
                 [np.nan if one is None else one.mean_shift for one in stack.slices],
                 title="Shift of the foreground mean by slice",
                 y_label=f"mean shift, {units}",
-                limits=[(shift, f"limit +{shift:.3g}"), (-shift, f"limit -{shift:.3g}")],
+                limits=shifts,
                 unit=units,
             ),
             "How much brighter or darker the foreground of each slice became on average.",
         )
     )
-    low, high = stack.intensity_range
     charts.append(
         (
             curve(
                 [np.nan if one is None else one.psnr_db for one in stack.slices],
                 title="PSNR by slice",
                 y_label="PSNR, dB",
-                limits=[(psnr, f"limit {psnr:.3g} dB")],
+                limits=floors,
                 unit="dB",
             ),
             f"Within {low:.6g}..{high:.6g} {units}; values beyond are clipped first. A slice "

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from salm_dicom.batch import nifti
-from salm_dicom.batch.compared import Compared, compared, worst
+from salm_dicom.batch.compared import Compared, compared, tightest, worst
 from salm_dicom.batch.pair import Pair, pairs_of
 from salm_dicom.batch.pairing import partners_of
 from salm_dicom.batch.verify_objects import Known, VerifiedObjects, verify_objects
@@ -23,7 +23,7 @@ from salm_dicom.dicom.scan import Scan, SeriesFiles, scan
 from salm_dicom.dicom.series import read_series
 from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import InputError, PlanError
-from salm_dicom.fidelity import Fidelity, Limits, missed
+from salm_dicom.fidelity import Check, Fidelity, Limits, missed
 from salm_dicom.foreground import foreground
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.image import read as read_nifti_file
@@ -43,6 +43,7 @@ class Verified:
     findings: tuple[Finding, ...]
     missed: tuple[str, ...]
     fidelity: Fidelity | None
+    checks: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,9 +183,17 @@ def _series(
         except InputError as error:
             findings.append(Finding(error.code, str(error)))
     findings += _consistency(identities)
-    found = compared(pairs_of(volume, after, mask, has_after), plan)
+    profile = limits.profile(volume.modality, _body_part(series))
+    found = compared(pairs_of(volume, after, mask, has_after), plan, profile)
     name = _folder(pairs.values(), output)
-    return _verified(name, volume.modality, series.slices, findings, found, limits), found
+    return _verified(name, volume.modality, series.slices, findings, found), found
+
+
+def _body_part(series: SeriesFiles) -> str:
+    try:
+        return h.text_of(read(series.paths[0]), h.BODY_PART)
+    except InputError:
+        return ""
 
 
 def _verified(
@@ -193,17 +202,16 @@ def _verified(
     slices: int,
     findings: Iterable[Finding],
     found: tuple[Compared, ...],
-    limits: Limits,
 ) -> Verified:
     """Return what was found for one series; the fidelity is that of its worst volume."""
-    measured = [one.fidelity for one in found if one.fidelity is not None]
     return Verified(
         name=name,
         modality=modality,
         slices=slices,
         findings=tuple(findings),
-        missed=tuple(sorted({t for f in measured for t in missed(f, limits, modality)})),
+        missed=tuple(sorted({text for one in found for text in missed(one.checks)})),
         fidelity=worst(found),
+        checks=tightest(found),
     )
 
 
@@ -247,8 +255,8 @@ def _image(
         findings.append(Finding(error.code, str(error)))
     modality = pairs[0].source.modality if pairs else ""
     slices = sum(len(pair.mask) for pair in pairs)
-    found = compared(pairs, plan)
-    return _verified(_folder([paths], output), modality, slices, findings, found, limits), found
+    found = compared(pairs, plan, limits.profile(modality))
+    return _verified(_folder([paths], output), modality, slices, findings, found), found
 
 
 def _consistency(identities: list[h.Identity]) -> list[Finding]:

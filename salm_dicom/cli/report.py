@@ -9,6 +9,7 @@ import click
 from salm_dicom.cli import console
 from salm_dicom.cli.options import (
     FOLDER,
+    limits_of,
     limits_options,
     log_option,
     progress_option,
@@ -47,9 +48,10 @@ def command(
     source: Path,
     target: Path,
     max_mb: float,
-    min_psnr: float,
-    min_ssim: float,
-    max_mean_shift: float,
+    limits_file: Path | None,
+    min_psnr: float | None,
+    min_ssim: float | None,
+    max_mean_shift: float | None,
     intensity_range: tuple[float, float] | None,
     progress: str,
     sandbox: bool,
@@ -63,13 +65,12 @@ def command(
     """
     from salm_dicom.batch.report import INDEX_PAGE, Request, report
     from salm_dicom.dicom.sandbox import sandboxed
-    from salm_dicom.fidelity import Limits
 
     request = Request(
         source=source,
         output=output,
         target=target,
-        limits=Limits(psnr_db=min_psnr, ssim=min_ssim, mean_shift_hu=max_mean_shift),
+        limits=limits_of(limits_file, min_psnr, min_ssim, max_mean_shift),
         window=intensity_range,
         cap=round(max_mb * 1_000_000),
     )

@@ -11,6 +11,7 @@ from salm_dicom.cli import console
 from salm_dicom.cli.options import (
     FOLDER,
     json_option,
+    limits_of,
     limits_options,
     log_option,
     printable,
@@ -21,6 +22,7 @@ from salm_dicom.cli.options import (
 
 if TYPE_CHECKING:
     from salm_dicom.batch.verify import Verification
+    from salm_dicom.fidelity import Check
 
 
 @click.command("verify", epilog="Example:  salm-dicom verify export/ shared/")
@@ -35,9 +37,10 @@ if TYPE_CHECKING:
 def command(
     source: Path,
     output: Path,
-    min_psnr: float,
-    min_ssim: float,
-    max_mean_shift: float,
+    limits_file: Path | None,
+    min_psnr: float | None,
+    min_ssim: float | None,
+    max_mean_shift: float | None,
     intensity_range: tuple[float, float] | None,
     as_json: bool,
     progress: str,
@@ -52,9 +55,8 @@ def command(
     """
     from salm_dicom.batch.verify import verify
     from salm_dicom.dicom.sandbox import sandboxed
-    from salm_dicom.fidelity import Limits
 
-    limits = Limits(psnr_db=min_psnr, ssim=min_ssim, mean_shift_hu=max_mean_shift)
+    limits = limits_of(limits_file, min_psnr, min_ssim, max_mean_shift)
     with sandboxed(sandbox), console.progress_to_stderr(progress) as show:
         found = verify(source, output, limits, intensity_range, show)
     if as_json:
@@ -119,6 +121,7 @@ def print_verification(found: Verification, output: Path) -> None:
     if rows:
         head = ("series", "PSNR", "SSIM", "mean shift", "largest change", "range", "verdict")
         console.table(rows, head)
+    _print_rows(found)
     for one in found.series:
         name = printable(one.name)
         for finding in one.findings[:5]:
@@ -145,3 +148,33 @@ def print_verification(found: Verification, output: Path) -> None:
         if not wrong
         else f"{wrong} series or files are WRONG: do not share this output"
     )
+
+
+def _print_rows(found: Verification) -> None:
+    """Print each number that has a limit once: its worst value of all series, and how many miss."""
+    from salm_dicom.fidelity import MEASURES, ROWS
+
+    groups: dict[tuple[int, str, str, str], list[tuple[Check, int]]] = {}
+    for number, one in enumerate(found.series, start=1):
+        for check in one.checks:
+            key = (check.row, check.name, check.where, check.unit)
+            groups.setdefault(key, []).append((check, number))
+    rows = []
+    for (row, name, where, unit), group in sorted(groups.items()):
+        measure = MEASURES[name]
+        worst, number = max(group, key=lambda pair: pair[0].beyond)
+        missed = sum(check.is_missed for check, _ in group)
+        less = sum(not check.is_wanted for check, _ in group)
+        rows.append(
+            (
+                f"{row} {ROWS[row]}",
+                printable(measure.title.format(where)),
+                f"{worst.value:{measure.form}} {unit}".strip(),
+                f"series {number}" + (f", {worst.at}" if worst.at else ""),
+                f"{'at least' if measure.is_floor else 'at most'} {worst.limit:g} {unit}".strip(),
+                f"{missed} missed" if missed else f"{less} not as wanted" if less else "met",
+            )
+        )
+    if rows:
+        click.echo("\nLimits, worst of all series:")
+        console.table(rows, ("row", "number", "worst", "in", "limit", "verdict"))

@@ -1,6 +1,23 @@
 """Did the images stay the same: numbers measured on source and protected pixels, and limits."""
 
-from salm_dicom.fidelity.limits import Check, Limits, checks, missed
-from salm_dicom.fidelity.metrics import Fidelity, measure
+from salm_dicom.fidelity.limits import Check, Limits, Profile, checks, missed
+from salm_dicom.fidelity.measures import DEFAULT_ROWS, MEASURES, ROWS
+from salm_dicom.fidelity.metrics import METRICS, Fidelity, measure
+from salm_dicom.fidelity.subject import Reading, Region, Subject
 
-__all__ = ["Check", "Fidelity", "Limits", "checks", "measure", "missed"]
+__all__ = [
+    "DEFAULT_ROWS",
+    "MEASURES",
+    "METRICS",
+    "ROWS",
+    "Check",
+    "Fidelity",
+    "Limits",
+    "Profile",
+    "Reading",
+    "Region",
+    "Subject",
+    "checks",
+    "measure",
+    "missed",
+]

@@ -1,70 +1,251 @@
-"""Limits a protected volume must keep, and which of them it missed."""
+"""Limits that a protected volume must keep, from TOML; and what of it was missed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
-from salm_dicom.fidelity.metrics import Fidelity
+from salm_dicom.errors import PlanError
+from salm_dicom.fidelity.measures import MEASURES
+from salm_dicom.fidelity.subject import Reading
+
+_ALL = "all"
+_PROFILE_KEYS = ("modalities", "body_parts", "limits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Limits of fidelity; none of them makes an image clinically safe.
+class Limit:
+    """The value that a number must keep to, and the better one that is wanted.
 
     Parameters
     ----------
-    psnr_db, ssim
-        Lowest allowed value of any slice, within the intensity range.
-    mean_shift_hu
-        Largest allowed shift of a slice's foreground mean, CT.
-    mean_shift_share
-        The same for other modalities, as a share of the intensity range.
+    value
+        None where missing what is wanted is no error.
+    wanted
+        None where nothing better is asked for.
+    unit
+        Unit of both.
     """
 
-    psnr_db: float = 35.0
-    ssim: float = 0.90
-    mean_shift_hu: float = 1.0
-    mean_shift_share: float = 0.01
+    value: float | None = None
+    wanted: float | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Limits of one kind of image: its modalities and the parts of the body it is for."""
+
+    name: str
+    modalities: tuple[str, ...] = ()
+    body_parts: tuple[str, ...] = ()
+    limits: Mapping[str, Limit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One measured number, the limit that it must keep, and whether it does.
 
-    `sign` stands between the two where the limit is missed; `text` says so in a sentence.
+    `sign` stands between the two where the limit is missed; `text` says so in a sentence. `limit`
+    is what is wanted where there is no stricter one; then `is_missed` is never true.
     """
 
+    row: int
     name: str
     value: float
+    unit: str
+    where: str
+    at: str
     sign: str
     limit: float
     is_missed: bool
+    is_wanted: bool
     text: str
 
-
-def checks(found: Fidelity, limits: Limits, modality: str) -> list[Check]:
-    """Return every number that has a limit, with the limit for this modality."""
-    width = found.intensity_range[1] - found.intensity_range[0]
-    shift = limits.mean_shift_hu if modality == "CT" else limits.mean_shift_share * width
-    psnr, ssim, mean_shift = found.psnr_db, found.ssim, found.mean_shift
-    return [
-        Check(
-            name="PSNR", value=psnr, sign="<", limit=limits.psnr_db,
-            is_missed=psnr < limits.psnr_db,
-            text=f"PSNR {psnr:.1f} dB < {limits.psnr_db:g} dB",
-        ),
-        Check(
-            name="SSIM", value=ssim, sign="<", limit=limits.ssim, is_missed=ssim < limits.ssim,
-            text=f"SSIM {ssim:.3f} < {limits.ssim:g}",
-        ),
-        Check(
-            name="mean shift", value=mean_shift, sign=">", limit=shift,
-            is_missed=mean_shift > shift,
-            text=f"mean shift {mean_shift:.3g} > {shift:.3g}",
-        ),
-    ]  # fmt: skip
+    @property
+    def beyond(self) -> tuple[bool, bool, float]:
+        """Return how bad it is, to be compared with the same number measured elsewhere."""
+        distance = self.value - self.limit
+        return self.is_missed, not self.is_wanted, distance if self.sign == ">" else -distance
 
 
-def missed(found: Fidelity, limits: Limits, modality: str) -> list[str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Limits for every kind of image; by default those that the package ships."""
+
+    profiles: tuple[Profile, ...] = field(default_factory=lambda: _profiles(_shipped()))
+
+    @classmethod
+    def none(cls) -> Limits:
+        """Return limits that nothing can miss."""
+        return cls(profiles=tuple(replace(one, limits={}) for one in cls().profiles))
+
+    @classmethod
+    def read(cls, path: Path) -> Limits:
+        """Return the shipped limits with those of a TOML file in their place.
+
+        Raises
+        ------
+        PlanError
+            The file cannot be read, or has a table, key, unit or value that means nothing.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+            asked = tomllib.loads(text)
+        except (OSError, UnicodeDecodeError, RecursionError) as error:
+            raise PlanError(f"the limits cannot be read ({type(error).__name__})") from error
+        except tomllib.TOMLDecodeError as error:
+            raise PlanError(f"the limits are no TOML: {error}") from error
+        raw = _shipped()
+        for name, table in asked.items():
+            if name not in raw:
+                known = ", ".join(raw)
+                raise PlanError(f"limits: there is no kind of image [{name}]; known are {known}")
+            raw[name] = _merged(name, raw[name], table)
+        return cls(profiles=_profiles(raw))
+
+    def with_value(self, name: str, value: float, modality: str | None = None) -> Limits:
+        """Return limits with another value for one number, of one modality or of all."""
+
+        def changed(profile: Profile) -> Profile:
+            if modality is not None and modality not in profile.modalities:
+                return profile
+            before = profile.limits[name]
+            return replace(profile, limits={**profile.limits, name: replace(before, value=value)})
+
+        return Limits(profiles=tuple(changed(one) for one in self.profiles))
+
+    def profile(self, modality: str, body_part: str = "") -> Profile:
+        """Return the limits of an image: of its modality and body part, if there are such."""
+        fitting = [one for one in self.profiles if modality in one.modalities]
+        for one in fitting:
+            if body_part.strip().upper() in one.body_parts:
+                return one
+        for one in fitting:
+            if not one.body_parts:
+                return one
+        return next(one for one in self.profiles if one.name == _ALL)
+
+
+def checks(readings: Iterable[Reading], profile: Profile) -> list[Check]:
+    """Return every number that has a limit, with the limit for this kind of image.
+
+    Raises
+    ------
+    PlanError
+        A limit is in another unit than the number.
+    """
+    found = []
+    for reading in readings:
+        limit = profile.limits.get(reading.name)
+        if limit is not None:
+            found.append(_check(reading, limit, profile))
+    return found
+
+
+def missed(found: Iterable[Check]) -> list[str]:
     """Return a sentence for each limit that is missed; an empty list is a pass."""
-    return [one.text for one in checks(found, limits, modality) if one.is_missed]
+    return [one.text for one in found if one.is_missed]
+
+
+def _check(reading: Reading, limit: Limit, profile: Profile) -> Check:
+    if limit.unit != reading.unit:
+        raise PlanError(
+            f"limits: {reading.name} of [{profile.name}] is in {limit.unit!r}, "
+            f"and the images are measured in {reading.unit!r}"
+        )
+    measure = MEASURES[reading.name]
+    sign = "<" if measure.is_floor else ">"
+    shown = next(one for one in (limit.value, limit.wanted) if one is not None)
+    where = "".join(f", {text}" for text in (reading.where, reading.at) if text)
+    value = f"{reading.value:{measure.form}} {reading.unit}".strip()
+    return Check(
+        row=measure.row,
+        name=reading.name,
+        value=reading.value,
+        unit=reading.unit,
+        where=reading.where,
+        at=reading.at,
+        sign=sign,
+        limit=shown,
+        is_missed=_is_beyond(reading.value, limit.value, measure.is_floor),
+        is_wanted=not _is_beyond(reading.value, limit.wanted, measure.is_floor),
+        text=f"{measure.short} {value} {sign} {shown:g} {reading.unit}".strip() + where,
+    )
+
+
+def _is_beyond(value: float, limit: float | None, is_floor: bool) -> bool:
+    """Return whether a value is beyond a limit, if there is one; what is no number always is."""
+    if limit is None:
+        return False
+    return not (value >= limit if is_floor else value <= limit)
+
+
+def _shipped() -> dict[str, Any]:
+    text = (files("salm_dicom.fidelity") / "limits.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def _merged(name: str, shipped: Mapping[str, Any], asked: object) -> dict[str, Any]:
+    """Return one table with the asked keys in place of the shipped; limits one by one."""
+    if not isinstance(asked, dict) or not isinstance(asked.get("limits", {}), dict):
+        raise PlanError(f"limits: [{name}] is no table")
+    limits = {**shipped.get("limits", {}), **asked.get("limits", {})}
+    return {**shipped, **asked, "limits": limits}
+
+
+def _profiles(raw: Mapping[str, Any]) -> tuple[Profile, ...]:
+    """Return a profile for each table, with what [all] holds where the table says nothing."""
+    return tuple(_profile(name, table, raw[_ALL]) for name, table in raw.items())
+
+
+def _profile(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> Profile:
+    _check_keys(f"[{name}]", table, _PROFILE_KEYS)
+    own = {key: _limit(name, key, one) for key, one in table.get("limits", {}).items()}
+    shared = {key: _limit(_ALL, key, one) for key, one in common["limits"].items()}
+    return Profile(
+        name=name,
+        modalities=_texts(name, table.get("modalities", [])),
+        body_parts=_texts(name, table.get("body_parts", [])),
+        limits={**shared, **own},
+    )
+
+
+def _limit(profile: str, name: str, raw: object) -> Limit:
+    place = f"{name} of [{profile}]"
+    if name not in MEASURES:
+        raise PlanError(f"limits: {place} is unknown; known are {', '.join(MEASURES)}")
+    if not isinstance(raw, dict):
+        raise PlanError(f"limits: {place} is no table; write {{ at_most = 1.0, unit = ... }}")
+    measure = MEASURES[name]
+    bound = "at_least" if measure.is_floor else "at_most"
+    _check_keys(place, raw, (bound, "wanted", "unit"))
+    numbers = {key: _number(place, key, raw[key]) for key in (bound, "wanted") if key in raw}
+    if not numbers:
+        raise PlanError(f"limits: {place} needs {bound}, or wanted, or both")
+    if raw.get("unit") not in measure.units():
+        raise PlanError(f"limits: the unit of {place} is missing or none of {measure.units()}")
+    return Limit(value=numbers.get(bound), wanted=numbers.get("wanted"), unit=raw["unit"])
+
+
+def _check_keys(place: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in table:
+        if key not in known:
+            raise PlanError(f"limits: {place} has no key {key!r}; known are {', '.join(known)}")
+
+
+def _number(place: str, key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise PlanError(f"limits: {key} of {place} is no number")
+    return float(value)
+
+
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise PlanError(f"limits: modalities and body_parts of [{name}] are lists of texts")
+    return tuple(one.upper() for one in value)

@@ -1,7 +1,8 @@
-"""What changed in a volume, in numbers: PSNR and SSIM in a stated range, shift, largest change."""
+"""METRICS: what can be measured of a volume; and its Fidelity, all of it in numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,14 @@ import torch
 from monai.metrics.regression import PSNRMetric, SSIMMetric
 from numpy.typing import NDArray
 
-from salm_dicom.volume import Booleans
+from salm_dicom.errors import Unmeasurable
+from salm_dicom.fidelity.shifts import shifts
+from salm_dicom.fidelity.subject import Reading, Subject
+
+Metric = Callable[[Subject], Iterable[Reading]]
+
+# Row of `ROWS` -> what measures it. Rows 1 and 2 are no numbers: see `dicom.conformance`.
+METRICS: dict[int, Metric] = {3: shifts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,10 @@ class Fidelity:
         Changed voxels of the foreground.
     slices
         The same numbers for each slice.
+    readings
+        Every number that can have a limit.
+    unmeasured
+        Rows of which nothing could be said, each with the reason.
     """
 
     intensity_range: tuple[float, float]
@@ -50,39 +62,57 @@ class Fidelity:
     largest_change: float
     changed_share: float
     slices: tuple[SliceFidelity, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    unmeasured: tuple[tuple[int, str], ...] = ()
 
 
-def measure(
-    source: NDArray[np.float32],
-    protected: NDArray[np.float32],
-    mask: Booleans,
-    intensity_range: tuple[float, float],
-) -> Fidelity:
+def measure(subject: Subject, rows: Collection[int] = frozenset(METRICS)) -> Fidelity:
     """Return the fidelity of a volume.
 
     Parameters
     ----------
-    source, protected
-        Modality values, (slices, rows, columns).
-    mask
-        Foreground, same shape.
-    intensity_range
-        Modality values that count as black and white.
+    rows
+        What is measured, keys of `METRICS`; PSNR, SSIM and the shift of each slice always are.
     """
-    difference = protected - source
-    slices = tuple(
-        _of_slice(source[index], protected[index], difference[index][inside], intensity_range)
-        for index, inside in enumerate(mask)
-    )
+    slices = tuple(_slices(subject))
+    largest = changed = 0.0
+    for index in subject.changed():
+        change = subject.change_at(index)
+        largest = max(largest, float(np.abs(change).max() * abs(subject.pixels.slope[index])))
+        changed += np.count_nonzero(change)
+    readings = [*_overall(subject, slices)]
+    unmeasured = []
+    for row in sorted(METRICS.keys() & set(rows)):
+        try:
+            readings += METRICS[row](subject)
+        except Unmeasurable as error:
+            unmeasured.append((row, str(error)))
     return Fidelity(
-        intensity_range=intensity_range,
+        intensity_range=subject.intensity_range,
         psnr_db=min(one.psnr_db for one in slices),
         ssim=min(one.ssim for one in slices),
         mean_shift=max(abs(one.mean_shift) for one in slices),
-        largest_change=float(np.abs(difference).max(initial=0.0)),
-        changed_share=np.count_nonzero(difference) / max(int(mask.sum()), 1),
+        largest_change=largest,
+        changed_share=changed / max(int(subject.mask.sum()), 1),
         slices=slices,
+        readings=tuple(readings),
+        unmeasured=tuple(unmeasured),
     )
+
+
+def _overall(subject: Subject, slices: Iterable[SliceFidelity]) -> Iterator[Reading]:
+    """Yield PSNR and SSIM of the worst slice, within the intensity range."""
+    low, high = subject.intensity_range
+    unit = " HU" if subject.modality == "CT" else " modality units"
+    span = f"{low:.6g}..{high:.6g}{unit}"
+    yield Reading(name="psnr", value=min(s.psnr_db for s in slices), unit="dB", where=span)
+    yield Reading(name="ssim", value=min(s.ssim for s in slices), unit="", where=span)
+
+
+def _slices(subject: Subject) -> Iterator[SliceFidelity]:
+    for index, inside in enumerate(subject.mask):
+        source, protected = subject.source_at(index), subject.protected_at(index)
+        yield _of_slice(source, protected, (protected - source)[inside], subject.intensity_range)
 
 
 def _of_slice(

@@ -1,0 +1,187 @@
+"""Shift of means, where a reader would look: windows of 10 and 20 mm, tissues, outlined regions.
+
+The mean of a slice can stay while every organ in it moves. A window that slides over the slice sees
+that without knowing any organ; a slice is looked at by itself, for the mean over several slices is
+never further from 0 than the mean of the worst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from salm_dicom.errors import Unmeasurable
+from salm_dicom.fidelity.subject import Reading, Region, Subject
+from salm_dicom.volume import Booleans, Floats, Integers
+
+# Sides of the sliding window: the smallest lesion that is measured, and a piece of an organ.
+WINDOWS_MM = (10.0, 20.0)
+# A window counts where foreground fills at least this share of it.
+_FILLED = 0.5
+# Windows stand this share of their side apart.
+_STEP = 1 / 8
+# Edges of tissues in HU: lung, fat, soft tissue, contrast and bone.
+_CT_TISSUES = {"lung": -500.0, "fat": -30.0, "soft tissue": 150.0, "bone": np.inf}
+_QUARTERS = ("darkest", "darker", "brighter", "brightest")
+# A tissue counts in a slice where it has the area of one window of the smaller kind.
+_SAMPLE = 50_000
+
+
+def shifts(subject: Subject) -> Iterator[Reading]:
+    """Yield the largest shift of a mean over windows, tissues, slices and outlined regions.
+
+    In HU for CT. Otherwise in percent of the intensity range, and for PET and scintigraphy in
+    percent of the mean that the region itself has in the source.
+
+    References
+    ----------
+    Eisenhauer et al., *RECIST 1.1*, European Journal of Cancer 45 (2009): measurable from 10 mm.
+    """
+    if not subject.mask.any():
+        raise Unmeasurable("no foreground was found")
+    for side_mm in WINDOWS_MM:
+        yield _of_windows(subject, side_mm)
+    yield _of_tissues(subject)
+    yield _of_slices(subject)
+    yield from (_of_region(subject, region) for region in subject.regions)
+
+
+def _of_windows(subject: Subject, side_mm: float) -> Reading:
+    box = subject.box
+    worst, where = 0.0, ""
+    for index in subject.changed():
+        inside = subject.mask[index][box]
+        change = subject.change_at(index, box) * inside
+        sides = [max(1, round(side_mm / spacing)) for spacing in subject.spacing_mm]
+        counts = _sums(inside, sides)
+        means = _sums(change, sides) / np.maximum(counts, 1)
+        means *= counts >= _FILLED * sides[0] * sides[1]
+        scale = _scale(subject, index)
+        if subject.is_uptake:
+            own = _sums(subject.source_at(index, box) * inside, sides) / np.maximum(counts, 1)
+            means, scale = _relative(means * subject.pixels.slope[index], own), 1.0
+        most = float(np.abs(means).max(initial=0.0)) * scale
+        if most > worst:
+            worst, where = most, f"slice {index + 1}"
+    window = f"{side_mm:g} mm window"
+    return Reading(
+        name="window_shift", value=worst, unit=subject.shift_unit, where=window, at=where
+    )
+
+
+def _sums(values: NDArray[np.generic], sides: list[int]) -> Floats:
+    """Return the sum over each window, by an integral image; windows end at the image's edge."""
+    total = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
+    np.cumsum(np.cumsum(values, axis=0, dtype=np.float64), axis=1, out=total[1:, 1:])
+    for axis, side in enumerate(sides):
+        size = values.shape[axis]
+        first = np.arange(-(side // 2), size - side // 2, max(1, int(_STEP * side)))
+        start, stop = np.clip(first, 0, size), np.clip(first + side, 0, size)
+        total = total.take(stop, axis=axis) - total.take(start, axis=axis)
+    return total
+
+
+def _of_tissues(subject: Subject) -> Reading:
+    names, edges = _tissues(subject)
+    least = WINDOWS_MM[0] ** 2 / (subject.spacing_mm[0] * subject.spacing_mm[1])
+    worst, where = 0.0, ""
+    for index in subject.changed():
+        inside = subject.mask[index][subject.box]
+        values = subject.source_at(index, subject.box)[inside]
+        tissue = np.searchsorted(edges, values, side="right")
+        change = subject.change_at(index, subject.box)[inside]
+        counts = np.bincount(tissue, minlength=len(names))
+        means = np.bincount(tissue, change, minlength=len(names)) / np.maximum(counts, 1)
+        if subject.is_uptake:
+            own = np.bincount(tissue, values, minlength=len(names)) / np.maximum(counts, 1)
+            shift = np.abs(_relative(means * subject.pixels.slope[index], own))
+        else:
+            shift = np.abs(means) * _scale(subject, index)
+        shift *= counts >= least
+        if shift.max() > worst:
+            worst = float(shift.max())
+            where = f"{names[int(shift.argmax())]}, slice {index + 1}"
+    return Reading(name="tissue_shift", value=worst, unit=subject.shift_unit, at=where)
+
+
+def _tissues(subject: Subject) -> tuple[tuple[str, ...], Floats]:
+    """Return names of tissues, and the modality values between them."""
+    if subject.modality == "CT":
+        return tuple(_CT_TISSUES), np.array([*_CT_TISSUES.values()][:-1])
+    step = max(1, len(subject) // 16)
+    parts = [subject.source_at(i)[subject.mask[i]] for i in range(0, len(subject), step)]
+    values = np.concatenate(parts)
+    values = values[:: max(1, values.size // _SAMPLE)]
+    if not values.size:
+        return _QUARTERS, np.zeros(3)
+    return _QUARTERS, np.percentile(values, (25, 50, 75))
+
+
+def _of_slices(subject: Subject) -> Reading:
+    """Return the largest shift of the mean of all foreground of a slice."""
+    worst, where = 0.0, ""
+    for index in subject.changed():
+        inside = subject.mask[index]
+        if not inside.any():
+            continue
+        shift = abs(float(subject.change_at(index)[inside].mean())) * _scale(subject, index)
+        if subject.is_uptake:
+            own = float(subject.source_at(index)[inside].mean(dtype=np.float64))
+            shift = float(_relative(shift, np.array(own)))
+        if shift > worst:
+            worst, where = shift, f"slice {index + 1}"
+    return Reading(name="slice_shift", value=worst, unit=subject.shift_unit, at=where)
+
+
+def _of_region(subject: Subject, region: Region) -> Reading:
+    """Return the shift of the mean of an outlined region, over all its slices."""
+    slices = np.flatnonzero(region.where.any(axis=(1, 2))).tolist()
+    if not slices:
+        raise Unmeasurable(f"region {region.name} has no voxel in the volume")
+    where = region.where[slices]
+    before = _mean(np.stack([subject.source_at(i) for i in slices]), where)
+    after = _mean(np.stack([subject.protected_at(i) for i in slices]), where)
+    shift = abs(after - before)
+    if subject.is_uptake:
+        shift = float(_relative(shift, np.array(before)))
+    elif subject.modality != "CT":
+        shift *= _percent(subject)
+    return Reading(
+        name="region_shift", value=shift, unit=subject.shift_unit, where=f"region {region.name}"
+    )
+
+
+def _mean(values: NDArray[np.float32], where: Booleans) -> float:
+    statistics = sitk.LabelStatisticsImageFilter()
+    statistics.SetNumberOfThreads(1)
+    statistics.Execute(
+        sitk.GetImageFromArray(values.astype(np.float64)),
+        sitk.GetImageFromArray(where.astype(np.uint8)),
+    )
+    return float(statistics.GetMean(1))
+
+
+def _scale(subject: Subject, index: int) -> float:
+    """Return what one stored unit of a slice is in the unit of a shift."""
+    slope = abs(float(subject.pixels.slope[index]))
+    if subject.modality == "CT" or subject.is_uptake:
+        return slope
+    return slope * _percent(subject)
+
+
+def _percent(subject: Subject) -> float:
+    """Return what one modality unit is in percent of the intensity range."""
+    low, high = subject.intensity_range
+    return 100 / (high - low)
+
+
+def _relative(shift: Integers | Floats | float, own: Floats) -> Floats:
+    """Return a shift in percent of the mean that was there; nothing where nothing was."""
+    there = np.abs(own)
+    return np.asarray(
+        np.divide(100 * np.asarray(shift), there, out=np.zeros_like(there, dtype=np.float64),
+                  where=there > 0)
+    )  # fmt: skip

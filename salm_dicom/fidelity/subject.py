@@ -1,0 +1,133 @@
+"""Subject: one volume before and after, as metrics see it; Reading: one number measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salm_dicom.volume import Booleans, Integers, StoredPixels
+
+Slice = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """Voxels that somebody outlined: a lesion, an organ.
+
+    Parameters
+    ----------
+    name
+        What a result calls it; never a patient's value.
+    where
+        Shape of the stored values.
+    """
+
+    name: str
+    where: Booleans
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One number that was measured, and where it was worst.
+
+    Parameters
+    ----------
+    name
+        A key of `MEASURES`, which says in what unit it is.
+    unit
+        `HU`, `%`, `dB`, or empty for a plain number.
+    where
+        The region or window that it was measured in; with the name it tells readings apart.
+    at
+        Where in the volume it was worst.
+    """
+
+    name: str
+    value: float
+    unit: str
+    where: str = ""
+    at: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One volume before and after; arrays of (slices, rows, columns).
+
+    Parameters
+    ----------
+    pixels, after
+        Source, and the stored values of its protected counterpart.
+    mask
+        Foreground.
+    spacing_mm
+        Between rows and between columns.
+    modality
+        DICOM's *Modality*.
+    intensity_range
+        Modality values that networks see as black and white.
+    regions
+        What the user outlined.
+    """
+
+    pixels: StoredPixels
+    after: Integers
+    mask: Booleans
+    spacing_mm: tuple[float, float]
+    modality: str
+    intensity_range: tuple[float, float]
+    regions: tuple[Region, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of slices."""
+        return len(self.mask)
+
+    @property
+    def shift_unit(self) -> str:
+        """Unit of a shift of a mean: HU for CT, else percent."""
+        return "HU" if self.modality == "CT" else "%"
+
+    @property
+    def is_uptake(self) -> bool:
+        """Whether values count something: a shift is then a share of the region's own mean."""
+        return self.modality in ("PT", "NM")
+
+    @cached_property
+    def box(self) -> tuple[slice, slice]:
+        """Rows and columns that hold all foreground; empty slices where there is none."""
+        rows = np.flatnonzero(self.mask.any(axis=(0, 2)))
+        columns = np.flatnonzero(self.mask.any(axis=(0, 1)))
+        if not rows.size:
+            return slice(0, 0), slice(0, 0)
+        return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+    def source_at(self, index: int, box: tuple[slice, slice] | None = None) -> Slice:
+        """Return the modality values of one slice of the source, (rows, columns)."""
+        return self._mapped(index, self.pixels.values[index][box or ...])
+
+    def protected_at(self, index: int, box: tuple[slice, slice] | None = None) -> Slice:
+        """Return the modality values of one protected slice, (rows, columns)."""
+        return self._mapped(index, self.after[index][box or ...])
+
+    def change_at(self, index: int, box: tuple[slice, slice] | None = None) -> Integers:
+        """Return the change of one slice in stored units, (rows, columns)."""
+        where = box or ...
+        change: Integers = self.after[index][where].astype(np.int32)
+        change -= self.pixels.values[index][where]
+        return change
+
+    def changed(self) -> Iterator[int]:
+        """Yield the slices that have any change."""
+        for index in range(len(self)):
+            if not np.array_equal(self.pixels.values[index], self.after[index]):
+                yield index
+
+    def _mapped(self, index: int, values: Integers) -> Slice:
+        slope, intercept = self.pixels.slope[index], self.pixels.intercept[index]
+        mapped: Slice = values.astype(np.float32)
+        mapped *= np.float32(slope)
+        mapped += np.float32(intercept)
+        return mapped
