@@ -40,14 +40,21 @@ def tightest(found: Sequence[Compared]) -> tuple[Check, ...]:
     return tuple(max(group, key=lambda one: one.beyond) for group in groups.values())
 
 
+def unmeasured(found: Sequence[Compared]) -> tuple[tuple[int, str], ...]:
+    """Return the rows of which nothing could be said in any volume, each with a reason."""
+    measured = {check.row for one in found for check in one.checks}
+    reasons = dict(pair for one in found if one.fidelity for pair in one.fidelity.unmeasured)
+    return tuple((row, reasons[row]) for row in sorted(reasons) if row not in measured)
+
+
 def _compared(pair: Pair, plan: ProtectionPlan, profile: Profile) -> Compared:
     if not pair.mask.any():
         return Compared(pair=pair, fidelity=None)
-    fidelity = measure(_subject(pair, plan))
+    fidelity = measure(_subject(pair, plan, profile))
     return Compared(pair=pair, fidelity=fidelity, checks=tuple(checks(fidelity.readings, profile)))
 
 
-def _subject(pair: Pair, plan: ProtectionPlan) -> Subject:
+def _subject(pair: Pair, plan: ProtectionPlan, profile: Profile) -> Subject:
     """Return what is measured: protected values have the mapping of their source."""
     row_mm, column_mm = _spacing_mm(pair)
     return Subject(
@@ -57,6 +64,8 @@ def _subject(pair: Pair, plan: ProtectionPlan) -> Subject:
         spacing_mm=(row_mm, column_mm),
         modality=pair.source.modality,
         intensity_range=intensity_range(plan, pair.source, pair.mask.__getitem__),
+        windows=profile.windows,
+        ratio=profile.ratio,
     )
 
 

@@ -14,7 +14,6 @@ from salm_dicom.report import Entry, Row, Sheet, Summary
 from salm_dicom.report.sheet import MISSED, RIGHT, WRONG
 
 _LISTED = 20
-_SIGNS = {"<": "at least", ">": "at most"}
 _VERDICTS = {
     RIGHT: "Every check passed, every limit is met",
     MISSED: "A limit of fidelity is missed",
@@ -63,7 +62,7 @@ def sheet_of(
         verdict=verdict,
         state=state,
         problems=problems,
-        fidelity=_fidelity_rows(verified.checks),
+        fidelity=_fidelity_rows(verified),
         record=_record_rows(verified, stated, stack, units),
         charts=() if stack is None else charts_of(stack, verified.checks, units),
         view=view,
@@ -120,18 +119,23 @@ def summary_of(found: Verification, entries: Sequence[Entry], stated: dict[str, 
     )
 
 
-def _fidelity_rows(checks: Sequence[Check]) -> tuple[Row, ...]:
-    """Return each measured number with its limit, by rows; where it was worst is said beside it."""
+def _fidelity_rows(verified: Verified) -> tuple[Row, ...]:
+    """Return each number that has a limit, in the window or region where it is worst."""
+    groups: dict[tuple[int, str], list[Check]] = {}
+    for check in verified.checks:
+        groups.setdefault((check.row, check.name), []).append(check)
     rows = []
-    for check in sorted(checks, key=lambda one: one.row):
-        measure = MEASURES[check.name]
-        value = f"{check.value:{measure.form}} {check.unit}".strip()
-        value = value if math.isfinite(check.value) else "no change"
-        limit = f"{_SIGNS[check.sign]} {check.limit:.4g} {check.unit}".strip()
+    for (row, name), group in sorted(groups.items()):
+        check = max(group, key=lambda one: one.beyond)
         verdict = "missed" if check.is_missed else "met" if check.is_wanted else "not as wanted"
         state = MISSED if check.is_missed else RIGHT
-        name = f"{ROWS[check.row]}: {measure.title.format(check.where)}"
-        rows.append(Row(name, (value, check.at, limit, verdict), state))
+        where = ", ".join(text for text in (check.where, check.at) if text)
+        texts = (MEASURES[name].title, check.shown, where, check.shown_limit, verdict)
+        rows.append(Row(f"{row} {ROWS[row]}", texts, state))
+    rows += [
+        Row(f"{row} {ROWS[row]}", (f"not measured: {reason}", "-", "-", "-", "-"))
+        for row, reason in verified.unmeasured
+    ]
     return tuple(rows)
 
 

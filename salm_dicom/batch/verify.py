@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from salm_dicom.batch import nifti
-from salm_dicom.batch.compared import Compared, compared, tightest, worst
+from salm_dicom.batch.compared import Compared, compared, tightest, unmeasured, worst
 from salm_dicom.batch.pair import Pair, pairs_of
 from salm_dicom.batch.pairing import partners_of
 from salm_dicom.batch.verify_objects import Known, VerifiedObjects, verify_objects
@@ -35,7 +35,15 @@ See = Callable[["Verified", tuple[Compared, ...]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """What was found for one source series."""
+    """What was found for one source series.
+
+    Parameters
+    ----------
+    checks
+        Every number that has a limit, of the volume where it is worst.
+    unmeasured
+        Rows of which nothing could be said in any volume, each with a reason.
+    """
 
     name: str
     modality: str
@@ -44,6 +52,7 @@ class Verified:
     missed: tuple[str, ...]
     fidelity: Fidelity | None
     checks: tuple[Check, ...] = ()
+    unmeasured: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +221,7 @@ def _verified(
         missed=tuple(sorted({text for one in found for text in missed(one.checks)})),
         fidelity=worst(found),
         checks=tightest(found),
+        unmeasured=unmeasured(found),
     )
 
 

@@ -154,27 +154,33 @@ def _print_rows(found: Verification) -> None:
     """Print each number that has a limit once: its worst value of all series, and how many miss."""
     from salm_dicom.fidelity import MEASURES, ROWS
 
-    groups: dict[tuple[int, str, str, str], list[tuple[Check, int]]] = {}
+    groups: dict[tuple[int, str], list[tuple[Check, int]]] = {}
     for number, one in enumerate(found.series, start=1):
         for check in one.checks:
-            key = (check.row, check.name, check.where, check.unit)
-            groups.setdefault(key, []).append((check, number))
+            groups.setdefault((check.row, check.name), []).append((check, number))
     rows = []
-    for (row, name, where, unit), group in sorted(groups.items()):
-        measure = MEASURES[name]
-        worst, number = max(group, key=lambda pair: pair[0].beyond)
-        missed = sum(check.is_missed for check, _ in group)
-        less = sum(not check.is_wanted for check, _ in group)
+    for (row, name), group in sorted(groups.items()):
+        check, number = max(group, key=lambda pair: pair[0].beyond)
+        missed = {series for one, series in group if one.is_missed}
+        less = {series for one, series in group if not one.is_wanted}
+        verdict = f"{len(missed)} missed" if missed else f"{len(less)} not as wanted"
+        where = (f"series {number}", check.where, check.at)
         rows.append(
             (
                 f"{row} {ROWS[row]}",
-                printable(measure.title.format(where)),
-                f"{worst.value:{measure.form}} {unit}".strip(),
-                f"series {number}" + (f", {worst.at}" if worst.at else ""),
-                f"{'at least' if measure.is_floor else 'at most'} {worst.limit:g} {unit}".strip(),
-                f"{missed} missed" if missed else f"{less} not as wanted" if less else "met",
+                MEASURES[name].title,
+                check.shown,
+                printable(", ".join(text for text in where if text)),
+                check.shown_limit,
+                verdict if missed or less else "met",
             )
         )
     if rows:
-        click.echo("\nLimits, worst of all series:")
+        click.echo("\nRows with limits, worst of all series (--json has every one):")
         console.table(rows, ("row", "number", "worst", "in", "limit", "verdict"))
+    lines: dict[str, list[str]] = {}
+    for number, one in enumerate(found.series, start=1):
+        for row, reason in one.unmeasured:
+            lines.setdefault(f"row {row} not measured: {reason}", []).append(str(number))
+    for text, numbers in lines.items():
+        click.echo(f"  {printable(text)} (series {', '.join(numbers)})")

@@ -3,7 +3,7 @@
 from salm_dicom.fidelity.limits import Check, Limits, Profile, checks, missed
 from salm_dicom.fidelity.measures import DEFAULT_ROWS, MEASURES, ROWS
 from salm_dicom.fidelity.metrics import METRICS, Fidelity, measure
-from salm_dicom.fidelity.subject import Reading, Region, Subject
+from salm_dicom.fidelity.subject import Reading, Region, Subject, Window
 
 __all__ = [
     "DEFAULT_ROWS",
@@ -17,6 +17,7 @@ __all__ = [
     "Reading",
     "Region",
     "Subject",
+    "Window",
     "checks",
     "measure",
     "missed",

@@ -12,10 +12,10 @@ from typing import Any
 
 from salm_dicom.errors import PlanError
 from salm_dicom.fidelity.measures import MEASURES
-from salm_dicom.fidelity.subject import Reading
+from salm_dicom.fidelity.subject import Reading, Window
 
 _ALL = "all"
-_PROFILE_KEYS = ("modalities", "body_parts", "limits")
+_PROFILE_KEYS = ("modalities", "body_parts", "windows", "jpeg2000_ratio", "limits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +39,23 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """Limits of one kind of image: its modalities and the parts of the body it is for."""
+    """Limits of one kind of image.
+
+    Parameters
+    ----------
+    modalities, body_parts
+        What it is for.
+    windows
+        Clinical windows; without any it is the intensity range.
+    ratio
+        JPEG 2000 compression that is accepted for such images.
+    """
 
     name: str
     modalities: tuple[str, ...] = ()
     body_parts: tuple[str, ...] = ()
+    windows: tuple[Window, ...] = ()
+    ratio: float = 6.0
     limits: Mapping[str, Limit] = field(default_factory=dict)
 
 
@@ -66,6 +78,19 @@ class Check:
     is_missed: bool
     is_wanted: bool
     text: str
+
+    @property
+    def shown(self) -> str:
+        """Return the value with its unit, as people read it."""
+        if math.isinf(self.value):
+            return "no change"
+        return f"{self.value:{MEASURES[self.name].form}} {self.unit}".strip()
+
+    @property
+    def shown_limit(self) -> str:
+        """Return the limit with its unit, as people read it."""
+        least = "at least" if self.sign == "<" else "at most"
+        return f"{least} {self.limit:.4g} {self.unit}".strip()
 
     @property
     def beyond(self) -> tuple[bool, bool, float]:
@@ -212,6 +237,8 @@ def _profile(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> 
         name=name,
         modalities=_texts(name, table.get("modalities", [])),
         body_parts=_texts(name, table.get("body_parts", [])),
+        windows=_windows(name, table.get("windows", {})),
+        ratio=_ratio(name, table.get("jpeg2000_ratio", common["jpeg2000_ratio"])),
         limits={**shared, **own},
     )
 
@@ -231,6 +258,28 @@ def _limit(profile: str, name: str, raw: object) -> Limit:
     if raw.get("unit") not in measure.units():
         raise PlanError(f"limits: the unit of {place} is missing or none of {measure.units()}")
     return Limit(value=numbers.get(bound), wanted=numbers.get("wanted"), unit=raw["unit"])
+
+
+def _windows(name: str, raw: object) -> tuple[Window, ...]:
+    place = f"windows of [{name}]"
+    if not isinstance(raw, dict):
+        raise PlanError(f"limits: {place} are no table; write {{ lung = [-600, 1500] }}")
+    found = []
+    for key, pair in raw.items():
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise PlanError(f"limits: {place} need a level and a width each")
+        level, width = (_number(place, key, value) for value in pair)
+        if width <= 0:
+            raise PlanError(f"limits: {place} need widths above 0")
+        found.append(Window(name=key, low=level - width / 2, high=level + width / 2))
+    return tuple(found)
+
+
+def _ratio(name: str, raw: object) -> float:
+    ratio = _number(f"[{name}]", "jpeg2000_ratio", raw)
+    if ratio <= 1:
+        raise PlanError(f"limits: jpeg2000_ratio of [{name}] needs to be above 1")
+    return ratio
 
 
 def _check_keys(place: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:

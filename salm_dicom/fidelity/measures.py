@@ -33,7 +33,7 @@ class Measure:
     row
         A key of `ROWS`.
     short, title
-        As a sentence and as a table name it; `{}` in the title is where it was measured.
+        As a sentence and as a table name it.
     unit
         Its unit; `SHIFT` is HU for CT and percent otherwise.
     form
@@ -54,42 +54,40 @@ class Measure:
         return ("HU", "%") if self.unit == SHIFT else (self.unit,)
 
 
+def _floor(row: int, short: str, title: str, unit: str = "", form: str = ".4f") -> Measure:
+    return Measure(row=row, short=short, title=title, unit=unit, form=form, is_floor=True)
+
+
+def _most(row: int, short: str, title: str, unit: str) -> Measure:
+    return Measure(row=row, short=short, title=title, unit=unit)
+
+
+_BEYOND = "above that of accepted JPEG 2000"
 MEASURES = {
-    "region_shift": Measure(
-        row=3, short="shift of an outlined region's mean", title="shift of the mean, {}", unit=SHIFT
+    "region_shift": _most(
+        3, "shift of an outlined region's mean", "shift of the mean, outlined region", SHIFT
     ),
-    "window_shift": Measure(
-        row=3,
-        short="shift of a window's mean",
-        title="shift of the mean, sliding {}",
-        unit=SHIFT,
+    "window_shift": _most(
+        3, "shift of a window's mean", "shift of the mean, sliding window", SHIFT
     ),
-    "tissue_shift": Measure(
-        row=3,
-        short="shift of a tissue's mean",
-        title="shift of a tissue's mean, largest of all",
-        unit=SHIFT,
+    "tissue_shift": _most(3, "shift of a tissue's mean", "shift of a tissue's mean", SHIFT),
+    "slice_shift": _most(3, "mean shift", "shift of a slice's foreground mean", SHIFT),
+    "noise_sd": _most(4, "change of noise SD", "change of SD in homogeneous squares", "%"),
+    "contrast": _most(6, "change of contrast", "change of contrast, in SD of the noise", "%"),
+    "psnr": _floor(7, "PSNR", "PSNR, lowest of the slices", "dB", ".1f"),
+    "ssim": _floor(7, "SSIM", "SSIM, lowest of the slices"),
+    "window_psnr": _floor(7, "PSNR", "PSNR in a clinical window", "dB", ".1f"),
+    "window_ssim": _floor(7, "SSIM", "SSIM in a clinical window"),
+    "least_ssim": _floor(7, "lowest local SSIM", "lowest local SSIM in a clinical window"),
+    "psnr_margin": _floor(7, "PSNR beyond JPEG 2000", f"PSNR {_BEYOND}", "dB", ".1f"),
+    "ssim_margin": _floor(7, "SSIM beyond JPEG 2000", f"SSIM {_BEYOND}"),
+    "least_ssim_margin": _floor(
+        7, "lowest local SSIM beyond JPEG 2000", f"lowest local SSIM {_BEYOND}"
     ),
-    "slice_shift": Measure(
-        row=3,
-        short="mean shift",
-        title="shift of the foreground mean, largest of the slices",
-        unit=SHIFT,
-    ),
-    "psnr": Measure(
-        row=7,
-        short="PSNR",
-        title="PSNR within {}, lowest of the slices",
-        unit="dB",
-        form=".1f",
-        is_floor=True,
-    ),
-    "ssim": Measure(
-        row=7,
-        short="SSIM",
-        title="SSIM within {}, lowest of the slices",
-        unit="",
-        form=".4f",
-        is_floor=True,
+    "vif": _floor(8, "VIF", "VIF in a clinical window"),
+    "vif_margin": _floor(8, "VIF beyond JPEG 2000", f"VIF {_BEYOND}"),
+    "jnd": _most(9, "change", "99.9th percentile of the change", "JND"),
+    "change_to_noise": _most(
+        9, "change beside the noise", "99.9th percentile of the change beside the noise", "SD"
     ),
 }

@@ -6,18 +6,37 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from monai.metrics.regression import PSNRMetric, SSIMMetric
-from numpy.typing import NDArray
 
 from salm_dicom.errors import Unmeasurable
+from salm_dicom.fidelity.measures import DEFAULT_ROWS
+from salm_dicom.fidelity.noise import contrast, noise
 from salm_dicom.fidelity.shifts import shifts
-from salm_dicom.fidelity.subject import Reading, Subject
+from salm_dicom.fidelity.structure import ssim
+from salm_dicom.fidelity.subject import Reading, Slice, Subject, Window
+from salm_dicom.fidelity.visible import visibility
+from salm_dicom.fidelity.windows import against_jpeg2000
 
-Metric = Callable[[Subject], Iterable[Reading]]
 
-# Row of `ROWS` -> what measures it. Rows 1 and 2 are no numbers: see `dicom.conformance`.
-METRICS: dict[int, Metric] = {3: shifts}
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What measures one or more rows of `ROWS`.
+
+    It yields readings whose names are in `MEASURES`, the same ones for the same subject, or raises
+    `Unmeasurable`; of a subject that did not change it yields what no limit can miss.
+    """
+
+    rows: tuple[int, ...]
+    measure: Callable[[Subject], Iterable[Reading]]
+
+
+# Rows 1 and 2 are no numbers: see `dicom.conformance`.
+METRICS: dict[str, Metric] = {
+    "shifts": Metric((3,), shifts),
+    "noise": Metric((4,), noise),
+    "contrast": Metric((6,), contrast),
+    "windows": Metric((7, 8), against_jpeg2000),
+    "visibility": Metric((9,), visibility),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +85,13 @@ class Fidelity:
     unmeasured: tuple[tuple[int, str], ...] = ()
 
 
-def measure(subject: Subject, rows: Collection[int] = frozenset(METRICS)) -> Fidelity:
+def measure(subject: Subject, rows: Collection[int] = DEFAULT_ROWS) -> Fidelity:
     """Return the fidelity of a volume.
 
     Parameters
     ----------
     rows
-        What is measured, keys of `METRICS`; PSNR, SSIM and the shift of each slice always are.
+        What is measured, of `ROWS`; PSNR, SSIM and the shift of each slice always are.
     """
     slices = tuple(_slices(subject))
     largest = changed = 0.0
@@ -82,11 +101,13 @@ def measure(subject: Subject, rows: Collection[int] = frozenset(METRICS)) -> Fid
         changed += np.count_nonzero(change)
     readings = [*_overall(subject, slices)]
     unmeasured = []
-    for row in sorted(METRICS.keys() & set(rows)):
+    for metric in METRICS.values():
+        if not set(metric.rows) & set(rows):
+            continue
         try:
-            readings += METRICS[row](subject)
+            readings += metric.measure(subject)
         except Unmeasurable as error:
-            unmeasured.append((row, str(error)))
+            unmeasured += [(row, str(error)) for row in metric.rows]
     return Fidelity(
         intensity_range=subject.intensity_range,
         psnr_db=min(one.psnr_db for one in slices),
@@ -110,34 +131,19 @@ def _overall(subject: Subject, slices: Iterable[SliceFidelity]) -> Iterator[Read
 
 
 def _slices(subject: Subject) -> Iterator[SliceFidelity]:
+    low, high = subject.intensity_range
+    shown = Window(name="intensity range", low=low, high=high)
     for index, inside in enumerate(subject.mask):
         source, protected = subject.source_at(index), subject.protected_at(index)
-        yield _of_slice(source, protected, (protected - source)[inside], subject.intensity_range)
+        yield _of_slice(source, protected, (protected - source)[inside], shown)
 
 
-def _of_slice(
-    source: NDArray[np.float32],
-    protected: NDArray[np.float32],
-    inside: NDArray[np.float32],
-    intensity_range: tuple[float, float],
-) -> SliceFidelity:
+def _of_slice(source: Slice, protected: Slice, inside: Slice, shown: Window) -> SliceFidelity:
     """Return the numbers of one slice; `inside` is the change of its foreground voxels."""
-    before, after = _scaled(source, intensity_range), _scaled(protected, intensity_range)
-    shift = float(inside.mean(dtype=np.float64)) if inside.size else 0.0
-    return SliceFidelity(_psnr(after, before), _ssim(after, before), shift)
-
-
-def _psnr(after: torch.Tensor, before: torch.Tensor) -> float:
-    return float(torch.as_tensor(PSNRMetric(max_val=1.0)(after, before)))
-
-
-def _ssim(after: torch.Tensor, before: torch.Tensor) -> float:
-    """Return the mean SSIM of a slice; images smaller than the window take a smaller one."""
-    window = min(11, *(size - 1 + size % 2 for size in after.shape[-2:]))
-    metric = SSIMMetric(spatial_dims=2, data_range=1.0, win_size=window)
-    return float(torch.as_tensor(metric(after, before)))
-
-
-def _scaled(values: NDArray[np.float32], intensity_range: tuple[float, float]) -> torch.Tensor:
-    low, high = intensity_range
-    return torch.from_numpy(np.clip((values - low) / (high - low), 0, 1))[None, None]
+    before, after = shown.shown(source), shown.shown(protected)
+    error = float(np.mean((after - before) ** 2, dtype=np.float64))
+    return SliceFidelity(
+        psnr_db=float(-10 * np.log10(error)) if error else np.inf,
+        ssim=float(ssim(before, after).mean(dtype=np.float64)),
+        mean_shift=float(inside.mean(dtype=np.float64)) if inside.size else 0.0,
+    )

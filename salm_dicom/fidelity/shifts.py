@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from salm_dicom.errors import Unmeasurable
 from salm_dicom.fidelity.subject import Reading, Region, Subject
+from salm_dicom.fidelity.tissues import tissues
 from salm_dicom.volume import Booleans, Floats, Integers
 
 # Sides of the sliding window: the smallest lesion that is measured, and a piece of an organ.
@@ -23,11 +24,6 @@ WINDOWS_MM = (10.0, 20.0)
 _FILLED = 0.5
 # Windows stand this share of their side apart.
 _STEP = 1 / 8
-# Edges of tissues in HU: lung, fat, soft tissue, contrast and bone.
-_CT_TISSUES = {"lung": -500.0, "fat": -30.0, "soft tissue": 150.0, "bone": np.inf}
-_QUARTERS = ("darkest", "darker", "brighter", "brightest")
-# A tissue counts in a slice where it has the area of one window of the smaller kind.
-_SAMPLE = 50_000
 
 
 def shifts(subject: Subject) -> Iterator[Reading]:
@@ -85,7 +81,8 @@ def _sums(values: NDArray[np.generic], sides: list[int]) -> Floats:
 
 
 def _of_tissues(subject: Subject) -> Reading:
-    names, edges = _tissues(subject)
+    names, edges = tissues(subject)
+    # a tissue counts where it has the area of one of the smaller windows
     least = WINDOWS_MM[0] ** 2 / (subject.spacing_mm[0] * subject.spacing_mm[1])
     worst, where = 0.0, ""
     for index in subject.changed():
@@ -105,19 +102,6 @@ def _of_tissues(subject: Subject) -> Reading:
             worst = float(shift.max())
             where = f"{names[int(shift.argmax())]}, slice {index + 1}"
     return Reading(name="tissue_shift", value=worst, unit=subject.shift_unit, at=where)
-
-
-def _tissues(subject: Subject) -> tuple[tuple[str, ...], Floats]:
-    """Return names of tissues, and the modality values between them."""
-    if subject.modality == "CT":
-        return tuple(_CT_TISSUES), np.array([*_CT_TISSUES.values()][:-1])
-    step = max(1, len(subject) // 16)
-    parts = [subject.source_at(i)[subject.mask[i]] for i in range(0, len(subject), step)]
-    values = np.concatenate(parts)
-    values = values[:: max(1, values.size // _SAMPLE)]
-    if not values.size:
-        return _QUARTERS, np.zeros(3)
-    return _QUARTERS, np.percentile(values, (25, 50, 75))
 
 
 def _of_slices(subject: Subject) -> Reading:

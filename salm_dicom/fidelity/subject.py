@@ -13,6 +13,9 @@ from salm_dicom.volume import Booleans, Integers, StoredPixels
 
 Slice = NDArray[np.float32]
 
+# Slices that are looked at closely when not all are.
+_SAMPLES = 4
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
@@ -28,6 +31,20 @@ class Region:
 
     name: str
     where: Booleans
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Modality values that a display shows as black and white, as radiologists call it."""
+
+    name: str
+    low: float
+    high: float
+
+    def shown(self, values: Slice) -> Slice:
+        """Return what is displayed, 0 black to 1 white."""
+        grey: Slice = (values - np.float32(self.low)) * np.float32(1 / (self.high - self.low))
+        return np.clip(grey, 0, 1, out=grey)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +88,12 @@ class Subject:
         Modality values that networks see as black and white.
     regions
         What the user outlined.
+    windows
+        Clinical windows; without any it is the intensity range.
+    ratio
+        JPEG 2000 compression that is accepted for such images.
+    is_full
+        Whether everything is measured on every slice, whatever it takes.
     """
 
     pixels: StoredPixels
@@ -80,6 +103,9 @@ class Subject:
     modality: str
     intensity_range: tuple[float, float]
     regions: tuple[Region, ...] = ()
+    windows: tuple[Window, ...] = ()
+    ratio: float = 6.0
+    is_full: bool = False
 
     def __len__(self) -> int:
         """Return the number of slices."""
@@ -103,6 +129,31 @@ class Subject:
         if not rows.size:
             return slice(0, 0), slice(0, 0)
         return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+    @cached_property
+    def views(self) -> tuple[Window, ...]:
+        """Windows that the images are looked at in."""
+        low, high = self.intensity_range
+        return self.windows or (Window(name="intensity range", low=low, high=high),)
+
+    @cached_property
+    def samples(self) -> tuple[int, ...]:
+        """Slices for what takes long: those that changed most, and others evenly between them.
+
+        Without a change, evenly chosen ones alone.
+        """
+        count = len(self)
+        if self.is_full or count <= _SAMPLES:
+            return tuple(range(count))
+        changes = [self._energy(index) for index in range(count)]
+        worst = np.argsort(changes)[::-1][: _SAMPLES // 2].tolist()
+        even = np.linspace(0, count - 1, _SAMPLES - len(worst) + 2)[1:-1].round().astype(int)
+        return tuple(sorted({*worst, *even.tolist()}))
+
+    def _energy(self, index: int) -> float:
+        """Return the sum of the squared change of a slice."""
+        change = self.change_at(index, self.box).ravel().astype(np.float32)
+        return float(np.dot(change, change)) * float(self.pixels.slope[index]) ** 2
 
     def source_at(self, index: int, box: tuple[slice, slice] | None = None) -> Slice:
         """Return the modality values of one slice of the source, (rows, columns)."""

@@ -78,7 +78,7 @@ class Sheet:
     problems
         What is wrong or missed, a sentence each.
     fidelity
-        Numbers with limits: value, where it is worst, limit, verdict.
+        Rows of numbers with limits: what, value, where it is worst, limit, verdict.
     record
         What was done: as stated by the run, as measured.
     charts

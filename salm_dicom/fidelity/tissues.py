@@ -1,0 +1,28 @@
+"""Tissues: ranges of modality values that are told apart without knowing any organ."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from salm_dicom.fidelity.subject import Subject
+from salm_dicom.volume import Floats
+
+# Upper edges in HU.
+_CT = {"lung": -500.0, "fat": -30.0, "soft tissue": 150.0, "bone": np.inf}
+_QUARTERS = ("darkest", "darker", "brighter", "brightest")
+# Slices and values that the quarters of the foreground are taken from.
+_SLICES, _VALUES = 16, 50_000
+
+
+def tissues(subject: Subject) -> tuple[tuple[str, ...], Floats]:
+    """Return names, and the modality values between them: HU for CT, else quarters of the source.
+
+    Tissues are told apart in the source, so that no change of a value moves it to another one.
+    """
+    if subject.modality == "CT":
+        return tuple(_CT), np.array([*_CT.values()][:-1])
+    step = max(1, len(subject) // _SLICES)
+    parts = [subject.source_at(i)[subject.mask[i]] for i in range(0, len(subject), step)]
+    values = np.concatenate(parts)
+    values = values[:: max(1, values.size // _VALUES)]
+    return _QUARTERS, np.percentile(values, (25, 50, 75)) if values.size else np.zeros(3)
