@@ -54,7 +54,8 @@ def write_report(
 def write_segmentation(path: Path, about: Sequence[Path]) -> Dataset:
     """Write a binary segmentation of a series, by highdicom, and return it."""
     images = [pydicom.dcmread(one) for one in about]
-    mask = np.zeros((len(images), images[0].Rows, images[0].Columns), np.uint8)
+    planes = int(images[0].get("NumberOfFrames", len(images)))
+    mask = np.zeros((planes, images[0].Rows, images[0].Columns), np.uint8)
     mask[:, 20:40, 24:36] = 1
     segment = hd.seg.SegmentDescription(
         segment_number=1,

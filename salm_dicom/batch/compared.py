@@ -7,8 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from salm_dicom.batch.outlined import Outlines
 from salm_dicom.batch.pair import Pair
-from salm_dicom.fidelity import Check, Fidelity, Profile, Subject, checks, measure
+from salm_dicom.fidelity import (
+    DEFAULT_ROWS,
+    Check,
+    Fidelity,
+    Limits,
+    Profile,
+    Subject,
+    checks,
+    measure,
+)
 from salm_dicom.plan import ProtectionPlan, intensity_range
 
 
@@ -21,9 +31,53 @@ class Compared:
     checks: tuple[Check, ...] = ()
 
 
-def compared(pairs: Sequence[Pair], plan: ProtectionPlan, profile: Profile) -> tuple[Compared, ...]:
-    """Return each pair with its fidelity, in the plan's intensity range."""
-    return tuple(_compared(pair, plan, profile) for pair in pairs)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measuring:
+    """What is measured of each pair, and by which limits.
+
+    Parameters
+    ----------
+    plan
+        Its intensity range is the one that PSNR and SSIM are stated for.
+    rows
+        Of `fidelity.ROWS`.
+    is_full
+        Whether every slice is looked at closely.
+    """
+
+    plan: ProtectionPlan
+    limits: Limits
+    outlines: Outlines
+    rows: frozenset[int] = DEFAULT_ROWS
+    is_full: bool = False
+
+    def compared(self, pairs: Sequence[Pair], body_part: str) -> tuple[Compared, ...]:
+        """Return each pair with its fidelity and the limits for such images."""
+        return tuple(self._compared(pair, body_part) for pair in pairs)
+
+    def _compared(self, pair: Pair, body_part: str) -> Compared:
+        if not pair.mask.any():
+            return Compared(pair=pair, fidelity=None)
+        profile = self.limits.profile(pair.source.modality, body_part)
+        fidelity = measure(self._subject(pair, profile), self.rows)
+        found = checks(fidelity.readings, profile)
+        return Compared(pair=pair, fidelity=fidelity, checks=tuple(found))
+
+    def _subject(self, pair: Pair, profile: Profile) -> Subject:
+        """Return what is measured: protected values have the mapping of their source."""
+        row_mm, column_mm = _spacing_mm(pair)
+        return Subject(
+            pixels=pair.source.pixels,
+            after=pair.after,
+            mask=pair.mask,
+            spacing_mm=(row_mm, column_mm),
+            modality=pair.source.modality,
+            intensity_range=intensity_range(self.plan, pair.source, pair.mask.__getitem__),
+            regions=(*pair.regions, *self.outlines.on_grid(pair.source)),
+            windows=profile.windows,
+            ratio=profile.ratio,
+            is_full=self.is_full,
+        )
 
 
 def worst(found: Sequence[Compared]) -> Fidelity | None:
@@ -45,28 +99,6 @@ def unmeasured(found: Sequence[Compared]) -> tuple[tuple[int, str], ...]:
     measured = {check.row for one in found for check in one.checks}
     reasons = dict(pair for one in found if one.fidelity for pair in one.fidelity.unmeasured)
     return tuple((row, reasons[row]) for row in sorted(reasons) if row not in measured)
-
-
-def _compared(pair: Pair, plan: ProtectionPlan, profile: Profile) -> Compared:
-    if not pair.mask.any():
-        return Compared(pair=pair, fidelity=None)
-    fidelity = measure(_subject(pair, plan, profile))
-    return Compared(pair=pair, fidelity=fidelity, checks=tuple(checks(fidelity.readings, profile)))
-
-
-def _subject(pair: Pair, plan: ProtectionPlan, profile: Profile) -> Subject:
-    """Return what is measured: protected values have the mapping of their source."""
-    row_mm, column_mm = _spacing_mm(pair)
-    return Subject(
-        pixels=pair.source.pixels,
-        after=pair.after,
-        mask=pair.mask,
-        spacing_mm=(row_mm, column_mm),
-        modality=pair.source.modality,
-        intensity_range=intensity_range(plan, pair.source, pair.mask.__getitem__),
-        windows=profile.windows,
-        ratio=profile.ratio,
-    )
 
 
 def _spacing_mm(pair: Pair) -> Iterator[float]:

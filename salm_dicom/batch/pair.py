@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from salm_dicom.volume import Booleans, Integers, Volume
+
+if TYPE_CHECKING:
+    from salm_dicom.fidelity import Region
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,17 +17,24 @@ class Pair:
     """One volume before and after, and where it may differ; arrays of (slices, rows, columns).
 
     `has_after` says of each slice whether it has a protected counterpart; `after` holds the source
-    where it has none.
+    where it has none. `regions` is what the user outlined.
     """
 
     source: Volume
     after: Integers
     mask: Booleans
     has_after: Booleans
+    regions: tuple[Region, ...] = ()
 
 
-def pairs_of(volume: Volume, after: Integers, mask: Booleans, has_after: Booleans) -> list[Pair]:
-    """Return a pair for each volume that a stack is made of."""
+def pairs_of(
+    volume: Volume,
+    after: Integers,
+    mask: Booleans,
+    has_after: Booleans,
+    regions: Sequence[Region] = (),
+) -> list[Pair]:
+    """Return a pair for each volume that a stack is made of; regions are those of the stack."""
     ends = [(part.start, part.stop) for part in volume.parts] or [(0, len(after))]
     return [
         Pair(
@@ -30,6 +42,11 @@ def pairs_of(volume: Volume, after: Integers, mask: Booleans, has_after: Boolean
             after=after[start:stop],
             mask=mask[start:stop],
             has_after=has_after[start:stop],
+            regions=tuple(
+                replace(region, where=region.where[start:stop])
+                for region in regions
+                if region.where[start:stop].any()
+            ),
         )
         for one, (start, stop) in zip(volume.volumes(), ends, strict=True)
     ]

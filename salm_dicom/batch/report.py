@@ -13,9 +13,10 @@ from salm_dicom.batch.compared import Compared
 from salm_dicom.batch.manifest import read_manifest
 from salm_dicom.batch.places import check_apart
 from salm_dicom.batch.sheet import entry_of, judgement, sheet_of, summary_of
-from salm_dicom.batch.verify import Progress, Verification, Verified, verify
+from salm_dicom.batch.verified import Verification, Verified
+from salm_dicom.batch.verify import Progress, verify
 from salm_dicom.errors import UnsafeError
-from salm_dicom.fidelity import Limits
+from salm_dicom.fidelity import DEFAULT_ROWS, Limits
 from salm_dicom.folder import WholeFolder, make_private
 from salm_dicom.report import Sheet, index_page, series_page
 
@@ -34,6 +35,8 @@ class Request:
         Modality values that PSNR and SSIM are stated for; None: as the plan's default.
     cap
         Most characters that the pixels of a page take.
+    rows, is_full, regions
+        As `verify` takes them.
     """
 
     source: Path
@@ -42,6 +45,9 @@ class Request:
     limits: Limits
     window: tuple[float, float] | None = None
     cap: int = 32_000_000
+    rows: frozenset[int] = DEFAULT_ROWS
+    is_full: bool = False
+    regions: Path | None = None
 
 
 def report(request: Request, progress: Progress = lambda *_: None) -> Verification:
@@ -69,7 +75,15 @@ def report(request: Request, progress: Progress = lambda *_: None) -> Verificati
             spooled[-1].write_bytes(pickle.dumps(sheet))
 
         found = verify(
-            request.source, request.output, request.limits, request.window, progress, see
+            request.source,
+            request.output,
+            request.limits,
+            request.window,
+            progress,
+            see,
+            rows=request.rows,
+            is_full=request.is_full,
+            regions=request.regions,
         )
         if found.series:
             _write(target, found, spooled, stated)

@@ -8,7 +8,7 @@ from typing import Any
 
 from salm_dicom.batch.compared import Compared
 from salm_dicom.batch.sheet_pixels import Stack, charts_of, notes_of, view_of
-from salm_dicom.batch.verify import Verification, Verified
+from salm_dicom.batch.verified import Verification, Verified
 from salm_dicom.fidelity import MEASURES, ROWS, Check
 from salm_dicom.report import Entry, Row, Sheet, Summary
 from salm_dicom.report.sheet import MISSED, RIGHT, WRONG

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
 from salm_dicom.batch import nifti
-from salm_dicom.batch.compared import Compared, compared, tightest, unmeasured, worst
+from salm_dicom.batch.compared import Compared, Measuring, tightest, unmeasured, worst
+from salm_dicom.batch.outlined import Outlines
 from salm_dicom.batch.pair import Pair, pairs_of
 from salm_dicom.batch.pairing import partners_of
-from salm_dicom.batch.verify_objects import Known, VerifiedObjects, verify_objects
+from salm_dicom.batch.verified import Verification, Verified
+from salm_dicom.batch.verify_objects import Known, verify_objects
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom.conformance import Finding, Instance, check, uid_pairs
 from salm_dicom.dicom.multiframe import in_file_order
@@ -23,7 +25,7 @@ from salm_dicom.dicom.scan import Scan, SeriesFiles, scan
 from salm_dicom.dicom.series import read_series
 from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import InputError, PlanError
-from salm_dicom.fidelity import Check, Fidelity, Limits, missed
+from salm_dicom.fidelity import DEFAULT_ROWS, Limits, missed
 from salm_dicom.foreground import foreground
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.image import read as read_nifti_file
@@ -33,50 +35,6 @@ Progress = Callable[[str, int, int], None]
 See = Callable[["Verified", tuple[Compared, ...]], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verified:
-    """What was found for one source series.
-
-    Parameters
-    ----------
-    checks
-        Every number that has a limit, of the volume where it is worst.
-    unmeasured
-        Rows of which nothing could be said in any volume, each with a reason.
-    """
-
-    name: str
-    modality: str
-    slices: int
-    findings: tuple[Finding, ...]
-    missed: tuple[str, ...]
-    fidelity: Fidelity | None
-    checks: tuple[Check, ...] = ()
-    unmeasured: tuple[tuple[int, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
-    """What was found for a whole output.
-
-    Parameters
-    ----------
-    series
-        One for each series of the source that is in the output.
-    absent
-        Series of the source that have no protected instance.
-    strange
-        Files of the output that could not be paired, with the reason.
-    objects
-        What was found for objects that are copied, not protected.
-    """
-
-    series: tuple[Verified, ...]
-    absent: int
-    strange: tuple[tuple[Path, str], ...] = field(default=())
-    objects: VerifiedObjects = field(default_factory=VerifiedObjects)
-
-
 def verify(
     source: Path,
     output: Path,
@@ -84,6 +42,10 @@ def verify(
     window: tuple[float, float] | None = None,
     progress: Progress = lambda *_: None,
     see: See = lambda *_: None,
+    *,
+    rows: frozenset[int] = DEFAULT_ROWS,
+    is_full: bool = False,
+    regions: Path | None = None,
 ) -> Verification:
     """Return what is wrong with a protected export, measured from disk.
 
@@ -97,9 +59,21 @@ def verify(
     see
         Given each series in the order of the result, with its pixels, which are kept no longer.
         References are looked at last: the result may have a finding more for the series.
+    rows
+        What is measured, of `fidelity.ROWS`.
+    is_full
+        Whether every slice is looked at closely, whatever it takes.
+    regions
+        A file or folder with SEG, RTSTRUCT or NIfTI masks: regions to measure.
     """
     _check_folders(source, output)
-    plan = ProtectionPlan(method="random", intensity_range=window)
+    asked = Measuring(
+        plan=ProtectionPlan(method="random", intensity_range=window),
+        limits=limits,
+        outlines=Outlines.read(regions),
+        rows=rows,
+        is_full=is_full,
+    )
     partners, copies, strange = partners_of(output)
     export = scan(source)
     found = export.series
@@ -117,20 +91,21 @@ def verify(
         pairs = {i.sop_uid: partners.get(i.sop_uid, []) for i in series.headers}
         if any(pairs.values()):
             references.append(set())
-            one, pixels = _series(series, pairs, output, limits, plan, uids, references[-1])
+            one, pixels = _series(series, pairs, output, asked, uids, references[-1])
             see(one, pixels)
             verified.append(one)
             del pixels
         else:
             absent += 1
     progress("verify", len(found), len(found))
-    images, missing, unpaired = _images(export, output, limits, plan, see)
+    images, missing, unpaired = _images(export, output, asked, see)
     objects = verify_objects(export.objects, copies, uids)
     return Verification(
         series=(*map(_with_references, verified, references, repeat(uids)), *images),
         absent=absent + missing,
         strange=(*strange, *unpaired),
         objects=objects,
+        unused_regions=asked.outlines.unused,
     )
 
 
@@ -153,8 +128,7 @@ def _series(
     series: SeriesFiles,
     pairs: dict[str, list[Path]],
     output: Path,
-    limits: Limits,
-    plan: ProtectionPlan,
+    asked: Measuring,
     uids: Known,
     references: set[UidPair],
 ) -> tuple[Verified, tuple[Compared, ...]]:
@@ -192,8 +166,9 @@ def _series(
         except InputError as error:
             findings.append(Finding(error.code, str(error)))
     findings += _consistency(identities)
-    profile = limits.profile(volume.modality, _body_part(series))
-    found = compared(pairs_of(volume, after, mask, has_after), plan, profile)
+    instances = [instance.sop_uid for instance in series.headers]
+    regions = asked.outlines.on_series(volume, instances, frames)
+    found = asked.compared(pairs_of(volume, after, mask, has_after, regions), _body_part(series))
     name = _folder(pairs.values(), output)
     return _verified(name, volume.modality, series.slices, findings, found), found
 
@@ -226,7 +201,7 @@ def _verified(
 
 
 def _images(
-    export: Scan, output: Path, limits: Limits, plan: ProtectionPlan, see: See
+    export: Scan, output: Path, asked: Measuring, see: See
 ) -> tuple[list[Verified], int, list[tuple[Path, str]]]:
     """Return what was found for NIfTI files, how many are absent, and files without a source."""
     partners, strange = nifti.partners(output)
@@ -242,7 +217,7 @@ def _images(
         seen.add(sha256)
         paths = partners.pop(sha256, [])
         if paths:
-            one, pixels = _image(path, paths, output, limits, plan)
+            one, pixels = _image(path, paths, output, asked)
             see(one, pixels)
             verified.append(one)
         else:
@@ -253,7 +228,7 @@ def _images(
 
 
 def _image(
-    source: Path, paths: list[Path], output: Path, limits: Limits, plan: ProtectionPlan
+    source: Path, paths: list[Path], output: Path, asked: Measuring
 ) -> tuple[Verified, tuple[Compared, ...]]:
     """Return what was found for one NIfTI file."""
     findings = [Finding("PAIR", f"the file has {len(paths)} protected ones")] * (len(paths) > 1)
@@ -265,7 +240,7 @@ def _image(
         findings.append(Finding(error.code, str(error)))
     modality = pairs[0].source.modality if pairs else ""
     slices = sum(len(pair.mask) for pair in pairs)
-    found = compared(pairs, plan, limits.profile(modality))
+    found = asked.compared(pairs, "")
     return _verified(_folder([paths], output), modality, slices, findings, found), found
 
 

@@ -15,7 +15,6 @@ from salm_dicom.errors import PlanError
 
 if TYPE_CHECKING:
     from salm_dicom.dicom.envelope import Key
-    from salm_dicom.fidelity import Limits
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -131,60 +130,6 @@ def selection_options(function: F) -> F:
         help="What to take: modality=CT,MR  date=20250101-20251231  series=UID  study=UID  "
         "patient=ID  path=FOLDER. Several keys must all fit, of one key any.",
     )(function)
-
-
-def limits_options(function: F) -> F:
-    """Add the limits of fidelity, and the range that PSNR and SSIM are stated for."""
-    for option in reversed(
-        [
-            click.option(
-                "--limits",
-                "limits_file",
-                type=FOLDER,
-                default=None,
-                metavar="FILE",
-                help="TOML file of limits that replace the shipped ones; see the reference.",
-            ),
-            click.option(
-                "--min-psnr", type=float, default=None, help="Of any slice, dB.  [default: 35]"
-            ),
-            click.option(
-                "--min-ssim", type=float, default=None, help="Of any slice.  [default: 0.9]"
-            ),
-            click.option(
-                "--max-mean-shift",
-                type=float,
-                default=None,
-                help="Of the foreground mean of any CT slice, HU.  [default: 1]",
-            ),
-            click.option(
-                "--intensity-range",
-                type=(float, float),
-                default=None,
-                metavar="LO HI",
-                help="Range of PSNR and SSIM. Default: -160 240 HU for CT, percentiles otherwise.",
-            ),
-        ]
-    ):
-        function = option(function)
-    return function
-
-
-def limits_of(
-    path: Path | None, min_psnr: float | None, min_ssim: float | None, max_mean_shift: float | None
-) -> Limits:
-    """Return the limits of a file, or those shipped, with what other options say in their place."""
-    from salm_dicom.fidelity import Limits
-
-    limits = Limits() if path is None else Limits.read(path)
-    for name, value, modality in (
-        ("psnr", min_psnr, None),
-        ("ssim", min_ssim, None),
-        ("slice_shift", max_mean_shift, "CT"),
-    ):
-        if value is not None:
-            limits = limits.with_value(name, value, modality)
-    return limits
 
 
 def progress_option(function: F) -> F:

@@ -7,10 +7,9 @@ from pathlib import Path
 import click
 
 from salm_dicom.cli import console
+from salm_dicom.cli.measuring import limits_of, limits_options, rows_of
 from salm_dicom.cli.options import (
     FOLDER,
-    limits_of,
-    limits_options,
     log_option,
     progress_option,
     sandbox_option,
@@ -49,6 +48,9 @@ def command(
     target: Path,
     max_mb: float,
     limits_file: Path | None,
+    regions: Path | None,
+    rows: str | None,
+    is_full: bool,
     min_psnr: float | None,
     min_ssim: float | None,
     max_mean_shift: float | None,
@@ -72,6 +74,9 @@ def command(
         target=target,
         limits=limits_of(limits_file, min_psnr, min_ssim, max_mean_shift),
         window=intensity_range,
+        rows=rows_of(rows, is_full),
+        is_full=is_full,
+        regions=regions,
         cap=round(max_mb * 1_000_000),
     )
     with sandboxed(sandbox), console.progress_to_stderr(progress) as show:

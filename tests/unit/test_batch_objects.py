@@ -16,7 +16,8 @@ from salm_dicom.batch import job as job_module
 from salm_dicom.batch import objects as objects_module
 from salm_dicom.batch.protect import Request, protect
 from salm_dicom.batch.restore import restore
-from salm_dicom.batch.verify import Verification, verify
+from salm_dicom.batch.verified import Verification
+from salm_dicom.batch.verify import verify
 from salm_dicom.cli.main import main
 from salm_dicom.errors import DiskFull, NoChange
 from salm_dicom.fidelity import Limits
