@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from salm_dicom.batch.outlined import Outlines
 from salm_dicom.batch.pair import Pair
+from salm_dicom.batch.verified import row_of
+from salm_dicom.dicom.conformance import Finding
 from salm_dicom.fidelity import (
     DEFAULT_ROWS,
     Check,
@@ -51,9 +53,19 @@ class Measuring:
     rows: frozenset[int] = DEFAULT_ROWS
     is_full: bool = False
 
-    def compared(self, pairs: Sequence[Pair], body_part: str) -> tuple[Compared, ...]:
-        """Return each pair with its fidelity and the limits for such images."""
-        return tuple(self._compared(pair, body_part) for pair in pairs)
+    def compared(
+        self, pairs: Sequence[Pair], body_part: str, findings: Iterable[Finding]
+    ) -> tuple[Compared, ...]:
+        """Return each pair with its fidelity and the limits for such images.
+
+        Voxels that may not change, and those that wrapped, are left out of every number where the
+        findings name some: row 2 has failed already, and one row points at one cause.
+        """
+        spoilt = any(row_of(finding) == 2 for finding in findings)
+        return tuple(
+            replace(self._compared(_mended(pair) if spoilt else pair, body_part), pair=pair)
+            for pair in pairs
+        )
 
     def _compared(self, pair: Pair, body_part: str) -> Compared:
         if not pair.mask.any():
@@ -99,6 +111,14 @@ def unmeasured(found: Sequence[Compared]) -> tuple[tuple[int, str], ...]:
     measured = {check.row for one in found for check in one.checks}
     reasons = dict(pair for one in found if one.fidelity for pair in one.fidelity.unmeasured)
     return tuple((row, reasons[row]) for row in sorted(reasons) if row not in measured)
+
+
+def _mended(pair: Pair) -> Pair:
+    """Return a pair whose source stands in for protected voxels that may not be what they are."""
+    before = pair.source.pixels.values
+    half = 1 << max(pair.source.pixels.bits_stored - 1, 1)
+    allowed = pair.mask & (np.abs(pair.after.astype(np.int64) - before) < half)
+    return replace(pair, after=np.where(allowed, pair.after, before))
 
 
 def _spacing_mm(pair: Pair) -> Iterator[float]:

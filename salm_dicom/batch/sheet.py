@@ -8,7 +8,7 @@ from typing import Any
 
 from salm_dicom.batch.compared import Compared
 from salm_dicom.batch.sheet_pixels import Stack, charts_of, notes_of, view_of
-from salm_dicom.batch.verified import Verification, Verified
+from salm_dicom.batch.verified import Verification, Verified, row_of
 from salm_dicom.fidelity import MEASURES, ROWS, Check
 from salm_dicom.report import Entry, Row, Sheet, Summary
 from salm_dicom.report.sheet import MISSED, RIGHT, WRONG
@@ -124,7 +124,7 @@ def _fidelity_rows(verified: Verified) -> tuple[Row, ...]:
     groups: dict[tuple[int, str], list[Check]] = {}
     for check in verified.checks:
         groups.setdefault((check.row, check.name), []).append(check)
-    rows = []
+    rows = [_findings_row(verified, row) for row in (1, 2)]
     for (row, name), group in sorted(groups.items()):
         check = max(group, key=lambda one: one.beyond)
         verdict = "missed" if check.is_missed else "met" if check.is_wanted else "not as wanted"
@@ -137,6 +137,13 @@ def _fidelity_rows(verified: Verified) -> tuple[Row, ...]:
         for row, reason in verified.unmeasured
     ]
     return tuple(rows)
+
+
+def _findings_row(verified: Verified, row: int) -> Row:
+    """Return rows 1 and 2, which are no numbers: how much is wrong."""
+    count = sum(row_of(finding) == row for finding in verified.findings)
+    texts = ("findings", f"{count}", "", "none", "wrong" if count else "met")
+    return Row(f"{row} {ROWS[row]}", texts, WRONG if count else RIGHT)
 
 
 def _record_rows(

@@ -9,6 +9,18 @@ from salm_dicom.batch.verify_objects import VerifiedObjects
 from salm_dicom.dicom.conformance import Finding
 from salm_dicom.fidelity import Check, Fidelity
 
+# Findings about voxels that may not change, of DICOM and of NIfTI files: row 2. All others are of
+# attributes, and of what else the files say: row 1.
+_OF_VOXELS = {
+    "BACKGROUND_CHANGED", "PADDING_CHANGED", "BUDGET_EXCEEDED", "PIXEL_FORMAT", "COLOUR_CHANGED",
+    "WRAPPED", "BACKGROUND", "RANGE", "BUDGET", "SHAPE",
+}  # fmt: skip
+
+
+def row_of(finding: Finding) -> int:
+    """Return the row of fidelity that a finding belongs to."""
+    return 2 if finding.code in _OF_VOXELS else 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
@@ -30,6 +42,22 @@ class Verified:
     fidelity: Fidelity | None
     checks: tuple[Check, ...] = ()
     unmeasured: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def verdicts(self) -> dict[int, str]:
+        """Return what became of each row that was asked for."""
+        wrong = {row_of(finding) for finding in self.findings}
+        found = {row: "wrong" if row in wrong else "met" for row in (1, 2)}
+        found |= {row: "not measured" for row, _ in self.unmeasured}
+        for check in self.checks:
+            others = found.get(check.row, "")
+            if check.is_missed or others == "missed":
+                found[check.row] = "missed"
+            elif not check.is_wanted or others == "not as wanted":
+                found[check.row] = "not as wanted"
+            else:
+                found[check.row] = "met"
+        return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

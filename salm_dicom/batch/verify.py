@@ -168,7 +168,9 @@ def _series(
     findings += _consistency(identities)
     instances = [instance.sop_uid for instance in series.headers]
     regions = asked.outlines.on_series(volume, instances, frames)
-    found = asked.compared(pairs_of(volume, after, mask, has_after, regions), _body_part(series))
+    found = asked.compared(
+        pairs_of(volume, after, mask, has_after, regions), _body_part(series), findings
+    )
     name = _folder(pairs.values(), output)
     return _verified(name, volume.modality, series.slices, findings, found), found
 
@@ -240,7 +242,7 @@ def _image(
         findings.append(Finding(error.code, str(error)))
     modality = pairs[0].source.modality if pairs else ""
     slices = sum(len(pair.mask) for pair in pairs)
-    found = asked.compared(pairs, "")
+    found = asked.compared(pairs, "", findings)
     return _verified(_folder([paths], output), modality, slices, findings, found), found
 
 

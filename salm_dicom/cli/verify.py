@@ -97,6 +97,7 @@ def _emit(found: Verification) -> None:
 
     for one in found.series:
         values = asdict(one)
+        values["verdicts"] = one.verdicts
         if values["fidelity"]:
             del values["fidelity"]["slices"]  # `report` shows them
         console.emit("series", **values)
@@ -169,6 +170,7 @@ def print_verification(found: Verification, output: Path) -> None:
 
 def _print_rows(found: Verification) -> None:
     """Print each number that has a limit once: its worst value of all series, and how many miss."""
+    from salm_dicom.batch.verified import row_of
     from salm_dicom.fidelity import MEASURES, ROWS
 
     groups: dict[tuple[int, str], list[tuple[Check, int]]] = {}
@@ -176,6 +178,11 @@ def _print_rows(found: Verification) -> None:
         for check in one.checks:
             groups.setdefault((check.row, check.name), []).append((check, number))
     rows = []
+    for row in (1, 2):
+        wrong = sum(one.verdicts[row] == "wrong" for one in found.series)
+        count = sum(row_of(finding) == row for one in found.series for finding in one.findings)
+        verdict = f"{wrong} wrong" if wrong else "met"
+        rows.append((f"{row} {ROWS[row]}", "findings", str(count), "", "none", verdict))
     for (row, name), group in sorted(groups.items()):
         check, number = max(group, key=lambda pair: pair[0].beyond)
         missed = {series for one, series in group if one.is_missed}
@@ -192,7 +199,7 @@ def _print_rows(found: Verification) -> None:
                 verdict if missed or less else "met",
             )
         )
-    if rows:
+    if found.series:
         click.echo("\nRows with limits, worst of all series (--json has every one):")
         console.table(rows, ("row", "number", "worst", "in", "limit", "verdict"))
     lines: dict[str, list[str]] = {}

@@ -249,6 +249,10 @@ def _pixels(
         if outside:
             yield Finding("BACKGROUND_CHANGED", f"{outside} voxels outside the foreground changed")
     yield from _padding(source.file, before, after)
+    half = 1 << max(h.short_of(protected.file, h.BITS_STORED) - 1, 1)
+    wrapped = int(np.count_nonzero(np.abs(delta) >= half))
+    if wrapped:
+        yield Finding("WRAPPED", f"{wrapped} values changed by half of all that their bits hold")
     found = int(np.abs(delta).max(initial=0))
     allowed = largest
     if allowed is None:

@@ -73,6 +73,12 @@ MEASURES = {
     "tissue_shift": _most(3, "shift of a tissue's mean", "shift of a tissue's mean", SHIFT),
     "slice_shift": _most(3, "mean shift", "shift of a slice's foreground mean", SHIFT),
     "noise_sd": _most(4, "change of noise SD", "change of SD in homogeneous squares", "%"),
+    "nps_integral": _most(
+        5, "change of the noise power", "change of the noise power spectrum's integral", "%"
+    ),
+    "nps_frequency": _most(
+        5, "change of the noise's mean frequency", "change of the spectrum's mean frequency", "%"
+    ),
     "contrast": _most(6, "change of contrast", "change of contrast, in SD of the noise", "%"),
     "psnr": _floor(7, "PSNR", "PSNR, lowest of the slices", "dB", ".1f"),
     "ssim": _floor(7, "SSIM", "SSIM, lowest of the slices"),

@@ -11,6 +11,7 @@ from salm_dicom.errors import Unmeasurable
 from salm_dicom.fidelity.measures import DEFAULT_ROWS
 from salm_dicom.fidelity.noise import contrast, noise
 from salm_dicom.fidelity.shifts import shifts
+from salm_dicom.fidelity.spectrum import spectrum
 from salm_dicom.fidelity.structure import ssim
 from salm_dicom.fidelity.subject import Reading, Slice, Subject, Window
 from salm_dicom.fidelity.visible import visibility
@@ -33,6 +34,7 @@ class Metric:
 METRICS: dict[str, Metric] = {
     "shifts": Metric((3,), shifts),
     "noise": Metric((4,), noise),
+    "spectrum": Metric((5,), spectrum),
     "contrast": Metric((6,), contrast),
     "windows": Metric((7, 8), against_jpeg2000),
     "visibility": Metric((9,), visibility),

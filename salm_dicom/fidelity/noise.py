@@ -84,18 +84,31 @@ def contrast(subject: Subject) -> Iterator[Reading]:
         yield from _of_tissues(subject)
 
 
+def tiled(values: NDArray[T], rows: int, columns: int) -> NDArray[T]:
+    """Return the squares that fit, (squares, voxels of one)."""
+    down, across = values.shape[0] // rows, values.shape[1] // columns
+    fitting = values[: down * rows, : across * columns].reshape(down, rows, across, columns)
+    return fitting.swapaxes(1, 2).reshape(down * across, rows * columns)
+
+
+def is_homogeneous(variance: Floats) -> Booleans:
+    """Return which squares hold noise and nothing else, of all squares' variances."""
+    if not variance.size:
+        return np.zeros(0, dtype=bool)
+    return np.asarray(variance <= _MULTIPLE * np.quantile(variance, _QUARTILE))
+
+
 def _homogeneous(found: Squares) -> Squares:
-    most = _MULTIPLE * np.quantile(found.variance, _QUARTILE)
-    return found.taken(found.variance <= most)
+    return found.taken(is_homogeneous(found.variance))
 
 
 def _squares(subject: Subject) -> Squares:
     rows, columns = (max(_SIDE, round(_SIDE_MM / mm)) for mm in subject.spacing_mm)
     counts, parts = [], []
     for index in range(len(subject)):
-        full = _tiled(subject.mask[index][subject.box], rows, columns).all(axis=1)
-        before = _tiled(subject.source_at(index, subject.box), rows, columns)[full]
-        after = _tiled(subject.protected_at(index, subject.box), rows, columns)[full]
+        full = tiled(subject.mask[index][subject.box], rows, columns).all(axis=1)
+        before = tiled(subject.source_at(index, subject.box), rows, columns)[full]
+        after = tiled(subject.protected_at(index, subject.box), rows, columns)[full]
         counts.append(len(before))
         parts.append(
             np.stack([before.mean(1), after.mean(1), before.var(1), after.var(1)]).astype(float)
@@ -108,13 +121,6 @@ def _squares(subject: Subject) -> Squares:
         variance=variance,
         variance_after=variance_after,
     )
-
-
-def _tiled(values: NDArray[T], rows: int, columns: int) -> NDArray[T]:
-    """Return the squares that fit, (squares, voxels of one)."""
-    down, across = values.shape[0] // rows, values.shape[1] // columns
-    fitting = values[: down * rows, : across * columns].reshape(down, rows, across, columns)
-    return fitting.swapaxes(1, 2).reshape(down * across, rows * columns)
 
 
 def _of_tissues(subject: Subject) -> Iterator[Reading]:
