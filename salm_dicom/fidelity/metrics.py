@@ -12,7 +12,7 @@ from salm_dicom.fidelity.measures import DEFAULT_ROWS
 from salm_dicom.fidelity.noise import contrast, noise
 from salm_dicom.fidelity.shifts import shifts
 from salm_dicom.fidelity.spectrum import spectrum
-from salm_dicom.fidelity.structure import ssim
+from salm_dicom.fidelity.structure import ssim, taps_for
 from salm_dicom.fidelity.subject import Reading, Slice, Subject, Window
 from salm_dicom.fidelity.visible import visibility
 from salm_dicom.fidelity.windows import against_jpeg2000
@@ -133,19 +133,36 @@ def _overall(subject: Subject, slices: Iterable[SliceFidelity]) -> Iterator[Read
 
 
 def _slices(subject: Subject) -> Iterator[SliceFidelity]:
+    """Yield the numbers of each slice; beyond the reach of the foreground nothing can differ."""
     low, high = subject.intensity_range
     shown = Window(name="intensity range", low=low, high=high)
+    rows, columns = subject.mask.shape[1:]
+    taps = taps_for((rows, columns))
+    box = tuple(slice(max(0, part.start - taps), part.stop + taps) for part in subject.box)
+    counts = rows * columns, (rows - taps + 1) * (columns - taps + 1)
     for index, inside in enumerate(subject.mask):
-        source, protected = subject.source_at(index), subject.protected_at(index)
-        yield _of_slice(source, protected, (protected - source)[inside], shown)
+        source, protected = subject.source_at(index, box), subject.protected_at(index, box)
+        yield _of_slice(source, protected, (protected - source)[inside[box]], shown, counts)
 
 
-def _of_slice(source: Slice, protected: Slice, inside: Slice, shown: Window) -> SliceFidelity:
-    """Return the numbers of one slice; `inside` is the change of its foreground voxels."""
+def _of_slice(
+    source: Slice, protected: Slice, inside: Slice, shown: Window, counts: tuple[int, int]
+) -> SliceFidelity:
+    """Return the numbers of one slice.
+
+    Parameters
+    ----------
+    inside
+        The change of its foreground voxels.
+    counts
+        Voxels of the whole slice, and places where the window of SSIM fits into it.
+    """
     before, after = shown.shown(source), shown.shown(protected)
-    error = float(np.mean((after - before) ** 2, dtype=np.float64))
+    apart = np.subtract(after, before).ravel()
+    error = float(np.dot(apart, apart)) / counts[0]
+    lost = float((1 - ssim(before, after)).sum(dtype=np.float64)) if error else 0.0
     return SliceFidelity(
         psnr_db=float(-10 * np.log10(error)) if error else np.inf,
-        ssim=float(ssim(before, after).mean(dtype=np.float64)),
+        ssim=1 - lost / counts[1],
         mean_shift=float(inside.mean(dtype=np.float64)) if inside.size else 0.0,
     )

@@ -8,6 +8,7 @@ never further from 0 than the mean of the worst.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -38,46 +39,55 @@ def shifts(subject: Subject) -> Iterator[Reading]:
     """
     if not subject.mask.any():
         raise Unmeasurable("no foreground was found")
-    for side_mm in WINDOWS_MM:
-        yield _of_windows(subject, side_mm)
+    yield from _of_windows(subject)
     yield _of_tissues(subject)
     yield _of_slices(subject)
     yield from (_of_region(subject, region) for region in subject.regions)
 
 
-def _of_windows(subject: Subject, side_mm: float) -> Reading:
-    box = subject.box
-    worst, where = 0.0, ""
+def _of_windows(subject: Subject) -> Iterator[Reading]:
+    worst = dict.fromkeys(WINDOWS_MM, (0.0, ""))
     for index in subject.changed():
-        inside = subject.mask[index][box]
-        change = subject.change_at(index, box) * inside
-        sides = [max(1, round(side_mm / spacing)) for spacing in subject.spacing_mm]
-        counts = _sums(inside, sides)
-        means = _sums(change, sides) / np.maximum(counts, 1)
-        means *= counts >= _FILLED * sides[0] * sides[1]
-        scale = _scale(subject, index)
+        inside = subject.mask[index][subject.box]
+        found = _integral(inside), _integral(subject.change_at(index, subject.box) * inside)
+        own = None
         if subject.is_uptake:
-            own = _sums(subject.source_at(index, box) * inside, sides) / np.maximum(counts, 1)
-            means, scale = _relative(means * subject.pixels.slope[index], own), 1.0
-        most = float(np.abs(means).max(initial=0.0)) * scale
-        if most > worst:
-            worst, where = most, f"slice {index + 1}"
-    window = f"{side_mm:g} mm window"
-    return Reading(
-        name="window_shift", value=worst, unit=subject.shift_unit, where=window, at=where
-    )
+            own = _integral(subject.source_at(index, subject.box) * inside)
+        for side_mm in WINDOWS_MM:
+            sides = [max(1, round(side_mm / spacing)) for spacing in subject.spacing_mm]
+            counts, shifts = (_sums(one, sides) for one in found)
+            means = shifts / np.maximum(counts, 1)
+            means *= counts >= _FILLED * sides[0] * sides[1]
+            scale = _scale(subject, index)
+            if own is not None:
+                before = _sums(own, sides) / np.maximum(counts, 1)
+                means, scale = _relative(means * subject.pixels.slope[index], before), 1.0
+            most = max(float(means.max(initial=0.0)), -float(means.min(initial=0.0))) * scale
+            if most > worst[side_mm][0]:
+                worst[side_mm] = most, f"slice {index + 1}"
+    for side_mm, (value, at) in worst.items():
+        window = f"{side_mm:g} mm window"
+        yield Reading(
+            name="window_shift", value=value, unit=subject.shift_unit, where=window, at=at
+        )
 
 
-def _sums(values: NDArray[np.generic], sides: list[int]) -> Floats:
-    """Return the sum over each window, by an integral image; windows end at the image's edge."""
+def _integral(values: NDArray[Any]) -> Floats:
+    """Return the sum of all that lies above and to the left of each corner between voxels."""
     total = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
-    np.cumsum(np.cumsum(values, axis=0, dtype=np.float64), axis=1, out=total[1:, 1:])
+    np.cumsum(values, axis=1, out=total[1:, 1:])
+    np.cumsum(total, axis=0, out=total)
+    return total
+
+
+def _sums(integral: Floats, sides: list[int]) -> Floats:
+    """Return the sum over each window from an integral image; windows end at the image's edge."""
     for axis, side in enumerate(sides):
-        size = values.shape[axis]
+        size = integral.shape[axis] - 1
         first = np.arange(-(side // 2), size - side // 2, max(1, int(_STEP * side)))
         start, stop = np.clip(first, 0, size), np.clip(first + side, 0, size)
-        total = total.take(stop, axis=axis) - total.take(start, axis=axis)
-    return total
+        integral = integral.take(stop, axis=axis) - integral.take(start, axis=axis)
+    return integral
 
 
 def _of_tissues(subject: Subject) -> Reading:

@@ -30,12 +30,16 @@ def ssim(source: Image, other: Image) -> Image:
     Wang et al., *Image quality assessment: from error visibility to structural similarity*, IEEE
     Transactions on Image Processing 13 (2004).
     """
-    taps = min(_SSIM_TAPS, *(size - 1 + size % 2 for size in source.shape))
-    kernel = _kernel(taps, _SSIM_SD)
+    kernel = _kernel(taps_for(source.shape), _SSIM_SD)
     mean, mean_other, variance, variance_other, covariance = _moments(source, other, kernel)
     found: Image = (2 * mean * mean_other + _C1) * (2 * covariance + _C2)
     found /= (mean**2 + mean_other**2 + _C1) * (variance + variance_other + _C2)
     return found
+
+
+def taps_for(shape: tuple[int, ...]) -> int:
+    """Return the side of the window of SSIM: 11, or what fits."""
+    return min(_SSIM_TAPS, *(size - 1 + size % 2 for size in shape))
 
 
 def vif(source: Image, other: Image) -> float:
@@ -91,15 +95,19 @@ def _moments(source: Image, other: Image, kernel: Image) -> tuple[Image, ...]:
 
 def _means(image: Image, kernel: Image) -> Image:
     """Return the weighted mean of each window that fits, by a symmetric kernel."""
+    half = len(kernel) // 2
     for axis in (0, 1):
-        size, half = image.shape[axis] - len(kernel) + 1, len(kernel) // 2
-
-        def shifted(by: int, image: Image = image, axis: int = axis, size: int = size) -> Image:
-            return image[by : by + size] if axis == 0 else image[:, by : by + size]
-
-        total = kernel[half] * shifted(half)
+        size = image.shape[axis] - len(kernel) + 1
+        taps = [
+            image[by : by + size] if axis == 0 else image[:, by : by + size]
+            for by in range(len(kernel))
+        ]
+        total = kernel[half] * taps[half]
+        both = np.empty_like(total)
         for tap in range(half):
-            total += kernel[tap] * (shifted(tap) + shifted(len(kernel) - 1 - tap))
+            np.add(taps[tap], taps[-1 - tap], out=both)
+            both *= kernel[tap]
+            total += both
         image = total
     return image
 

@@ -155,15 +155,15 @@ class Subject:
         change = self.change_at(index, self.box).ravel().astype(np.float32)
         return float(np.dot(change, change)) * float(self.pixels.slope[index]) ** 2
 
-    def source_at(self, index: int, box: tuple[slice, slice] | None = None) -> Slice:
+    def source_at(self, index: int, box: tuple[slice, ...] | None = None) -> Slice:
         """Return the modality values of one slice of the source, (rows, columns)."""
         return self._mapped(index, self.pixels.values[index][box or ...])
 
-    def protected_at(self, index: int, box: tuple[slice, slice] | None = None) -> Slice:
+    def protected_at(self, index: int, box: tuple[slice, ...] | None = None) -> Slice:
         """Return the modality values of one protected slice, (rows, columns)."""
         return self._mapped(index, self.after[index][box or ...])
 
-    def change_at(self, index: int, box: tuple[slice, slice] | None = None) -> Integers:
+    def change_at(self, index: int, box: tuple[slice, ...] | None = None) -> Integers:
         """Return the change of one slice in stored units, (rows, columns)."""
         where = box or ...
         change: Integers = self.after[index][where].astype(np.int32)

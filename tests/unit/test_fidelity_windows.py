@@ -131,3 +131,23 @@ def test_only_some_slices_are_looked_at_closely_the_worst_among_them_unless_all_
     assert 5 in found.samples
     assert replace(found, is_full=True).samples == tuple(range(12))
     assert {one.at for one in against_jpeg2000(found) if one.name == "window_psnr"} == {"slice 6"}
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(128, 128), (40, 128), (9, 30), (1, 1), (12, 12)])
+def test_psnr_and_ssim_are_those_of_whole_slices_though_only_the_foreground_is_looked_at(
+    rows, columns
+):
+    subject = body(slices=1)
+    cut = (slice(None), slice(64 - rows // 2, 64 - rows // 2 + rows), slice(0, columns))
+    stored = subject.pixels.values[cut]
+    mask = np.zeros_like(subject.mask[cut])
+    mask[:, rows // 3 : rows // 3 + rows // 4 + 1, columns // 2 :] = True
+    small = replace(subject, pixels=replace(subject.pixels, values=stored), after=stored, mask=mask)
+    after = changed(small, np.full(mask.shape, 9))
+    window = Window(name="", low=-160, high=240)
+    before, other = (window.shown(at(0)) for at in (after.source_at, after.protected_at))
+    found = measure(after, rows=()).slices[0]
+    assert found.ssim == pytest.approx(float(ssim(before, other).mean()), abs=1e-5)
+    error = float(np.mean((before - other) ** 2))
+    expected = -10 * np.log10(error) if error else np.inf
+    assert found.psnr_db == pytest.approx(expected, abs=1e-3)
