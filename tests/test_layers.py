@@ -33,6 +33,7 @@ OWNERS = {
     "jinja2": {"report"},
     "monai": {"learning", "fidelity", "transforms", "audit"},
     "matplotlib": {"audit"},
+    "mirp": {"fidelity"},
     "torch": {"perturb", "learning", "fidelity", "protector", "transforms", "batch", "audit"},
 }
 MOST_LINES = 300

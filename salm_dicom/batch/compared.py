@@ -21,6 +21,7 @@ from salm_dicom.fidelity import (
     checks,
     measure,
 )
+from salm_dicom.fidelity.subject import Segmenter
 from salm_dicom.plan import ProtectionPlan, intensity_range
 
 
@@ -45,6 +46,8 @@ class Measuring:
         Of `fidelity.ROWS`.
     is_full
         Whether every slice is looked at closely.
+    model
+        What row 10 segments with.
     """
 
     plan: ProtectionPlan
@@ -52,6 +55,7 @@ class Measuring:
     outlines: Outlines
     rows: frozenset[int] = DEFAULT_ROWS
     is_full: bool = False
+    model: Segmenter | None = None
 
     def compared(
         self, pairs: Sequence[Pair], body_part: str, findings: Iterable[Finding]
@@ -89,6 +93,8 @@ class Measuring:
             windows=profile.windows,
             ratio=profile.ratio,
             is_full=self.is_full,
+            affine=pair.source.affine,
+            model=self.model,
         )
 
 

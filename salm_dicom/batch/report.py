@@ -35,7 +35,7 @@ class Request:
         Modality values that PSNR and SSIM are stated for; None: as the plan's default.
     cap
         Most characters that the pixels of a page take.
-    rows, is_full, regions
+    rows, is_full, regions, model
         As `verify` takes them.
     """
 
@@ -48,6 +48,7 @@ class Request:
     rows: frozenset[int] = DEFAULT_ROWS
     is_full: bool = False
     regions: Path | None = None
+    model: Path | None = None
 
 
 def report(request: Request, progress: Progress = lambda *_: None) -> Verification:
@@ -84,6 +85,7 @@ def report(request: Request, progress: Progress = lambda *_: None) -> Verificati
             rows=request.rows,
             is_full=request.is_full,
             regions=request.regions,
+            model=request.model,
         )
         if found.series:
             _write(target, found, spooled, stated)

@@ -26,11 +26,13 @@ from salm_dicom.dicom.series import read_series
 from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import InputError, PlanError
 from salm_dicom.fidelity import DEFAULT_ROWS, Limits, missed
+from salm_dicom.fidelity.subject import Segmenter
 from salm_dicom.foreground import foreground
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.image import read as read_nifti_file
 from salm_dicom.plan import ProtectionPlan
 
+_SEGMENTATION = 10
 Progress = Callable[[str, int, int], None]
 See = Callable[["Verified", tuple[Compared, ...]], None]
 
@@ -46,6 +48,7 @@ def verify(
     rows: frozenset[int] = DEFAULT_ROWS,
     is_full: bool = False,
     regions: Path | None = None,
+    model: Path | None = None,
 ) -> Verification:
     """Return what is wrong with a protected export, measured from disk.
 
@@ -65,6 +68,8 @@ def verify(
         Whether every slice is looked at closely, whatever it takes.
     regions
         A file or folder with SEG, RTSTRUCT or NIfTI masks: regions to measure.
+    model
+        What row 10 segments with, see `fidelity.models.load_segmenter`.
     """
     _check_folders(source, output)
     asked = Measuring(
@@ -73,6 +78,7 @@ def verify(
         outlines=Outlines.read(regions),
         rows=rows,
         is_full=is_full,
+        model=_model(model, rows),
     )
     partners, copies, strange = partners_of(output)
     export = scan(source)
@@ -107,6 +113,14 @@ def verify(
         objects=objects,
         unused_regions=asked.outlines.unused,
     )
+
+
+def _model(path: Path | None, rows: frozenset[int]) -> Segmenter | None:
+    if path is None or _SEGMENTATION not in rows:
+        return None
+    from salm_dicom.fidelity.models import load_segmenter  # torch and MONAI, for this row only
+
+    return load_segmenter(path)
 
 
 def _check_folders(source: Path, output: Path) -> None:

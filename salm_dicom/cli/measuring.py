@@ -34,6 +34,14 @@ def limits_options(function: F) -> F:
                 help="SEG, RTSTRUCT or NIfTI masks, a file or a folder: each is measured.",
             ),
             click.option(
+                "--model",
+                type=FOLDER,
+                default=None,
+                metavar="PATH",
+                help="TorchScript file or MONAI bundle that segments, for row 10. It runs its own "
+                "code: name only what you trust.",
+            ),
+            click.option(
                 "--rows",
                 default=None,
                 metavar="LIST",

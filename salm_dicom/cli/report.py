@@ -49,6 +49,7 @@ def command(
     max_mb: float,
     limits_file: Path | None,
     regions: Path | None,
+    model: Path | None,
     rows: str | None,
     is_full: bool,
     min_psnr: float | None,
@@ -77,6 +78,7 @@ def command(
         rows=rows_of(rows, is_full),
         is_full=is_full,
         regions=regions,
+        model=model,
         cap=round(max_mb * 1_000_000),
     )
     with sandboxed(sandbox), console.progress_to_stderr(progress) as show:

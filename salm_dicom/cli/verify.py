@@ -38,6 +38,7 @@ def command(
     output: Path,
     limits_file: Path | None,
     regions: Path | None,
+    model: Path | None,
     rows: str | None,
     is_full: bool,
     min_psnr: float | None,
@@ -71,6 +72,7 @@ def command(
             rows=rows_of(rows, is_full),
             is_full=is_full,
             regions=regions,
+            model=model,
         )
     if as_json:
         _emit(found)

@@ -96,4 +96,17 @@ MEASURES = {
     "change_to_noise": _most(
         9, "change beside the noise", "99.9th percentile of the change beside the noise", "SD"
     ),
+    "dice": _floor(10, "Dice of a model's segmentation", "Dice of a model's segmentation"),
+    "segment_volume": _most(
+        10, "change of a model's volume", "change of volume in a model's segmentation", "%"
+    ),
+    "features": _floor(
+        11, "first-order features within 10 %", "first-order features within 10 %", "%", ".3g"
+    ),
+    "texture_features": _floor(
+        11, "texture features within 10 %", "texture features within 10 %", "%", ".3g"
+    ),
+    "observer_auc": _most(
+        12, "change of a model observer's AUC", "change of a model observer's AUC", ""
+    ),
 }

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from salm_dicom.errors import Unmeasurable
+from salm_dicom.fidelity.features import radiomics
 from salm_dicom.fidelity.measures import DEFAULT_ROWS
 from salm_dicom.fidelity.noise import contrast, noise
+from salm_dicom.fidelity.observer import observer
+from salm_dicom.fidelity.segmentation import segmentation
 from salm_dicom.fidelity.shifts import shifts
 from salm_dicom.fidelity.spectrum import spectrum
 from salm_dicom.fidelity.structure import ssim, taps_for
@@ -38,6 +41,9 @@ METRICS: dict[str, Metric] = {
     "contrast": Metric((6,), contrast),
     "windows": Metric((7, 8), against_jpeg2000),
     "visibility": Metric((9,), visibility),
+    "segmentation": Metric((10,), segmentation),
+    "radiomics": Metric((11,), radiomics),
+    "observer": Metric((12,), observer),
 }
 
 

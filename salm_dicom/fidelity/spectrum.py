@@ -37,7 +37,7 @@ def spectrum(subject: Subject) -> Iterator[Reading]:
     for index in subject.samples:
         full = tiled(subject.mask[index][subject.box], rows, columns).all(axis=1)
         before, after = (
-            _flat(tiled(at(index, subject.box), rows, columns)[full].reshape(-1, rows, columns))
+            flat(tiled(at(index, subject.box), rows, columns)[full].reshape(-1, rows, columns))
             for at in (subject.source_at, subject.protected_at)
         )
         variance = np.square(before).mean(axis=(1, 2))
@@ -57,8 +57,8 @@ def spectrum(subject: Subject) -> Iterator[Reading]:
         yield Reading(name=name, value=value, unit="%", at=at)
 
 
-def _flat(squares: Slice) -> Floats:
-    """Return squares without their mean and slope: what is left is noise."""
+def flat(squares: Slice) -> Floats:
+    """Return squares, (squares, rows, columns), without mean and slope: what is left is noise."""
     rows, columns = squares.shape[1:]
     values = squares - squares.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
     for axis, size in ((1, rows), (2, columns)):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from salm_dicom.volume import Booleans, Integers, StoredPixels
+from salm_dicom.volume import Booleans, Floats, Integers, StoredPixels
 
 Slice = NDArray[np.float32]
+
+# Modality values, (slices, rows, columns), and an affine -> a label for each voxel of the grid that
+# the model works on, which is the same for two volumes of one grid.
+Segmenter = Callable[[Slice, Floats], NDArray[np.int64]]
 
 # Slices that are looked at closely when not all are.
 _SAMPLES = 4
@@ -94,6 +98,10 @@ class Subject:
         JPEG 2000 compression that is accepted for such images.
     is_full
         Whether everything is measured on every slice, whatever it takes.
+    affine
+        (4, 4), (column, row, slice, 1) to RAS millimetres, for the model.
+    model
+        A segmentation model, see `models.load_segmenter`.
     """
 
     pixels: StoredPixels
@@ -106,6 +114,8 @@ class Subject:
     windows: tuple[Window, ...] = ()
     ratio: float = 6.0
     is_full: bool = False
+    affine: Floats = field(default_factory=lambda: np.eye(4))
+    model: Segmenter | None = None
 
     def __len__(self) -> int:
         """Return the number of slices."""

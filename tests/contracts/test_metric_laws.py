@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,12 +22,14 @@ from salm_dicom.fidelity import (
 from tests.subjects import body, changed, region, square
 
 SEVERITY = {True: -1, False: 1}
+# What chance and steps may take back on the way: AUC, percent of features.
+SLACK = {"observer": 0.005, "radiomics": 10}
 
 
 def phantom(modality: str = "CT", **other: object) -> Subject:
     """Return a body with one lesion that stands out, in the windows of its modality."""
-    subject = body(size=96, slices=2)
-    lesion = square(subject, 16, (48, 48), 0)
+    subject = body(size=192, slices=2)
+    lesion = square(subject, 16, (96, 96), 0)
     stored = (subject.pixels.values + 160 * lesion).astype(np.int16)
     profile = Limits().profile(modality)
     return replace(
@@ -37,11 +40,17 @@ def phantom(modality: str = "CT", **other: object) -> Subject:
         regions=(region("lesion", lesion),),
         windows=profile.windows,
         ratio=profile.ratio,
+        model=bright,
         **other,
     )
 
 
-def noisy(subject: Subject, size: float, seed: int = 0) -> Subject:
+def bright(values: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """Segment what is brighter than 120 HU."""
+    return (values > 120).astype(np.int64)
+
+
+def noisy(subject: Subject, size: float, seed: int = 1) -> Subject:
     rng = np.random.default_rng(seed)
     return changed(subject, size * rng.normal(size=subject.mask.shape))
 
@@ -73,6 +82,8 @@ def test_nothing_is_lost_where_nothing_changed(name):
     for one in found:
         if "margin" in one.name:
             assert one.value >= 0
+        elif MEASURES[one.name].is_floor and one.unit == "%":
+            assert one.value == 100
         elif MEASURES[one.name].is_floor:
             assert one.value == pytest.approx(1.0, abs=1e-5) or np.isinf(one.value)
         else:
@@ -85,7 +96,8 @@ def test_a_larger_change_is_never_better(name):
     for key in readings[0]:
         sign = SEVERITY[MEASURES[key[0]].is_floor]
         harms = [sign * one[key] for one in readings]
-        assert harms == sorted(harms), (key, harms)
+        for less, more in pairwise(harms):
+            assert more >= less - SLACK.get(name, 0), (key, harms)
         assert harms[-1] > harms[0], key
 
 
@@ -134,6 +146,6 @@ def test_rows_that_nobody_asked_for_are_not_measured():
     names = {one.name for one in measure(subject, rows={4}).readings}
     assert names == {"psnr", "ssim", "noise_sd"}
     assert measure(replace(subject, regions=()), rows={6}).unmeasured == ()
-    bare = replace(subject, mask=subject.mask & square(subject, 3, (48, 48)), regions=())
+    bare = replace(subject, mask=subject.mask & square(subject, 3, (96, 96)), regions=())
     (found,) = measure(bare, rows={4}).unmeasured
     assert found == (4, "fewer than 4 squares of 8 mm are foreground only")

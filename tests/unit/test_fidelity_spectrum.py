@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from salm_dicom.errors import Unmeasurable
-from salm_dicom.fidelity.spectrum import _flat, _spectrum, spectrum
+from salm_dicom.fidelity.spectrum import _spectrum, flat, spectrum
 from tests.subjects import body, changed
 
 
@@ -39,7 +39,7 @@ def test_white_noise_has_the_mean_frequency_of_the_whole_plane():
 def test_a_slope_is_no_noise():
     y, x = np.mgrid[0:16, 0:20]
     slope = np.broadcast_to(100 + 3 * x - 7 * y, (2, 16, 20)).astype(np.float32)
-    assert np.abs(_flat(slope)).max() < 1e-4
+    assert np.abs(flat(slope)).max() < 1e-4
 
 
 def test_noise_that_is_added_adds_to_the_power():
