@@ -11,7 +11,7 @@ from salm_dicom.batch.sheet_pixels import Stack, charts_of, notes_of, view_of
 from salm_dicom.batch.verified import Verification, Verified, row_of
 from salm_dicom.fidelity import MEASURES, ROWS, Check
 from salm_dicom.report import Entry, Row, Sheet, Summary
-from salm_dicom.report.sheet import MISSED, RIGHT, WRONG
+from salm_dicom.report.sheet import LESS, MISSED, RIGHT, WRONG
 
 _LISTED = 20
 _VERDICTS = {
@@ -128,7 +128,7 @@ def _fidelity_rows(verified: Verified) -> tuple[Row, ...]:
     for (row, name), group in sorted(groups.items()):
         check = max(group, key=lambda one: one.beyond)
         verdict = "missed" if check.is_missed else "met" if check.is_wanted else "not as wanted"
-        state = MISSED if check.is_missed else RIGHT
+        state = MISSED if check.is_missed else RIGHT if check.is_wanted else LESS
         where = ", ".join(text for text in (check.where, check.at) if text)
         texts = (MEASURES[name].title, check.shown, where, check.shown_limit, verdict)
         rows.append(Row(f"{row} {ROWS[row]}", texts, state))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from salm_dicom.report.charts import Chart
 from salm_dicom.report.pixels import Embedded
 
-RIGHT, MISSED, WRONG = "right", "missed", "wrong"
+# LESS is within its limit and not what is wanted.
+RIGHT, LESS, MISSED, WRONG = "right", "less", "missed", "wrong"
 
 
 @dataclass(frozen=True, slots=True)
