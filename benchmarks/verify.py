@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))  # for tests.synthetic
 
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless  # noqa: E402
 
+from salm_dicom.batch.compared import Scope  # noqa: E402
 from salm_dicom.batch.protect import Request, protect  # noqa: E402
 from salm_dicom.batch.verify import verify  # noqa: E402
 from salm_dicom.cli.options import creation_time  # noqa: E402
@@ -74,7 +75,9 @@ def measured(name: str, slices: int, repeats: int) -> dict[str, Any]:
         limits = Limits()
         row = {"syntax": name, "slices": slices, "read_both_s": round(read, 3)}
         for title, rows in (("rows_1_2", frozenset({1, 2})), ("rows_1_4_7_9", ROWS)):
-            took = seconds(lambda rows=rows: verify(source, output, limits, rows=rows), repeats)
+            took = seconds(
+                lambda rows=rows: verify(source, output, limits, scope=Scope(rows=rows)), repeats
+            )
             row[f"verify_{title}_s"] = round(took, 3)
             row[f"ratio_{title}"] = round(took / read, 2)
     return row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from salm_dicom.fidelity import (
 from salm_dicom.fidelity.subject import Segmenter
 from salm_dicom.plan import ProtectionPlan, intensity_range
 
+_SEGMENTATION = 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
@@ -32,6 +35,52 @@ class Compared:
     pair: Pair
     fidelity: Fidelity | None
     checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What somebody wants to be measured.
+
+    Parameters
+    ----------
+    rows
+        Of `fidelity.ROWS`.
+    is_full
+        Whether every slice is looked at closely, whatever it takes.
+    regions
+        A file or folder with SEG, RTSTRUCT or NIfTI masks: regions to measure.
+    model
+        What row 10 segments with, see `fidelity.models.load_segmenter`.
+    """
+
+    rows: frozenset[int] = DEFAULT_ROWS
+    is_full: bool = False
+    regions: Path | None = None
+    model: Path | None = None
+
+    def measuring(self, limits: Limits, window: tuple[float, float] | None) -> Measuring:
+        """Return what measures it, by limits and with PSNR and SSIM in a window.
+
+        Raises
+        ------
+        PlanError
+            The regions or the model cannot be read.
+        """
+        return Measuring(
+            plan=ProtectionPlan(method="random", intensity_range=window),
+            limits=limits,
+            outlines=Outlines.read(self.regions),
+            rows=self.rows,
+            is_full=self.is_full,
+            model=self._segmenter(),
+        )
+
+    def _segmenter(self) -> Segmenter | None:
+        if self.model is None or _SEGMENTATION not in self.rows:
+            return None
+        from salm_dicom.fidelity.models import load_segmenter  # torch and MONAI, for it only
+
+        return load_segmenter(self.model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

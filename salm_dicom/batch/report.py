@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from salm_dicom.batch.compared import Compared
+from salm_dicom.batch.compared import Compared, Scope
 from salm_dicom.batch.manifest import read_manifest
 from salm_dicom.batch.places import check_apart
 from salm_dicom.batch.sheet import entry_of, judgement, sheet_of, summary_of
 from salm_dicom.batch.verified import Verification, Verified
 from salm_dicom.batch.verify import Progress, verify
 from salm_dicom.errors import UnsafeError
-from salm_dicom.fidelity import DEFAULT_ROWS, Limits
+from salm_dicom.fidelity import Limits
 from salm_dicom.folder import WholeFolder, make_private
 from salm_dicom.report import Sheet, index_page, series_page
 
@@ -35,8 +35,8 @@ class Request:
         Modality values that PSNR and SSIM are stated for; None: as the plan's default.
     cap
         Most characters that the pixels of a page take.
-    rows, is_full, regions, model
-        As `verify` takes them.
+    scope
+        As `verify` takes it.
     """
 
     source: Path
@@ -45,10 +45,7 @@ class Request:
     limits: Limits
     window: tuple[float, float] | None = None
     cap: int = 32_000_000
-    rows: frozenset[int] = DEFAULT_ROWS
-    is_full: bool = False
-    regions: Path | None = None
-    model: Path | None = None
+    scope: Scope | None = None
 
 
 def report(request: Request, progress: Progress = lambda *_: None) -> Verification:
@@ -82,10 +79,7 @@ def report(request: Request, progress: Progress = lambda *_: None) -> Verificati
             request.window,
             progress,
             see,
-            rows=request.rows,
-            is_full=request.is_full,
-            regions=request.regions,
-            model=request.model,
+            request.scope,
         )
         if found.series:
             _write(target, found, spooled, stated)

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from salm_dicom.batch import nifti
-from salm_dicom.batch.compared import Compared, Measuring, tightest, unmeasured, worst
-from salm_dicom.batch.outlined import Outlines
+from salm_dicom.batch.compared import Compared, Measuring, Scope, tightest, unmeasured, worst
 from salm_dicom.batch.pair import Pair, pairs_of
 from salm_dicom.batch.pairing import partners_of
 from salm_dicom.batch.verified import Verification, Verified
@@ -25,14 +24,11 @@ from salm_dicom.dicom.scan import Scan, SeriesFiles, scan
 from salm_dicom.dicom.series import read_series
 from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import InputError, PlanError
-from salm_dicom.fidelity import DEFAULT_ROWS, Limits, missed
-from salm_dicom.fidelity.subject import Segmenter
+from salm_dicom.fidelity import Limits, missed
 from salm_dicom.foreground import foreground
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.image import read as read_nifti_file
-from salm_dicom.plan import ProtectionPlan
 
-_SEGMENTATION = 10
 Progress = Callable[[str, int, int], None]
 See = Callable[["Verified", tuple[Compared, ...]], None]
 
@@ -44,11 +40,7 @@ def verify(
     window: tuple[float, float] | None = None,
     progress: Progress = lambda *_: None,
     see: See = lambda *_: None,
-    *,
-    rows: frozenset[int] = DEFAULT_ROWS,
-    is_full: bool = False,
-    regions: Path | None = None,
-    model: Path | None = None,
+    scope: Scope | None = None,
 ) -> Verification:
     """Return what is wrong with a protected export, measured from disk.
 
@@ -62,24 +54,11 @@ def verify(
     see
         Given each series in the order of the result, with its pixels, which are kept no longer.
         References are looked at last: the result may have a finding more for the series.
-    rows
-        What is measured, of `fidelity.ROWS`.
-    is_full
-        Whether every slice is looked at closely, whatever it takes.
-    regions
-        A file or folder with SEG, RTSTRUCT or NIfTI masks: regions to measure.
-    model
-        What row 10 segments with, see `fidelity.models.load_segmenter`.
+    scope
+        What is measured; None: the rows that need nothing more.
     """
     _check_folders(source, output)
-    asked = Measuring(
-        plan=ProtectionPlan(method="random", intensity_range=window),
-        limits=limits,
-        outlines=Outlines.read(regions),
-        rows=rows,
-        is_full=is_full,
-        model=_model(model, rows),
-    )
+    asked = (scope or Scope()).measuring(limits, window)
     partners, copies, strange = partners_of(output)
     export = scan(source)
     found = export.series
@@ -113,14 +92,6 @@ def verify(
         objects=objects,
         unused_regions=asked.outlines.unused,
     )
-
-
-def _model(path: Path | None, rows: frozenset[int]) -> Segmenter | None:
-    if path is None or _SEGMENTATION not in rows:
-        return None
-    from salm_dicom.fidelity.models import load_segmenter  # torch and MONAI, for this row only
-
-    return load_segmenter(path)
 
 
 def _check_folders(source: Path, output: Path) -> None:

@@ -11,6 +11,7 @@ from salm_dicom.cli.options import FOLDER, F
 from salm_dicom.errors import PlanError
 
 if TYPE_CHECKING:
+    from salm_dicom.batch.compared import Scope
     from salm_dicom.fidelity import Limits
 
 
@@ -95,19 +96,21 @@ def limits_of(
     return limits
 
 
-def rows_of(text: str | None, is_full: bool) -> frozenset[int]:
-    """Return the rows that are asked for.
+def scope_of(rows: str | None, is_full: bool, regions: Path | None, model: Path | None) -> Scope:
+    """Return what is to be measured.
 
     Raises
     ------
     PlanError
-        The text is no list of rows.
+        The rows are no list of numbers.
     """
+    from salm_dicom.batch.compared import Scope
     from salm_dicom.fidelity import DEFAULT_ROWS, ROWS
 
-    if text is None:
-        return frozenset(ROWS) if is_full else DEFAULT_ROWS
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdigit() and int(word) in ROWS for word in words):
-        raise PlanError(f"rows are numbers from 1 to {max(ROWS)} with commas between, e.g. 3,4,7")
-    return frozenset(map(int, words))
+    chosen = frozenset(ROWS) if is_full else DEFAULT_ROWS
+    if rows is not None:
+        words = [word.strip() for word in rows.split(",")]
+        if not all(word.isascii() and word.isdigit() and int(word) in ROWS for word in words):
+            raise PlanError(f"rows are numbers from 1 to {max(ROWS)} with commas, e.g. 3,4,7")
+        chosen = frozenset(map(int, words))
+    return Scope(rows=chosen, is_full=is_full, regions=regions, model=model)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from salm_dicom.cli import console
-from salm_dicom.cli.measuring import limits_of, limits_options, rows_of
+from salm_dicom.cli.measuring import limits_of, limits_options, scope_of
 from salm_dicom.cli.options import (
     FOLDER,
     log_option,
@@ -75,10 +75,7 @@ def command(
         target=target,
         limits=limits_of(limits_file, min_psnr, min_ssim, max_mean_shift),
         window=intensity_range,
-        rows=rows_of(rows, is_full),
-        is_full=is_full,
-        regions=regions,
-        model=model,
+        scope=scope_of(rows, is_full, regions, model),
         cap=round(max_mb * 1_000_000),
     )
     with sandboxed(sandbox), console.progress_to_stderr(progress) as show:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from salm_dicom.cli import console
-from salm_dicom.cli.measuring import limits_of, limits_options, rows_of
+from salm_dicom.cli.measuring import limits_of, limits_options, scope_of
 from salm_dicom.cli.options import (
     FOLDER,
     json_option,
@@ -69,10 +69,7 @@ def command(
             limits,
             intensity_range,
             show,
-            rows=rows_of(rows, is_full),
-            is_full=is_full,
-            regions=regions,
-            model=model,
+            scope=scope_of(rows, is_full, regions, model),
         )
     if as_json:
         _emit(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,11 +49,11 @@ METRICS: dict[str, Metric] = {
 
 @dataclass(frozen=True, slots=True)
 class SliceFidelity:
-    """PSNR in dB, SSIM, and the signed shift of the foreground mean of one slice."""
+    """PSNR in dB, the signed shift of the foreground mean, and SSIM where it was looked at."""
 
     psnr_db: float
-    ssim: float
     mean_shift: float
+    ssim: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class Fidelity:
     psnr_db
         Lowest of the slices'; infinite where nothing changed.
     ssim
-        Lowest of the slices' means (window 11 x 11).
+        Lowest of the means (window 11 x 11) of the slices that are looked at closely.
     mean_shift
         Largest absolute shift of a slice's mean over the foreground.
     largest_change
@@ -119,7 +119,7 @@ def measure(subject: Subject, rows: Collection[int] = DEFAULT_ROWS) -> Fidelity:
     return Fidelity(
         intensity_range=subject.intensity_range,
         psnr_db=min(one.psnr_db for one in slices),
-        ssim=min(one.ssim for one in slices),
+        ssim=_least_ssim(slices),
         mean_shift=max(abs(one.mean_shift) for one in slices),
         largest_change=largest,
         changed_share=changed / max(int(subject.mask.sum()), 1),
@@ -135,7 +135,11 @@ def _overall(subject: Subject, slices: Iterable[SliceFidelity]) -> Iterator[Read
     unit = " HU" if subject.modality == "CT" else " modality units"
     span = f"{low:.6g}..{high:.6g}{unit}"
     yield Reading(name="psnr", value=min(s.psnr_db for s in slices), unit="dB", where=span)
-    yield Reading(name="ssim", value=min(s.ssim for s in slices), unit="", where=span)
+    yield Reading(name="ssim", value=_least_ssim(slices), unit="", where=span)
+
+
+def _least_ssim(slices: Iterable[SliceFidelity]) -> float:
+    return min(one.ssim for one in slices if one.ssim is not None)
 
 
 def _slices(subject: Subject) -> Iterator[SliceFidelity]:
@@ -146,13 +150,17 @@ def _slices(subject: Subject) -> Iterator[SliceFidelity]:
     taps = taps_for((rows, columns))
     box = tuple(slice(max(0, part.start - taps), part.stop + taps) for part in subject.box)
     counts = rows * columns, (rows - taps + 1) * (columns - taps + 1)
+    closely = set(subject.samples)
     for index, inside in enumerate(subject.mask):
         source, protected = subject.source_at(index, box), subject.protected_at(index, box)
-        yield _of_slice(source, protected, (protected - source)[inside[box]], shown, counts)
+        found = _of_slice(source, protected, (protected - source)[inside[box]], shown, counts[0])
+        if index in closely:
+            found = replace(found, ssim=_ssim(source, protected, shown, counts[1]))
+        yield found
 
 
 def _of_slice(
-    source: Slice, protected: Slice, inside: Slice, shown: Window, counts: tuple[int, int]
+    source: Slice, protected: Slice, inside: Slice, shown: Window, count: int
 ) -> SliceFidelity:
     """Return the numbers of one slice.
 
@@ -160,15 +168,19 @@ def _of_slice(
     ----------
     inside
         The change of its foreground voxels.
-    counts
-        Voxels of the whole slice, and places where the window of SSIM fits into it.
+    count
+        Voxels of the whole slice.
     """
     before, after = shown.shown(source), shown.shown(protected)
     apart = np.subtract(after, before).ravel()
-    error = float(np.dot(apart, apart)) / counts[0]
-    lost = float((1 - ssim(before, after)).sum(dtype=np.float64)) if error else 0.0
+    error = float(np.dot(apart, apart)) / count
     return SliceFidelity(
         psnr_db=float(-10 * np.log10(error)) if error else np.inf,
-        ssim=1 - lost / counts[1],
         mean_shift=float(inside.mean(dtype=np.float64)) if inside.size else 0.0,
     )
+
+
+def _ssim(source: Slice, protected: Slice, shown: Window, count: int) -> float:
+    """Return the mean SSIM of a slice in which the window fits at `count` places."""
+    lost = (1 - ssim(shown.shown(source), shown.shown(protected))).sum(dtype=np.float64)
+    return 1 - float(lost) / count

@@ -25,6 +25,8 @@ WINDOWS_MM = (10.0, 20.0)
 _FILLED = 0.5
 # Windows stand this share of their side apart.
 _STEP = 1 / 8
+# Windows of at least so many voxels are counted in cells of 2 x 2: four times as fast.
+_COARSEN = 8
 
 
 def shifts(subject: Subject) -> Iterator[Reading]:
@@ -47,40 +49,58 @@ def shifts(subject: Subject) -> Iterator[Reading]:
 
 def _of_windows(subject: Subject) -> Iterator[Reading]:
     worst = dict.fromkeys(WINDOWS_MM, (0.0, ""))
+    sides = {mm: [max(1, round(mm / spacing)) for spacing in subject.spacing_mm] for mm in worst}
+    factor = 2 if min(sides[WINDOWS_MM[0]]) >= _COARSEN else 1
     for index in subject.changed():
         inside = subject.mask[index][subject.box]
-        found = _integral(inside), _integral(subject.change_at(index, subject.box) * inside)
-        own = None
+        found = [
+            _integral(_coarse(values, factor))
+            for values in (inside, subject.change_at(index, subject.box) * inside)
+        ]
         if subject.is_uptake:
-            own = _integral(subject.source_at(index, subject.box) * inside)
-        for side_mm in WINDOWS_MM:
-            sides = [max(1, round(side_mm / spacing)) for spacing in subject.spacing_mm]
-            counts, shifts = (_sums(one, sides) for one in found)
-            means = shifts / np.maximum(counts, 1)
-            means *= counts >= _FILLED * sides[0] * sides[1]
+            own = subject.source_at(index, subject.box) * inside
+            found.append(_integral(_coarse(own.astype(np.float64), factor)))
+        for mm in worst:
+            cells = [max(1, round(side / factor)) for side in sides[mm]]
+            counts, shifts, *before = (_sums(one, cells) for one in found)
+            counts = np.maximum(counts, 1) * (counts >= _FILLED * factor**2 * np.prod(cells))
+            means = np.divide(shifts, counts, out=np.zeros(counts.shape), where=counts > 0)
             scale = _scale(subject, index)
-            if own is not None:
-                before = _sums(own, sides) / np.maximum(counts, 1)
-                means, scale = _relative(means * subject.pixels.slope[index], before), 1.0
+            if before:
+                means = _relative(means * scale * np.maximum(counts, 1), before[0])
+                scale = 1.0
             most = max(float(means.max(initial=0.0)), -float(means.min(initial=0.0))) * scale
-            if most > worst[side_mm][0]:
-                worst[side_mm] = most, f"slice {index + 1}"
-    for side_mm, (value, at) in worst.items():
-        window = f"{side_mm:g} mm window"
+            if most > worst[mm][0]:
+                worst[mm] = most, f"slice {index + 1}"
+    for mm, (value, at) in worst.items():
         yield Reading(
-            name="window_shift", value=value, unit=subject.shift_unit, where=window, at=at
-        )
+            name="window_shift", value=value, unit=subject.shift_unit, where=f"{mm:g} mm window",
+            at=at,
+        )  # fmt: skip
 
 
-def _integral(values: NDArray[Any]) -> Floats:
-    """Return the sum of all that lies above and to the left of each corner between voxels."""
-    total = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
+def _coarse(values: NDArray[Any], factor: int) -> NDArray[Any]:
+    """Return sums over squares of 2 x 2 voxels, or the values themselves."""
+    kind = np.float64 if values.dtype.kind == "f" else np.int64
+    if factor == 1:
+        return values.astype(kind)
+    rows, columns = (size % 2 for size in values.shape)
+    even = np.pad(values, ((0, rows), (0, columns))) if rows or columns else values
+    even = even.view(np.uint8) if even.dtype == bool else even
+    pairs = even[::2] + even[1::2]
+    return np.asarray((pairs[:, ::2] + pairs[:, 1::2]).astype(kind))
+
+
+def _integral(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the sum of all that lies above and to the left of each corner between cells."""
+    total = np.zeros((values.shape[0] + 1, values.shape[1] + 1), dtype=values.dtype)
     np.cumsum(values, axis=1, out=total[1:, 1:])
-    np.cumsum(total, axis=0, out=total)
+    for row in range(1, len(total)):  # twice as fast as a second cumsum
+        np.add(total[row], total[row - 1], out=total[row])
     return total
 
 
-def _sums(integral: Floats, sides: list[int]) -> Floats:
+def _sums(integral: NDArray[Any], sides: list[int]) -> NDArray[Any]:
     """Return the sum over each window from an integral image; windows end at the image's edge."""
     for axis, side in enumerate(sides):
         size = integral.shape[axis] - 1

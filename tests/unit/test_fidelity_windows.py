@@ -131,6 +131,8 @@ def test_only_some_slices_are_looked_at_closely_the_worst_among_them_unless_all_
     assert 5 in found.samples
     assert replace(found, is_full=True).samples == tuple(range(12))
     assert {one.at for one in against_jpeg2000(found) if one.name == "window_psnr"} == {"slice 6"}
+    looked_at = [one.ssim is not None for one in measure(found, rows=()).slices]
+    assert looked_at == [index in found.samples for index in range(12)]
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(128, 128), (40, 128), (9, 30), (1, 1), (12, 12)])
