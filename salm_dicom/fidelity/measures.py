@@ -67,6 +67,9 @@ MEASURES = {
     "region_shift": _most(
         3, "shift of an outlined region's mean", "shift of the mean, outlined region", SHIFT
     ),
+    "small_window_shift": _most(
+        3, "shift of a small window's mean", "shift of the mean, small sliding window", SHIFT
+    ),
     "window_shift": _most(
         3, "shift of a window's mean", "shift of the mean, sliding window", SHIFT
     ),

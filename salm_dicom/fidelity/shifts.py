@@ -19,8 +19,8 @@ from salm_dicom.fidelity.subject import Reading, Region, Subject
 from salm_dicom.fidelity.tissues import tissues
 from salm_dicom.volume import Booleans, Floats, Integers
 
-# Sides of the sliding window: the smallest lesion that is measured, and a piece of an organ.
-WINDOWS_MM = (10.0, 20.0)
+# Sides of the sliding windows: the smallest lesion that is measured, and a piece of an organ.
+WINDOWS_MM = {10.0: "small_window_shift", 20.0: "window_shift"}
 # A window counts where foreground fills at least this share of it.
 _FILLED = 0.5
 # Windows stand this share of their side apart.
@@ -50,7 +50,7 @@ def shifts(subject: Subject) -> Iterator[Reading]:
 def _of_windows(subject: Subject) -> Iterator[Reading]:
     worst = dict.fromkeys(WINDOWS_MM, (0.0, ""))
     sides = {mm: [max(1, round(mm / spacing)) for spacing in subject.spacing_mm] for mm in worst}
-    factor = 2 if min(sides[WINDOWS_MM[0]]) >= _COARSEN else 1
+    factor = 2 if min(sides[min(WINDOWS_MM)]) >= _COARSEN else 1
     for index in subject.changed():
         inside = subject.mask[index][subject.box]
         found = [
@@ -74,7 +74,7 @@ def _of_windows(subject: Subject) -> Iterator[Reading]:
                 worst[mm] = most, f"slice {index + 1}"
     for mm, (value, at) in worst.items():
         yield Reading(
-            name="window_shift", value=value, unit=subject.shift_unit, where=f"{mm:g} mm window",
+            name=WINDOWS_MM[mm], value=value, unit=subject.shift_unit, where=f"{mm:g} mm window",
             at=at,
         )  # fmt: skip
 
@@ -113,7 +113,7 @@ def _sums(integral: NDArray[Any], sides: list[int]) -> NDArray[Any]:
 def _of_tissues(subject: Subject) -> Reading:
     names, edges = tissues(subject)
     # a tissue counts where it has the area of one of the smaller windows
-    least = WINDOWS_MM[0] ** 2 / (subject.spacing_mm[0] * subject.spacing_mm[1])
+    least = min(WINDOWS_MM) ** 2 / (subject.spacing_mm[0] * subject.spacing_mm[1])
     worst, where = 0.0, ""
     for index in subject.changed():
         inside = subject.mask[index][subject.box]

@@ -23,7 +23,7 @@ def written(tmp_path, text):
     return path
 
 
-def reading(name="window_shift", value=6.0, unit="HU") -> Reading:
+def reading(name="small_window_shift", value=6.0, unit="HU") -> Reading:
     return Reading(name=name, value=value, unit=unit, where="10 mm window", at="slice 3")
 
 
@@ -111,7 +111,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 
 
 def test_a_limit_in_another_unit_than_the_number_is_refused(tmp_path):
-    path = written(tmp_path, "[MR.limits]\nwindow_shift = { at_most = 5, unit = 'HU' }\n")
+    path = written(tmp_path, "[MR.limits]\nsmall_window_shift = { at_most = 5, unit = 'HU' }\n")
     with pytest.raises(PlanError, match="is in 'HU', and the images are measured in '%'"):
         checks([reading(unit="%")], Limits.read(path).profile("MR"))
 

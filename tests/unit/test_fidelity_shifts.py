@@ -22,7 +22,7 @@ def places(subject) -> dict[str, str]:
     return {f"{one.name} {one.where}".strip(): one.at for one in shifts(subject)}
 
 
-SMALL, LARGE = "window_shift 10 mm window", "window_shift 20 mm window"
+SMALL, LARGE = "small_window_shift 10 mm window", "window_shift 20 mm window"
 
 
 def test_what_did_not_change_has_no_shift():
