@@ -110,14 +110,17 @@ def _compressed(stored: Integers, ratio: float) -> NDArray[np.int64]:
     bits = max((int(stored.max()) - least).bit_length(), 2)
     if bits > _MOST_BITS:
         raise Unmeasurable(f"slices that need more than {_MOST_BITS} bits have no JPEG 2000")
-    data = encode_array(
-        (stored.astype(np.int64) - least).astype(np.uint16),
-        bits_stored=bits,
-        photometric_interpretation=_MONOCHROME,
-        compression_ratios=[ratio],
-        codec_format=0,
-    )
-    found: NDArray[np.int64] = decode(bytes(data)).astype(np.int64) + least
+    try:
+        data = encode_array(
+            (stored.astype(np.int64) - least).astype(np.uint16),
+            bits_stored=bits,
+            photometric_interpretation=_MONOCHROME,
+            compression_ratios=[ratio],
+            codec_format=0,
+        )
+        found: NDArray[np.int64] = decode(bytes(data)).astype(np.int64) + least
+    except RuntimeError as error:
+        raise Unmeasurable("the JPEG 2000 library refuses a slice of this volume") from error
     return found
 
 

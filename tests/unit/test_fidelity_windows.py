@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from salm_dicom.errors import Unmeasurable
-from salm_dicom.fidelity import Window, measure
+from salm_dicom.fidelity import Window, measure, windows
 from salm_dicom.fidelity.structure import ssim, vif
 from salm_dicom.fidelity.windows import _compressed, against_jpeg2000
 from tests.subjects import body, changed, pixels
@@ -80,8 +80,6 @@ def test_psnr_is_that_of_scikit_image_in_the_stated_range():
 @pytest.mark.parametrize("ratio", [5.0, 8.0, 15.0])
 def test_the_compressed_image_has_the_size_that_was_asked_for(ratio, monkeypatch):
     sizes = []
-    from salm_dicom.fidelity import windows
-
     original = windows.decode
     monkeypatch.setattr(windows, "decode", lambda data: sizes.append(len(data)) or original(data))
     stored = body(slices=1, size=256, noise=30).pixels.values[0]
@@ -111,9 +109,17 @@ def test_a_window_that_shows_nothing_of_a_slice_is_left_out():
         list(against_jpeg2000(replace(subject, windows=windows[1:])))
 
 
-def test_small_images_and_wide_values_have_no_jpeg_2000():
+def refuses(*_: object, **__: object) -> bytes:
+    raise RuntimeError("failure result from 'opj_start_compress()'")
+
+
+def test_small_images_and_wide_values_have_no_jpeg_2000(monkeypatch):
     with pytest.raises(Unmeasurable, match="less than 32 rows"):
         list(against_jpeg2000(body(size=24)))
+    monkeypatch.setattr(windows, "encode_array", refuses)
+    with pytest.raises(Unmeasurable, match="library refuses"):
+        list(against_jpeg2000(body(slices=1)))
+    monkeypatch.undo()
     subject = body(slices=1)
     stored = subject.pixels.values.astype(np.int32)
     stored[0, 0, 0] = 1_000_000
