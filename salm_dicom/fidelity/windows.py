@@ -16,7 +16,7 @@ from openjpeg.utils import decode, encode_array
 from salm_dicom.errors import Unmeasurable
 from salm_dicom.fidelity.structure import ssim, vif
 from salm_dicom.fidelity.subject import Reading, Slice, Subject, Window
-from salm_dicom.volume import Integers
+from salm_dicom.volume import Integers, StoredPixels
 
 # A window that shows less than this share of the foreground as grey says nothing of a slice.
 _GREY = 0.05
@@ -41,8 +41,8 @@ def against_jpeg2000(subject: Subject) -> Iterator[Reading]:
 
     `vif`, `window_psnr`, `window_ssim`, `least_ssim` are of the protected image, lowest of the
     slices; the `_margin` of each is what it has above the compressed image, lowest of the slices.
-    Slices are compressed whole, and then cut to the rows and columns of the foreground: what cannot
-    differ would dilute a mean.
+    Slices are compressed whole, padding as air, and then cut to the rows and columns of the
+    foreground: what cannot differ would dilute a mean.
 
     References
     ----------
@@ -57,7 +57,9 @@ def against_jpeg2000(subject: Subject) -> Iterator[Reading]:
         source, protected = (
             at(index, subject.box) for at in (subject.source_at, subject.protected_at)
         )
-        anchor = _mapped(subject, index, _compressed(subject.pixels.values[index], subject.ratio))
+        anchor = _mapped(
+            subject, index, _compressed(_filled(subject.pixels.at(index)), subject.ratio)
+        )
         inside = subject.mask[index][subject.box]
         for window in subject.views:
             if not _shows_enough(window, source[inside]):
@@ -102,6 +104,18 @@ def _likeness(source: Slice, other: Slice) -> Likeness:
         least_ssim=float(local.min()),
         vif=vif(source, other),
     )
+
+
+def _filled(one: StoredPixels) -> Integers:
+    """Return the stored values of a slice with its least real value where padding is.
+
+    A cliff of padding would cost the codec bits that then fail the anatomy, and loosen the limit.
+    """
+    values: Integers = one.values[0]
+    is_padding = one.is_padding()[0]
+    if not is_padding.any() or is_padding.all():
+        return values
+    return np.asarray(np.where(is_padding, values[~is_padding].min(), values))
 
 
 def _compressed(stored: Integers, ratio: float) -> NDArray[np.int64]:

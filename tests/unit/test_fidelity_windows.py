@@ -101,6 +101,22 @@ def test_more_compression_asks_for_less():
     assert margins[0] < margins[2]
 
 
+def test_padding_does_not_loosen_the_limit():
+    subject = body(slices=1, noise=20)
+    stored = subject.pixels.values.copy()
+    corner = np.zeros(stored.shape, dtype=bool)
+    corner[:, :12, :12] = True
+    stored[corner] = stored[~corner].min()
+    padded = np.where(corner, np.int16(-30_000), stored)
+    numbers = []
+    for values, padding in ((stored, None), (padded, (-30_000, -30_000))):
+        source = replace(subject.pixels, values=values, padding=padding)
+        one = replace(subject, pixels=source, after=values, mask=subject.mask & ~corner)
+        after = changed(one, 4 * np.random.default_rng(0).normal(size=(1, 128, 128)))
+        numbers.append({(r.name, r.where): r.value for r in against_jpeg2000(after)})
+    assert numbers[0] == numbers[1]
+
+
 def test_a_window_that_shows_nothing_of_a_slice_is_left_out():
     windows = (Window(name="soft", low=-160, high=240), Window(name="metal", low=5000, high=9000))
     subject = replace(body(slices=1), windows=windows)
