@@ -7,11 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.synthetic import write_ct_series
 
 ROOT = Path(__file__).parent.parent
 _PROGRAMS = ("dciodvfy", "dcmdump", "gdcmconv")
+# How long an example takes says how busy the machine is.
+settings.register_profile("salm", deadline=None)
+settings.load_profile("salm")
+
 _REQUIRED = os.environ.get("SALM_REQUIRE_PROGRAMS") == "1"
 
 

@@ -215,7 +215,7 @@ SHRUNK_INTO_PADDING = Case(
 
 
 @pytest.mark.parametrize("name", EVERY_METHOD)
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @example(SHRUNK_INTO_PADDING)
 @given(case=cases)
 def test_every_method_stays_in_its_budget_its_foreground_its_share_and_the_range(name, case):
@@ -238,7 +238,7 @@ def test_every_method_stays_in_its_budget_its_foreground_its_share_and_the_range
 
 
 @pytest.mark.parametrize("name", EVERY_METHOD)
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @example(SHRUNK_INTO_PADDING)
 @given(case=cases.filter(lambda case: case.padding != "none"))
 def test_every_method_leaves_padding_alone_and_makes_none(name, case):
@@ -251,7 +251,7 @@ def test_every_method_leaves_padding_alone_and_makes_none(name, case):
 
 
 @pytest.mark.parametrize("name", EVERY_METHOD)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(case=cases)
 def test_the_changes_of_every_slice_add_up_to_zero_if_asked(name, case):
     delta = run(name, replace(case, zero_mean=True))
@@ -259,7 +259,7 @@ def test_the_changes_of_every_slice_add_up_to_zero_if_asked(name, case):
 
 
 @pytest.mark.parametrize("name", EVERY_METHOD)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(case=cases)
 def test_equal_generators_give_equal_changes_and_inputs_stay_as_they_are(name, case):
     found = problem(case)
@@ -308,7 +308,7 @@ def test_what_a_lawless_method_wants_is_cut_to_the_budget_and_not_thrown_away():
     assert set(delta.unique().tolist()) == {-6, 0, 6}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(case=cases)
 def test_salm_of_the_whole_foreground_is_the_dense_control_bit_for_bit(case):
     found = problem(case)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from salm_dicom.errors import PlanError
@@ -73,7 +73,6 @@ def test_the_budget_in_stored_units_is_rounded_down(epsilon, width, slope, units
     assert Epsilon.parse(epsilon).stored_units(width, slope) == units
 
 
-@settings(deadline=None)
 @given(
     numerator=st.integers(1, 254),
     width=st.floats(1, 1e5),
@@ -147,7 +146,6 @@ def test_top_k_gives_each_sample_its_own_share():
     assert top_k(score, inside, 0.5).sum(dim=(1, 2, 3)).tolist() == [10, 5]
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**31), rho=st.floats(0.01, 1), levels=st.integers(1, 50))
 def test_top_k_agrees_with_a_stable_sort(seed, rho, levels):
     rng = np.random.default_rng(seed)

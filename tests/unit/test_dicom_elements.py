@@ -106,7 +106,7 @@ def test_a_file_cut_anywhere_is_no_image_and_never_gains_an_element(image, tmp_p
             assert {span.tag for span in parse(data[:size]).spans} <= whole
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_header_with_changed_bytes_is_read_or_has_a_code(image, tmp_path_factory, data):
     content = bytearray(image.read_bytes())

@@ -130,7 +130,7 @@ def test_a_file_cut_anywhere_gets_a_code(good):
             read_fully(good[:size])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(place=st.integers(0, 3000), value=st.binary(min_size=1, max_size=4))
 def test_a_file_with_changed_bytes_is_read_or_gets_a_code(good, place, value):
     data = bytearray(good)

@@ -26,7 +26,7 @@ def images(rows: int, columns: int, noise: float, seed: int = 0):
     return (np.clip(one, 0, 1).astype(np.float32) for one in (source, other))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     rows=st.integers(16, 90),
     columns=st.integers(16, 90),
@@ -44,7 +44,7 @@ def test_ssim_is_that_of_scikit_image(rows, columns, noise):
     np.testing.assert_allclose(found, expected[1][5:-5, 5:-5], atol=2e-3)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     rows=st.integers(64, 120),
     columns=st.integers(64, 120),

@@ -86,7 +86,7 @@ windows = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(turn=st.sampled_from(TURNS), window=windows)
 def test_any_window_is_put_back_where_it_came_from(turn, window):
     values, affine = moved(window, *turn)

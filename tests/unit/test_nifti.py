@@ -108,7 +108,7 @@ def test_stored_values_and_mapping_are_those_that_nibabel_reads(tmp_path, kind):
     axes=st.permutations(range(3)),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_subtracting_the_change_gives_the_source_back_byte_for_byte(
     tmp_path_factory, stored, signs, axes, seed
 ):

@@ -23,7 +23,7 @@ def whole(tmp_path_factory) -> bytes:
 
 
 @given(places=PLACES, is_gzip=st.booleans(), version=st.sampled_from([1, 2]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_header_with_any_bytes_is_read_or_left_out(
     whole, tmp_path_factory, places, is_gzip, version
 ):
@@ -44,7 +44,7 @@ def test_a_header_with_any_bytes_is_read_or_left_out(
 
 
 @given(cut=st.integers(0, 5000), is_gzip=st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_file_that_is_cut_anywhere_is_left_out(whole, cut, is_gzip):
     data = gzip.compress(whole, 1) if is_gzip else whole
     with pytest.raises(InputError):

@@ -227,7 +227,7 @@ def protected(tmp_path_factory) -> Part10:
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_damaged_envelope_is_a_mismatch_or_harmless(protected, place, bit):
     data = bytearray(protected.data)
     span = next(span for span in protected.spans if span.tag == ENCRYPTED)

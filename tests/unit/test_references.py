@@ -111,7 +111,7 @@ def decoded(file: Part10) -> Dataset:
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(dataset=data_sets())
 @pytest.mark.filterwarnings("ignore")
 def test_uids_are_replaced_as_pydicom_would_and_back_again_byte_for_byte(syntax, dataset):
@@ -124,7 +124,7 @@ def test_uids_are_replaced_as_pydicom_would_and_back_again_byte_for_byte(syntax,
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(dataset=data_sets())
 @pytest.mark.filterwarnings("ignore")
 def test_elements_without_a_replaced_uid_keep_their_bytes(syntax, dataset):
@@ -184,7 +184,7 @@ def test_what_is_dropped_goes_at_every_depth_and_stale_group_lengths_with_it():
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(dataset=data_sets())
 @pytest.mark.filterwarnings("ignore")
 def test_where_the_walk_gives_up_pydicom_replaces_the_same(syntax, dataset):

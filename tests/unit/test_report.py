@@ -151,7 +151,7 @@ def ends(kind: str) -> tuple[int, int]:
     return int(found.min), int(found.max)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(STACKS)
 def test_any_stored_values_come_back_out_of_a_page_exactly(found):
     before, after = found

@@ -107,7 +107,7 @@ def test_a_slice_of_the_stack_keeps_its_own_mapping():
     np.testing.assert_array_equal(second.modality_values()[0], 2 * pixels.values[1] + 5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(kind=kinds, slope=slopes, offset=st.floats(-65536, 65536), seed=st.integers(0, 2**31))
 def test_modality_values_lead_back_to_every_stored_value_and_every_change(
     kind, slope, offset, seed
@@ -130,7 +130,7 @@ def test_hounsfield_units_lead_back_to_every_stored_value(kind, intercept):
     assert not pixels.delta_to(pixels.modality_values()).any()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     value=st.integers(0, 4095),
     slope=st.sampled_from([1.0, 0.5, 1e-2, 1e-3]),
@@ -201,7 +201,7 @@ def test_the_modality_values_that_were_given_are_not_changed():
     np.testing.assert_array_equal(values, before)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(kind=kinds, seed=st.integers(0, 2**31), most=st.sampled_from([1, 6, 127, 128, 300, 70000]))
 def test_subtracting_the_change_gives_every_stored_value_back(kind, seed, most):
     source = every_value(*kind)
