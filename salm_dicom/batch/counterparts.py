@@ -79,7 +79,7 @@ def pairs(
         if not place.is_dir():
             raise PlanError(f"{name} is not a folder")
     partners = partners_of(output)[0] | nifti.partners(output)[0]
-    export = find(source, modality)
+    export = find(source, modality, allow_quantitative=True)  # what is not in OUT goes anyway
     found: list[Pair] = []
     left_out = list(export.left_out)
     for series in export.series:
@@ -148,7 +148,7 @@ def _is_in(labels: Labels, series: AnySeries) -> bool:
 
 def _load(series: AnySeries, after: list[Path]) -> tuple[Volume, StoredPixels]:
     if isinstance(series, NiftiFile):
-        volume = read_nifti(series.path, series.modality).volumes[0]
+        volume = read_nifti(series.path, series.modality, allow_quantitative=True).volumes[0]
         values = stored_pixels(read_nifti_file(after[0]), 0).values
         _check_size(values, volume.pixels.values)
         return volume, replace(volume.pixels, values=values)

@@ -10,7 +10,7 @@ import errno
 import os
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -61,6 +61,7 @@ class Job:
     site_key: bytes
     modality: str | None = None
     recipients: tuple[bytes, ...] = ()
+    quantity: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +101,8 @@ def _run(job: Job) -> str:
         return _run_nifti(job)
     series = read_series(job.paths, keep_files=True)
     protector = loaded(job.protector)
-    found = protector.apply(series.volume, series_uid=series.series_uid, label=job.label)
+    volume = replace(series.volume, quantity=job.quantity or series.volume.quantity)
+    found = protector.apply(volume, series_uid=series.series_uid, label=job.label)
     vault, kept = Vault(job.vault), KeptWriter()
 
     def change_of(index: int, before: StoredPixels) -> Integers:
@@ -121,7 +123,7 @@ def _run(job: Job) -> str:
 
 def _run_nifti(job: Job) -> str:
     """Protect one file, frame by frame, and return the widest record of its frames."""
-    series = read_nifti(job.paths[0], job.modality)
+    series = read_nifti(job.paths[0], job.modality, allow_quantitative=bool(job.quantity))
     protector = loaded(job.protector)
     found = [
         protector.apply(volume, series_uid=series.series_uid, label=job.label)

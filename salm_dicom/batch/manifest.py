@@ -117,4 +117,5 @@ def _shared(one: Done) -> dict[str, object]:
         "largest_change_stored": record.largest_change_stored,
         "changed_share_of_foreground": record.changed_share,
         "warnings": list(record.warnings),
+        **({"quantitative": record.quantity} if record.quantity else {}),
     }

@@ -90,7 +90,8 @@ def verify_file(source: Path, protected: Path) -> tuple[list[tuple[str, str]], l
         One of the two cannot be read.
     """
     said = provenance_of(protected)
-    series = read_nifti(source, read_sidecar(protected).get("Modality"))
+    modality = read_sidecar(protected).get("Modality")
+    series = read_nifti(source, modality, allow_quantitative=True)
     volumes = series.volumes
     masks = [foreground(volume.pixels, volume.modality) for volume in volumes]
     before, after = read(source), read(protected)

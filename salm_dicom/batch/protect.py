@@ -70,6 +70,8 @@ class Request:
         Which series and objects; what an earlier run wrote stays.
     recipients
         Certificates, DER, of those who can restore DICOM sources from the output alone.
+    allow_quantitative
+        Protect images whose values are measurements, too (`salm_dicom.quantity`).
     """
 
     source: Path
@@ -84,6 +86,7 @@ class Request:
     modality: str | None = None
     selection: Selection = field(default_factory=Selection)
     recipients: tuple[bytes, ...] = ()
+    allow_quantitative: bool = False
 
 
 def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
@@ -94,7 +97,7 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
     UnsafeError, PlanError, Locked, DiskFull, NoLabel
     """
     check_places(request.source, request.output, request.vault)
-    found = find(request.source, request.modality)
+    found = find(request.source, request.modality, allow_quantitative=request.allow_quantitative)
     if not found.series:
         return Result(done=(), left_out=(*found.left_out, *alone(found)), resumed=0)
     vault = Vault(request.vault)
@@ -145,7 +148,9 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
 
 def _digest(request: Request, protector: Protector) -> str:
     """Return what may not change between the runs that make one output."""
-    return ":".join((protector.digest, *(sha256(one).hexdigest() for one in request.recipients)))
+    recipients = (sha256(one).hexdigest() for one in request.recipients)
+    quantitative = ("quantitative",) * request.allow_quantitative
+    return ":".join((protector.digest, *recipients, *quantitative))
 
 
 def labelled_series(
@@ -224,6 +229,7 @@ def _job(
         site_key=request.site_key,
         modality=series.modality,
         recipients=request.recipients,
+        quantity=series.quantity,
     )
 
 

@@ -34,15 +34,17 @@ class Export:
         return (*self.dicom, *self.nifti)
 
 
-def find(root: Path, modality: str | None = None) -> Export:
+def find(root: Path, modality: str | None = None, *, allow_quantitative: bool = False) -> Export:
     """Return what is in the folder (or single file) `root`; every file is in the result once.
 
     Parameters
     ----------
     modality
         Of NIfTI files whose sidecar does not say.
+    allow_quantitative
+        Take images whose values are measurements, too (`salm_dicom.quantity`).
     """
-    dicom = scan(root)
+    dicom = scan(root, allow_quantitative=allow_quantitative)
     others = {row.path for row in dicom.left_out if row.code == NotDicom.code}
     images = sorted(path for path in others if is_nifti(path))
     sidecars = {beside(path) for path in images} & others
@@ -52,7 +54,7 @@ def find(root: Path, modality: str | None = None) -> Export:
     files: dict[str, NiftiFile] = {}
     for path in images:
         try:
-            file = inspect(path, modality)
+            file = inspect(path, modality, allow_quantitative=allow_quantitative)
             if file.sha256 in files:
                 raise DuplicatePosition("a copy of an image that is in the export already")
             files[file.sha256] = file
@@ -78,7 +80,8 @@ def source_key(series: AnySeries) -> str:
 def load(series: AnySeries) -> Volume:
     """Return the volume of a series; of a NIfTI file over time, the first."""
     if isinstance(series, NiftiFile):
-        return read_nifti(series.path, series.modality).volumes[0]
+        file = read_nifti(series.path, series.modality, allow_quantitative=bool(series.quantity))
+        return file.volumes[0]
     return read_series(series.paths).volume
 
 

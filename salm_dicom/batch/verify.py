@@ -60,7 +60,7 @@ def verify(
     _check_folders(source, output)
     asked = (scope or Scope()).measuring(limits, window)
     partners, copies, strange = partners_of(output)
-    export = scan(source)
+    export = scan(source, allow_quantitative=True)  # in OUT only if that was asked for
     found = export.series
     known = {instance.sop_uid for series in found for instance in series.headers}
     strange += [
@@ -81,7 +81,7 @@ def verify(
             verified.append(one)
             del pixels
         else:
-            absent += 1
+            absent += not series.quantity
     progress("verify", len(found), len(found))
     images, missing, unpaired = _images(export, output, asked, see)
     objects = verify_objects(export.objects, copies, uids)

@@ -14,6 +14,7 @@ from salm_dicom.cli.options import (
     modality_option,
     plan_options,
     progress_option,
+    quantitative_option,
     sandbox_option,
     source_argument,
 )
@@ -24,6 +25,7 @@ from salm_dicom.cli.options import (
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the protector.")
 @labels_options
 @modality_option
+@quantitative_option
 @plan_options
 @progress_option
 @sandbox_option
@@ -35,6 +37,7 @@ def command(
     labels: Path | None,
     labels_by: str,
     modality: str | None,
+    allow_quantitative: bool,
     progress: str,
     sandbox: bool,
     log_file: Path | None,
@@ -63,7 +66,7 @@ def command(
     check_places(source, output, output.with_name(output.name + ".none"))
     if output.exists() and any(output.iterdir()):
         raise UnsafeError("the protector's folder is not empty; use a new one")
-    found = find(source, modality)
+    found = find(source, modality, allow_quantitative=allow_quantitative)
     if not found.series:
         return console.NOTHING
     table = Labels.read(labels, by=labels_by, root=source)

@@ -19,6 +19,7 @@ from salm_dicom.cli.options import (
     modality_option,
     plan_options,
     progress_option,
+    quantitative_option,
     recipients_of,
     sandbox_option,
     selection_options,
@@ -46,6 +47,7 @@ Examples:
 @labels_options
 @modality_option
 @selection_options
+@quantitative_option
 @plan_options
 @click.option(
     "-j",
@@ -79,6 +81,7 @@ def command(
     modality: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    allow_quantitative: bool,
     jobs: int | None,
     created: str | None,
     key_file: Path | None,
@@ -114,7 +117,14 @@ def command(
     check_places(source, output, vault)
     if dry_run:
         console.say("dry run: nothing is written")
-        return show(source, modality, include, exclude, as_json=as_json)
+        return show(
+            source,
+            modality,
+            include,
+            exclude,
+            allow_quantitative=allow_quantitative,
+            as_json=as_json,
+        )
     request = Request(
         source=source,
         output=output,
@@ -128,6 +138,7 @@ def command(
         modality=modality,
         selection=selection_of(source, include, exclude),
         recipients=() if certificate is None else recipients_of(certificate),
+        allow_quantitative=allow_quantitative,
     )
     with sandboxed(sandbox), console.progress_to_stderr(progress) as report:
         result = protect(request, report)

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from salm_dicom.cli import console
-from salm_dicom.cli.options import json_option, modality_option, selection_options, source_argument
+from salm_dicom.cli.options import (
+    json_option,
+    modality_option,
+    quantitative_option,
+    selection_options,
+    source_argument,
+)
 
 if TYPE_CHECKING:
     from salm_dicom.batch.selection import Selection
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
 @source_argument
 @modality_option
 @selection_options
+@quantitative_option
 @json_option
 @console.reports_errors
 def command(
@@ -26,13 +33,21 @@ def command(
     modality: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    allow_quantitative: bool,
     as_json: bool,
 ) -> int:
     """Show what is in the export SOURCE, and what would be left out and why.
 
     Nothing is written. Exit 3 when files would be left out, 4 when nothing can be protected.
     """
-    return show(source, modality, include, exclude, as_json=as_json)
+    return show(
+        source,
+        modality,
+        include,
+        exclude,
+        allow_quantitative=allow_quantitative,
+        as_json=as_json,
+    )
 
 
 def selection_of(source: Path, include: tuple[str, ...], exclude: tuple[str, ...]) -> Selection:
@@ -52,6 +67,7 @@ def show(
     include: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
     *,
+    allow_quantitative: bool = False,
     as_json: bool,
 ) -> int:
     """Print what a scan finds and return the exit code."""
@@ -62,7 +78,7 @@ def show(
     if not source.exists():
         raise PlanError("SOURCE does not exist; give the folder of an export")
     selection = selection_of(source, include, exclude)
-    found = chosen(find(source, modality), selection)
+    found = chosen(find(source, modality, allow_quantitative=allow_quantitative), selection)
     if as_json:
         for series in found.series:
             console.emit(
@@ -74,6 +90,7 @@ def show(
                 rows=series.rows,
                 columns=series.columns,
                 geometry=_geometry(series),
+                **({"quantitative": series.quantity} if series.quantity else {}),
                 extent="slice" if series.irregular or series.slices == 1 else "volume",
                 files=[str(path) for path in series.paths],
             )
@@ -110,6 +127,8 @@ def _print(found: Export, source: Path) -> None:
     click.echo(f"{len(found.series)} series with {images} images can be protected")
     if rows:
         console.table(rows, ("no.", "modality", "slices", "rows x columns", "geometry"))
+    for why in sorted({one.quantity for one in found.series if one.quantity}):
+        click.echo(f"  warning W_QUANTITATIVE: {why}")
     if found.objects:
         kinds = console.kinds(one.kind for one in found.objects)
         click.echo(f"{len(found.objects)} objects would be copied, references mapped: {kinds}")

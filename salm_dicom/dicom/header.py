@@ -67,7 +67,10 @@ Vector = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceHeader:
-    """What one instance says about itself; distances in mm, LPS; empty where it says nothing."""
+    """What one instance says about itself; distances in mm, LPS; empty where it says nothing.
+
+    `quantity` is why its values are measurements, where they are (`quantitative.completed`).
+    """
 
     path: Path
     sop_class: str
@@ -84,9 +87,9 @@ class InstanceHeader:
     pixel_format: tuple[str | int, ...]
     splitting: tuple[str, ...]
     is_protected: bool
-    is_quantitative: bool
     frames: int = 1
     study_date: str = ""
+    quantity: str = ""
 
     @property
     def volume_key(self) -> tuple[object, ...]:
@@ -132,7 +135,6 @@ def header(file: Part10, path: Path) -> InstanceHeader:
         splitting=tuple(text_of(file, tag) for tag in _SPLITTING),
         frames=frames,
         is_protected=is_protected(file),
-        is_quantitative=REAL_WORLD_VALUE_MAP in file or bool(text_of(file, UNITS)),
     )
 
 

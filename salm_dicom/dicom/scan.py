@@ -15,13 +15,16 @@ from salm_dicom.dicom.admit import instance_header
 from salm_dicom.dicom.geometry import Stack, stacks
 from salm_dicom.dicom.header import InstanceHeader
 from salm_dicom.dicom.objects import ObjectHeader
+from salm_dicom.dicom.quantitative import with_maps
 from salm_dicom.errors import (
     DuplicatePosition,
     DuplicateUid,
     InputError,
     NotRegularFile,
+    Quantitative,
     Unreadable,
 )
+from salm_dicom.quantity import check_allowed
 
 _OBJECT_ORDER = ("patient_id", "study_uid", "series_uid", "sop_uid")
 
@@ -92,6 +95,11 @@ class SeriesFiles:
         return self.stack.irregular
 
     @property
+    def quantity(self) -> str:
+        """Empty, or why its values are measurements."""
+        return next((one.quantity for one in self.headers if one.quantity), "")
+
+    @property
     def is_multi_frame(self) -> bool:
         """Whether its frames lie in one file, and are placed when that is read."""
         return self.headers[0].frames > 1
@@ -124,8 +132,14 @@ class Scan:
     indexes: tuple[Path, ...] = ()
 
 
-def scan(root: Path) -> Scan:
-    """Return what is in the folder (or single file) `root`; every file is in the result once."""
+def scan(root: Path, *, allow_quantitative: bool = False) -> Scan:
+    """Return what is in the folder (or single file) `root`; every file is in the result once.
+
+    Parameters
+    ----------
+    allow_quantitative
+        Take images whose values are measurements, too (`salm_dicom.quantity`).
+    """
     headers: list[InstanceHeader | ObjectHeader] = []
     indexes: list[Path] = []
     left_out: list[LeftOut] = []
@@ -133,7 +147,7 @@ def scan(root: Path) -> Scan:
     for path in _walk(root, unreadable.append):
         try:
             _check_inside(path, root)
-            found = instance_header(path)
+            found = instance_header(path, allow_quantitative=allow_quantitative)
             indexes += [path] if found is None else []
             headers += [] if found is None else [found]
         except InputError as error:
@@ -142,9 +156,10 @@ def scan(root: Path) -> Scan:
         LeftOut(Path(e.filename), Unreadable.code, "the folder cannot be read") for e in unreadable
     ]
     kept, doubles = _without_duplicates(headers)
+    kept, mapped = _without_mapped(with_maps(kept), allow_quantitative)
     series, unusable = group(one for one in kept if isinstance(one, InstanceHeader))
     objects = [one for one in kept if isinstance(one, ObjectHeader)]
-    rows = sorted([*left_out, *doubles, *unusable], key=lambda row: str(row.path))
+    rows = sorted([*left_out, *doubles, *mapped, *unusable], key=lambda row: str(row.path))
     return Scan(
         series=tuple(series),
         left_out=tuple(rows),
@@ -210,6 +225,21 @@ def _without_duplicates(
         else:
             text = "another file has this SOP Instance UID and different content"
             left_out += [LeftOut(i.path, DuplicateUid.code, text) for i in same]
+    return kept, left_out
+
+
+def _without_mapped(
+    headers: list[InstanceHeader | ObjectHeader], allow_quantitative: bool
+) -> tuple[list[InstanceHeader | ObjectHeader], list[LeftOut]]:
+    """Return the instances without images that an object maps to real-world values."""
+    kept: list[InstanceHeader | ObjectHeader] = []
+    left_out: list[LeftOut] = []
+    for one in headers:
+        try:
+            check_allowed(getattr(one, "quantity", ""), allow_quantitative)
+            kept.append(one)
+        except Quantitative as error:
+            left_out.append(LeftOut(one.path, error.code, str(error)))
     return kept, left_out
 
 

@@ -22,6 +22,8 @@ class NiftiFile:
         Its size; slices of all frames are `images`.
     irregular
         Empty, or why its slices are no regular volume.
+    quantity
+        Empty, or why its values are measurements.
     """
 
     path: Path
@@ -33,6 +35,7 @@ class NiftiFile:
     rows: int
     columns: int
     irregular: str
+    quantity: str = ""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -50,7 +53,7 @@ class NiftiFile:
         return self.frames * self.slices
 
 
-def inspect(path: Path, modality: str | None) -> NiftiFile:
+def inspect(path: Path, modality: str | None, *, allow_quantitative: bool = False) -> NiftiFile:
     """Return what a NIfTI file holds; reads all of it.
 
     Raises
@@ -58,7 +61,7 @@ def inspect(path: Path, modality: str | None) -> NiftiFile:
     InputError
         The file cannot be protected exactly; its code says why.
     """
-    series = read_nifti(path, modality)
+    series = read_nifti(path, modality, allow_quantitative=allow_quantitative)
     first = series.volumes[0]
     slices, rows, columns = first.pixels.values.shape
     return NiftiFile(
@@ -71,4 +74,5 @@ def inspect(path: Path, modality: str | None) -> NiftiFile:
         rows=rows,
         columns=columns,
         irregular=first.irregular,
+        quantity=first.quantity,
     )
