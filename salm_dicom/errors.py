@@ -26,6 +26,9 @@ never values of patient attributes.
 
 from __future__ import annotations
 
+import os
+import sys
+import traceback
 from typing import ClassVar
 
 
@@ -279,3 +282,11 @@ class UnexpectedFailure(InputError):
     """An error that nobody foresaw; the log file has the frames."""
 
     code = "E_UNEXPECTED"
+
+
+def frames() -> str:
+    """Return where the current exception happened, without any value it may quote."""
+    error = sys.exception()
+    stack = traceback.extract_tb(error.__traceback__ if error else None)
+    lines = [f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in stack]
+    return f"{type(error).__name__}: " + " < ".join(reversed(lines))

@@ -7,8 +7,6 @@ copies of the volume; a test shows that both give the same bytes.
 from __future__ import annotations
 
 import errno
-import os
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,7 +18,7 @@ from salm_dicom.batch.uids import opened
 from salm_dicom.batch.vault import KeptWriter, Vault
 from salm_dicom.dicom.derive import Derivation
 from salm_dicom.dicom.series import read_series, write_series
-from salm_dicom.errors import InputError, MismatchError, PlanError, UnexpectedFailure
+from salm_dicom.errors import InputError, MismatchError, PlanError, UnexpectedFailure, frames
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.series import read_nifti, write_nifti
 from salm_dicom.protector import loaded
@@ -145,13 +143,3 @@ def _run_nifti(job: Job) -> str:
 
 def _failed(job: Work, code: str, reason: str, frames: str = "") -> Outcome:
     return Outcome(source=job.source, name=job.name, code=code, reason=reason, frames=frames)
-
-
-def frames() -> str:
-    """Return where the current exception happened, without any value it may quote."""
-    import sys
-
-    error = sys.exception()
-    stack = traceback.extract_tb(error.__traceback__ if error else None)
-    lines = [f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in stack]
-    return f"{type(error).__name__}: " + " < ".join(reversed(lines))

@@ -283,5 +283,5 @@ def _result(
         index=index,
         left_out=tuple(left_out),
         resumed=resumed,
-        log=tuple(log),
+        log=(*(entry.frames for entry in left_out if entry.frames), *log),
     )

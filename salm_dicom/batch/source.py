@@ -60,6 +60,8 @@ def find(root: Path, modality: str | None = None, *, allow_quantitative: bool = 
             files[file.sha256] = file
         except InputError as error:
             rows.append(LeftOut(path, error.code, str(error)))
+        except Exception as error:
+            rows.append(LeftOut.unforeseen(path, error))
     rows.sort(key=lambda row: str(row.path))
     return Export(
         dicom=dicom.series,

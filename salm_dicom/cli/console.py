@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -25,6 +25,7 @@ from salm_dicom.errors import (
     PlanError,
     SalmDicomError,
     UnsafeError,
+    frames,
 )
 
 P = ParamSpec("P")
@@ -42,6 +43,7 @@ _EXIT_OF: dict[type[SalmDicomError], int] = {
 }
 # Codes of left-out series that mean more than "partial", or less.
 _EXIT_OF_CODE = {"E_UNEXPECTED": UNEXPECTED, "E_MISMATCH": MISMATCH, "E_NOT_CHOSEN": DONE}
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 # So many files of one code are listed by name; --json lists all.
 _LISTED = 10
 
@@ -63,6 +65,8 @@ def reports_errors(function: Callable[P, int]) -> Callable[P, None]:
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         log_file = kwargs.get("log_file")
+        if isinstance(log_file, Path):
+            _check_log(log_file, [kwargs.get(place) for place in ("source", "output", "protected")])
         if not sys.warnoptions:  # libraries quote what they warn of, and that may be a patient's
             warnings.simplefilter("ignore")
         try:
@@ -75,26 +79,46 @@ def reports_errors(function: Callable[P, int]) -> Callable[P, None]:
             say("interrupted; finished series are kept. Run the same command again to go on")
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                code = _unexpected(error, log_file)
-            else:
-                code = NO_SPACE
-                say("error: no space left; make room and run the same command again")
-        except Exception as error:
-            code = _unexpected(error, log_file)
+        except SystemExit:
+            raise
+        except BaseException as error:  # a codec in Rust panics past Exception
+            code = _failed(error, log_file)
         _leave(code)
 
     return run
 
 
-def _unexpected(error: Exception, log_file: object) -> int:
-    """Say that something unforeseen happened, keep where, and return the exit code."""
-    from salm_dicom.batch.job import frames
+def _check_log(path: Path, places: Iterable[object]) -> None:
+    """Refuse a log file among images, or one that cannot be written, before anything is done."""
+    if any(p.resolve() in path.resolve().parents for p in places if isinstance(p, Path)):
+        raise click.UsageError("--log-file must lie outside SOURCE and the output")
+    try:
+        append_log(path, [])
+    except OSError as error:
+        raise click.UsageError(f"--log-file cannot be written ({type(error).__name__})") from error
 
+
+def _failed(error: BaseException, log_file: object) -> int:
+    """Say what an error that is none of ours means, and return the exit code."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        say("error: no space left; make room and run the same command again")
+        return NO_SPACE
+    if number in _NOT_WRITABLE:
+        say(
+            f"error: a file or folder cannot be written ({type(error).__name__}); give places "
+            "where you may write"
+        )
+        return USAGE
+    return _unexpected(error, log_file)
+
+
+def _unexpected(error: BaseException, log_file: object) -> int:
+    """Say that something unforeseen happened, keep where, and return the exit code."""
     say(f"unexpected {type(error).__name__}; --log-file FILE keeps where it happened")
     if isinstance(log_file, Path):
-        append_log(log_file, [frames()])
+        with suppress(OSError):  # the disk may be what failed
+            append_log(log_file, [frames()])
     return UNEXPECTED
 
 

@@ -124,6 +124,7 @@ def command(
             exclude,
             allow_quantitative=allow_quantitative,
             as_json=as_json,
+            log_file=log_file,
         )
     request = Request(
         source=source,

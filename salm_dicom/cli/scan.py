@@ -10,6 +10,7 @@ import click
 from salm_dicom.cli import console
 from salm_dicom.cli.options import (
     json_option,
+    log_option,
     modality_option,
     quantitative_option,
     selection_options,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @selection_options
 @quantitative_option
 @json_option
+@log_option
 @console.reports_errors
 def command(
     source: Path,
@@ -35,6 +37,7 @@ def command(
     exclude: tuple[str, ...],
     allow_quantitative: bool,
     as_json: bool,
+    log_file: Path | None,
 ) -> int:
     """Show what is in the export SOURCE, and what would be left out and why.
 
@@ -47,6 +50,7 @@ def command(
         exclude,
         allow_quantitative=allow_quantitative,
         as_json=as_json,
+        log_file=log_file,
     )
 
 
@@ -69,6 +73,7 @@ def show(
     *,
     allow_quantitative: bool = False,
     as_json: bool,
+    log_file: Path | None = None,
 ) -> int:
     """Print what a scan finds and return the exit code."""
     from salm_dicom.batch.selection import chosen
@@ -79,6 +84,8 @@ def show(
         raise PlanError("SOURCE does not exist; give the folder of an export")
     selection = selection_of(source, include, exclude)
     found = chosen(find(source, modality, allow_quantitative=allow_quantitative), selection)
+    if log_file is not None:
+        console.append_log(log_file, (one.frames for one in found.left_out if one.frames))
     if as_json:
         for series in found.series:
             console.emit(

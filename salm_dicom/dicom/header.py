@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydicom.uid import RE_VALID_UID
 
+from salm_dicom.dicom.modalities import modality
 from salm_dicom.dicom.part10 import Part10, text
 from salm_dicom.errors import BadUid, BadValue, MissingTag
 
@@ -124,7 +125,7 @@ def header(file: Part10, path: Path) -> InstanceHeader:
         series_uid=identity.series_uid,
         study_uid=text_of(file, STUDY_UID),
         patient_id=text_of(file, PATIENT_ID),
-        modality=text_of(file, MODALITY),
+        modality=modality(text_of(file, MODALITY)),
         study_date=text_of(file, STUDY_DATE),
         image_type=tuple(text_of(file, IMAGE_TYPE).split("\\")),
         instance_number=int(number) if re.fullmatch(r"[+-]?\d{1,12}", number) else 0,

@@ -22,7 +22,9 @@ from salm_dicom.errors import (
     InputError,
     NotRegularFile,
     Quantitative,
+    UnexpectedFailure,
     Unreadable,
+    frames,
 )
 from salm_dicom.quantity import check_allowed
 
@@ -31,11 +33,21 @@ _OBJECT_ORDER = ("patient_id", "study_uid", "series_uid", "sop_uid")
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """One file that is not protected: where, the code, and what to do about it."""
+    """One file that is not protected: where, the code, what to do about it.
+
+    `frames` says where an error happened that nobody foresaw, for the log file.
+    """
 
     path: Path
     code: str
     reason: str
+    frames: str = ""
+
+    @classmethod
+    def unforeseen(cls, path: Path, error: Exception) -> LeftOut:
+        """Return the entry of a file at which we failed: a bad file never ends a run."""
+        reason = f"an unforeseen {type(error).__name__}; --log-file has where it happened"
+        return cls(path, UnexpectedFailure.code, reason, frames())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +164,8 @@ def scan(root: Path, *, allow_quantitative: bool = False) -> Scan:
             headers += [] if found is None else [found]
         except InputError as error:
             left_out.append(LeftOut(path, error.code, str(error)))
+        except Exception as error:
+            left_out.append(LeftOut.unforeseen(path, error))
     left_out += [
         LeftOut(Path(e.filename), Unreadable.code, "the folder cannot be read") for e in unreadable
     ]
