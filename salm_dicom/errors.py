@@ -17,6 +17,7 @@ SalmDicomError
     ├── GeometryError, UnevenSpacing, NonLinearRescale
     ├── AlreadyProtected, Quantitative, Changed, NoModality, NoLabel, NoChange, NoForeground
     ├── NotProtected
+    ├── NotDeidentified
     └── WorkerCrashed, TimedOut, UnexpectedFailure
 ```
 
@@ -224,6 +225,12 @@ class Quantitative(InputError):
     """Pixel values are measurements that must not be changed."""
 
     code = "E_QUANTITATIVE"
+
+
+class NotDeidentified(InputError):
+    """The rules of de-identification cannot clean this kind of object."""
+
+    code = "E_NOT_DEIDENTIFIED"
 
 
 class Changed(InputError):

@@ -26,6 +26,7 @@ LEVEL = {part: level for level, row in enumerate(LAYERS) for part in row}
 OWNERS = {
     "pydicom": {"dicom"},
     "highdicom": {"dicom"},
+    "dicomanonymizer": {"dicom"},
     "cryptography": {"dicom"},
     "nibabel": {"nifti"},
     "SimpleITK": {"foreground", "fidelity"},

@@ -13,9 +13,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from salm_dicom.batch.deidentify import burned_in
 from salm_dicom.batch.nifti import keep_frames
 from salm_dicom.batch.uids import opened
 from salm_dicom.batch.vault import KeptWriter, Vault
+from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.dicom.derive import Derivation
 from salm_dicom.dicom.series import read_series, write_series
 from salm_dicom.errors import InputError, MismatchError, PlanError, UnexpectedFailure, frames
@@ -60,6 +62,7 @@ class Job:
     modality: str | None = None
     recipients: tuple[bytes, ...] = ()
     quantity: str = ""
+    deidentifier: Deidentifier | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,17 +109,22 @@ def _run(job: Job) -> str:
     def change_of(index: int, before: StoredPixels) -> Integers:
         return found.delta[index : index + len(before.values)]
 
+    record = found.record
+    if job.deidentifier is not None:
+        warned = burned_in(series.origin.files[0].part10, volume.modality)
+        record = replace(record, warnings=(*record.warnings, *warned))
     with opened(vault.uids) as new:
         derivation = Derivation(
-            record=found.record,
+            record=record,
             created=job.created,
             site_key=job.site_key,
             references=new,
             recipients=job.recipients,
+            deidentified=job.deidentifier,
         )
         write_series(series.origin, change_of, job.output / job.name, derivation, kept.add)
     kept.write(vault.kept(job.name))
-    return found.record.to_json()
+    return record.to_json()
 
 
 def _run_nifti(job: Job) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from salm_dicom import __version__
+from salm_dicom.dicom.deidentify import RULES_OF, method
 from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.protector import Protector
 from salm_dicom.record import ProtectionRecord
@@ -72,7 +73,13 @@ class Result:
     log: tuple[str, ...] = ()
 
 
-def write_manifest(output: Path, protector: Protector, created: datetime, result: Result) -> None:
+def write_manifest(
+    output: Path,
+    protector: Protector,
+    created: datetime,
+    result: Result,
+    deidentified: bool = False,
+) -> None:
     """Write what may be shared: no patient data, no source paths or UIDs, no seed; atomically."""
     plan = protector.plan.to_dict()
     del plan["seed"]
@@ -81,6 +88,7 @@ def write_manifest(output: Path, protector: Protector, created: datetime, result
         "created": created.isoformat(),
         "digest": protector.digest,
         "plan": plan,
+        **({"deidentified": f"{method()}; {RULES_OF}; not pixels"} if deidentified else {}),
         "series": [_shared(one) for one in result.done],
         "objects": [{"file": one.name, "kind": one.kind} for one in result.copied],
         "left_out": dict(sorted(Counter(entry.code for entry in result.left_out).items())),

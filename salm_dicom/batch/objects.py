@@ -14,6 +14,7 @@ from salm_dicom.batch.manifest import Copied
 from salm_dicom.batch.source import Export
 from salm_dicom.batch.uids import opened
 from salm_dicom.batch.vault import Vault, atomic, write_kept_object
+from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.dicom.objects import ObjectHeader, copied
 from salm_dicom.dicom.part10 import parse, read
 from salm_dicom.dicom.restore import keep_object
@@ -34,6 +35,7 @@ class ObjectJob:
     vault: Path
     created: datetime
     digest: str
+    deidentifier: Deidentifier | None = None
 
 
 def copy_object(job: ObjectJob) -> Outcome:
@@ -46,7 +48,8 @@ def _run(job: ObjectJob) -> str:
     source = read(job.path)
     vault = Vault(job.vault)
     with opened(vault.uids) as new:
-        data = copied(source, new, job.created, job.digest)
+        clean = source if job.deidentifier is None else job.deidentifier(source)
+        data = copied(clean, new, job.created, job.digest)
     write_kept_object(vault.kept_object(job.name), keep_object(source, parse(data)))
     path = job.output / job.name
     make_private(path.parent)
@@ -63,6 +66,7 @@ def object_jobs(
     vault: Vault,
     created: datetime,
     digest: str,
+    deidentifier: Deidentifier | None = None,
 ) -> list[ObjectJob]:
     """Return a job for each object that is not in the output yet."""
     return [
@@ -75,6 +79,7 @@ def object_jobs(
             vault=vault.folder,
             created=created,
             digest=digest,
+            deidentifier=deidentifier,
         )
         for one in objects
         if not (rows[one.sop_uid].done and (output / rows[one.sop_uid].name).is_file())

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from salm_dicom.batch.deidentify import can_be_cleaned, deidentifier_of
 from salm_dicom.batch.index import not_indexed, write_index
 from salm_dicom.batch.job import Job, protect_series
 from salm_dicom.batch.labels import Labels
@@ -23,12 +24,13 @@ from salm_dicom.batch.nifti import note_images
 from salm_dicom.batch.objects import alone, copied_objects, copy_object, object_jobs
 from salm_dicom.batch.places import check_output, check_places
 from salm_dicom.batch.run import run
-from salm_dicom.batch.selection import Selection, chosen
+from salm_dicom.batch.selection import Selection, chosen, without_changed
 from salm_dicom.batch.settle import planned, settle
-from salm_dicom.batch.source import AnySeries, Export, find, source_key, without
+from salm_dicom.batch.source import AnySeries, Export, find, source_key
 from salm_dicom.batch.source import load as load_volume
 from salm_dicom.batch.uids import write_uids
 from salm_dicom.batch.vault import Vault
+from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.errors import Changed, DiskFull, NoLabel, PlanError, UnsafeError
 from salm_dicom.plan import ProtectionPlan
@@ -72,6 +74,8 @@ class Request:
         Certificates, DER, of those who can restore DICOM sources from the output alone.
     allow_quantitative
         Protect images whose values are measurements, too (`salm_dicom.quantity`).
+    deidentify
+        De-identify every instance before it is protected (`salm_dicom.dicom.deidentify`).
     """
 
     source: Path
@@ -87,6 +91,7 @@ class Request:
     selection: Selection = field(default_factory=Selection)
     recipients: tuple[bytes, ...] = ()
     allow_quantitative: bool = False
+    deidentify: bool = False
 
 
 def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
@@ -97,7 +102,12 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
     UnsafeError, PlanError, Locked, DiskFull, NoLabel
     """
     check_places(request.source, request.output, request.vault)
+    if request.deidentify and request.recipients:
+        raise PlanError(
+            "an envelope holds the source, who it is of included; not with --deidentify"
+        )
     found = find(request.source, request.modality, allow_quantitative=request.allow_quantitative)
+    found = can_be_cleaned(found) if request.deidentify else found
     if not found.series:
         return Result(done=(), left_out=(*found.left_out, *alone(found)), resumed=0)
     vault = Vault(request.vault)
@@ -110,19 +120,21 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
         found = chosen(found, request.selection, {row.source for row in known if row.done})
         if not found.series:
             return Result(done=(), left_out=(*found.left_out, *alone(found)), resumed=0)
-        found = _without_changed(found, ledger.rows())
+        found = without_changed(found, ledger.rows())
         labelled, unlabelled = labelled_series(found, plan, request.labels)
         protector = given or _fitted(request, vault, labelled, progress)
         save(protector, vault.protector)
-        created = ledger.begin(_digest(request, protector), request.created)
+        cleaner = deidentifier_of(vault, request.deidentify)
+        created = ledger.begin(_digest(request, protector, cleaner), request.created)
         request.output.mkdir(parents=True, exist_ok=True, mode=0o700)
         plan_names(found, ledger)
-        plan_of = partial(planned, found.objects, labelled, protector, request.site_key)
+        old = cleaner.uid if cleaner else str
+        plan_of = partial(planned, found.objects, labelled, protector, request.site_key, old)
         write_uids(vault.uids, chain.from_iterable(pairs for _, _, pairs in plan_of()))
         before = ledger.rows()
         note_images(vault, [(before[source_key(one)].name, one.path) for one in found.nifti])
         todo = [
-            _job(request, vault, created, series, before[source_key(series)].name, label)
+            _job(request, vault, created, series, before[source_key(series)].name, label, cleaner)
             for series, label in labelled
             if not _is_done(request.output, before[source_key(series)])
         ]
@@ -130,15 +142,16 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
             shutil.rmtree(job.output / job.name, ignore_errors=True)
         log = run(todo, protect_series, request.jobs, ledger, "series", progress)
         objects = object_jobs(
-            found.objects, ledger.rows("objects"), request.output, vault, created, protector.digest
-        )
+            found.objects, ledger.rows("objects"), request.output, vault, created, protector.digest,
+            cleaner,
+        )  # fmt: skip
         log += run(objects, copy_object, request.jobs, ledger, "objects", progress)
         settle(request.output, ledger, plan_of)
         index = write_index(found, request.output, ledger, request.site_key, protector.digest)
         left_out = [*found.left_out, *unlabelled, *not_indexed(found, index)]
         result = _result(found, left_out, ledger, len(labelled) - len(todo), log, index)
         try:
-            write_manifest(request.output, protector, created, result)
+            write_manifest(request.output, protector, created, result, request.deidentify)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFull("no space left for the manifest; run the same again") from error
@@ -146,11 +159,12 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
     return result
 
 
-def _digest(request: Request, protector: Protector) -> str:
+def _digest(request: Request, protector: Protector, cleaner: Deidentifier | None) -> str:
     """Return what may not change between the runs that make one output."""
     recipients = (sha256(one).hexdigest() for one in request.recipients)
-    quantitative = ("quantitative",) * request.allow_quantitative
-    return ":".join((protector.digest, *recipients, *quantitative))
+    quantitative = ["quantitative"] * request.allow_quantitative
+    cleaned = [sha256(cleaner.key).hexdigest()] if cleaner else []
+    return ":".join((protector.digest, *recipients, *quantitative, *cleaned))
 
 
 def labelled_series(
@@ -216,6 +230,7 @@ def _job(
     series: AnySeries,
     name: str,
     label: str | None,
+    cleaner: Deidentifier | None,
 ) -> Job:
     return Job(
         source=source_key(series),
@@ -230,24 +245,8 @@ def _job(
         modality=series.modality,
         recipients=request.recipients,
         quantity=series.quantity,
+        deidentifier=cleaner,
     )
-
-
-def _without_changed(found: Export, rows: dict[str, Row]) -> Export:
-    """Leave out series whose protected volume is no longer in the source as it was.
-
-    Protecting them again would give one SOP Instance UID to two files with different pixels.
-    """
-    here = {source_key(series) for series in found.series}
-    lost = {source.split("/")[0] for source, row in rows.items() if row.done and source not in here}
-    changed = [
-        series
-        for series in found.series
-        if source_key(series) not in rows and series.series_uid in lost
-    ]
-    text = "the series has other slices than when it was protected; use a new output folder"
-    entries = [LeftOut(path, Changed.code, text) for one in changed for path in one.paths]
-    return without(found, changed, entries)
 
 
 def _result(

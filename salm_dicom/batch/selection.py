@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from salm_dicom.batch.source import AnySeries, Export, source_key
+from salm_dicom.batch.ledger import Row
+from salm_dicom.batch.source import AnySeries, Export, source_key, without
 from salm_dicom.dicom.objects import ObjectHeader
 from salm_dicom.dicom.scan import LeftOut
-from salm_dicom.errors import NotChosen, PlanError
+from salm_dicom.errors import Changed, NotChosen, PlanError
 from salm_dicom.nifti.scan import NiftiFile
 
 KEYS = ("modality", "date", "series", "study", "patient", "path")
@@ -111,6 +112,23 @@ def chosen(export: Export, selection: Selection, done: Collection[str] = ()) -> 
 
     found = {name: kept(getattr(export, name)) for name in ("dicom", "nifti", "objects")}
     return replace(export, **found, left_out=(*export.left_out, *out))  # type: ignore[arg-type]
+
+
+def without_changed(found: Export, rows: dict[str, Row]) -> Export:
+    """Leave out series whose protected volume is no longer in the source as it was.
+
+    Protecting them again would give one SOP Instance UID to two files with different pixels.
+    """
+    here = {source_key(series) for series in found.series}
+    lost = {source.split("/")[0] for source, row in rows.items() if row.done and source not in here}
+    changed = [
+        series
+        for series in found.series
+        if source_key(series) not in rows and series.series_uid in lost
+    ]
+    text = "the series has other slices than when it was protected; use a new output folder"
+    entries = [LeftOut(path, Changed.code, text) for one in changed for path in one.paths]
+    return without(found, changed, entries)
 
 
 def _said(one: AnySeries | ObjectHeader, root: Path) -> dict[str, str]:

@@ -20,6 +20,7 @@ from salm_dicom.dicom.header import identity_of
 from salm_dicom.dicom.objects import ObjectHeader
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.references import replaced
+from salm_dicom.dicom.rewriting import NewUid
 from salm_dicom.dicom.scan import SeriesFiles
 from salm_dicom.dicom.splice import file_meta, splice
 from salm_dicom.dicom.unchanged import UidPair
@@ -35,21 +36,29 @@ def planned(
     labelled: Iterable[tuple[AnySeries, str | None]],
     protector: Protector,
     site_key: bytes,
+    source_uid: NewUid = str,
 ) -> Iterator[tuple[Table, str, Iterator[UidPair]]]:
     """Yield what is to be in the output: its row in the ledger, and its old and new UIDs.
 
     NIfTI files have none.
+
+    Parameters
+    ----------
+    source_uid
+        Returns the UID that a UID of the source has before it is protected: of the de-identified
+        instance, where that is what gets protected.
     """
     for series, label in labelled:
         if not isinstance(series, SeriesFiles):
             continue
         with suppress(NoLabel):  # the series will be left out
             digest = protector.digest_for(label)
-            instances = [one.sop_uid for one in series.headers]
-            pairs = new_uids(site_key, digest, instances, series.series_uid)
+            instances = [source_uid(one.sop_uid) for one in series.headers]
+            pairs = new_uids(site_key, digest, instances, source_uid(series.series_uid))
             yield "series", source_key(series), pairs
     for one in objects:
-        pairs = new_uids(site_key, protector.digest, [one.sop_uid], one.series_uid)
+        own, series_uid = source_uid(one.sop_uid), source_uid(one.series_uid)
+        pairs = new_uids(site_key, protector.digest, [own], series_uid)
         yield "objects", one.sop_uid, pairs
 
 

@@ -63,6 +63,11 @@ class Vault:
         """SQLite file with the new UID of everything that this run changes."""
         return self.folder / "uids.sqlite"
 
+    @property
+    def deidentify_key(self) -> Path:
+        """File with the secret of pseudonyms and UIDs, where the output is de-identified."""
+        return self.folder / "deidentify.key"
+
     def create(self) -> None:
         """Make the folders, and a table of new UIDs with nothing in it yet."""
         for folder in (self.folder, self.folder / "kept"):

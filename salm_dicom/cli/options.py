@@ -128,6 +128,15 @@ def quantitative_option(function: F) -> F:
     )(function)
 
 
+def vault_option(function: F) -> F:
+    """Add --vault, of an output that was de-identified."""
+    return click.option(
+        "--vault",
+        type=FOLDER,
+        help="Of the run that made OUT; needed where that was de-identified. Default: OUT.vault",
+    )(function)
+
+
 def selection_options(function: F) -> F:
     """Add --include and --exclude."""
     function = click.option(

@@ -65,6 +65,12 @@ Examples:
     metavar="CERT.pem",
     help="Put the way back into every DICOM file, encrypted for the owner of this certificate.",
 )
+@click.option(
+    "--deidentify",
+    is_flag=True,
+    help="De-identify every file first, by rule (PS3.15 Basic Profile); text in pixels stays. "
+    "Needs salm_dicom[deid].",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @json_option
 @progress_option
@@ -86,6 +92,7 @@ def command(
     created: str | None,
     key_file: Path | None,
     certificate: Path | None,
+    deidentify: bool,
     dry_run: bool,
     as_json: bool,
     progress: str,
@@ -140,6 +147,7 @@ def command(
         selection=selection_of(source, include, exclude),
         recipients=() if certificate is None else recipients_of(certificate),
         allow_quantitative=allow_quantitative,
+        deidentify=deidentify,
     )
     with sandboxed(sandbox), console.progress_to_stderr(progress) as report:
         result = protect(request, report)

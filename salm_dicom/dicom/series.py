@@ -242,6 +242,8 @@ def _instance(
     Range and padding are checked by `shifted`, the budget here, the header against the write
     policy, and the written pixels by decoding them again.
     """
+    if derivation.deidentified is not None:
+        source = derivation.deidentified(source)
     most = derivation.record.budget_stored
     found = max(int(delta.max(initial=0)), -int(delta.min(initial=0)))
     if found > most:

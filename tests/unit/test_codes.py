@@ -54,6 +54,8 @@ CODES = {
     "E_NO_CHANGE": "unit/test_codes.py::test_an_image_without_anatomy_is_listed",
     "E_NOT_PROTECTED": "unit/test_audit_command.py::"
                        "test_files_without_a_pair_are_listed_and_make_3",
+    "E_NOT_DEIDENTIFIED": "unit/test_deidentify.py::"
+    "test_a_whole_export_is_deidentified_protected_verified_and_restored",
     "E_CRASH": "unit/test_batch.py::"
                "test_a_series_that_kills_its_worker_is_left_out_and_the_others_are_done",
     "E_TIMEOUT": "unit/test_sandbox.py::test_a_decoder_that_does_not_end_is_ended",
