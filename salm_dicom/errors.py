@@ -7,6 +7,7 @@ SalmDicomError
 ├── UnsafeError               going on could overwrite or mix up somebody's data            (exit 6)
 ├── DiskFull                  no space left for the output                                  (exit 7)
 ├── Locked                    another run is writing to the same output                     (exit 8)
+├── PacsError                 the way to a PACS is broken or refused                     (exit 3)
 ├── MismatchError             what was written is not what was meant                        (exit 9)
 ├── Unmeasurable              a metric says nothing of this volume; the row says so
 └── InputError                one file or series cannot be protected; it is listed with its code
@@ -17,7 +18,7 @@ SalmDicomError
     ├── GeometryError, UnevenSpacing, NonLinearRescale
     ├── AlreadyProtected, Quantitative, Changed, NoModality, NoLabel, NoChange, NoForeground
     ├── NotProtected
-    ├── NotDeidentified
+    ├── NotDeidentified, NotTransferred
     └── WorkerCrashed, TimedOut, UnexpectedFailure
 ```
 
@@ -27,9 +28,6 @@ never values of patient attributes.
 
 from __future__ import annotations
 
-import os
-import sys
-import traceback
 from typing import ClassVar
 
 
@@ -67,6 +65,12 @@ class Locked(SalmDicomError):
     """Another run is writing to the same output folder."""
 
     code = "E_LOCKED"
+
+
+class PacsError(SalmDicomError):
+    """A PACS cannot be reached, refuses, or broke off; what came through is kept."""
+
+    code = "E_PACS"
 
 
 class MismatchError(SalmDicomError):
@@ -233,6 +237,12 @@ class NotDeidentified(InputError):
     code = "E_NOT_DEIDENTIFIED"
 
 
+class NotTransferred(InputError):
+    """A PACS did not send an instance, or did not take it."""
+
+    code = "E_NOT_TRANSFERRED"
+
+
 class Changed(InputError):
     """A source file changed between scan and write."""
 
@@ -289,11 +299,3 @@ class UnexpectedFailure(InputError):
     """An error that nobody foresaw; the log file has the frames."""
 
     code = "E_UNEXPECTED"
-
-
-def frames() -> str:
-    """Return where the current exception happened, without any value it may quote."""
-    error = sys.exception()
-    stack = traceback.extract_tb(error.__traceback__ if error else None)
-    lines = [f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in stack]
-    return f"{type(error).__name__}: " + " < ".join(reversed(lines))

@@ -32,10 +32,11 @@ from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.sandbox import sandboxed
 from salm_dicom.dicom.scan import scan
 from salm_dicom.dicom.series import read_series, write_series
-from salm_dicom.errors import InputError, MismatchError, PlanError, frames
+from salm_dicom.errors import InputError, MismatchError, PlanError
 from salm_dicom.nifti.series import read_nifti
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector
+from salm_dicom.trace import frames
 from salm_dicom.volume import Integers, StoredPixels
 from tests.fuzz_cases import CANARY, case, corpus
 

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "salm_dicom"
 # Lowest first. A part imports itself and the rows above its own; parts of one row are siblings.
 LAYERS = (
     ("errors",),
-    ("volume", "grid", "record", "quantity", "folder"),
+    ("volume", "grid", "record", "quantity", "folder", "trace"),
     ("dicom", "nifti", "foreground", "perturb", "learning", "fidelity", "report"),
     ("plan",),
     ("protector",),
@@ -27,6 +27,9 @@ OWNERS = {
     "pydicom": {"dicom"},
     "highdicom": {"dicom"},
     "dicomanonymizer": {"dicom"},
+    "pynetdicom": {"dicom"},
+    "dicomweb_client": {"dicom"},
+    "requests": {"dicom"},
     "cryptography": {"dicom"},
     "nibabel": {"nifti"},
     "SimpleITK": {"foreground", "fidelity"},

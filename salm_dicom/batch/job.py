@@ -20,11 +20,12 @@ from salm_dicom.batch.vault import KeptWriter, Vault
 from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.dicom.derive import Derivation
 from salm_dicom.dicom.series import read_series, write_series
-from salm_dicom.errors import InputError, MismatchError, PlanError, UnexpectedFailure, frames
+from salm_dicom.errors import InputError, MismatchError, PlanError, UnexpectedFailure
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.series import read_nifti, write_nifti
 from salm_dicom.protector import loaded
 from salm_dicom.record import widest
+from salm_dicom.trace import frames
 from salm_dicom.volume import Integers, StoredPixels
 
 NO_SPACE = "E_NO_SPACE"

@@ -25,8 +25,8 @@ from salm_dicom.errors import (
     PlanError,
     SalmDicomError,
     UnsafeError,
-    frames,
 )
+from salm_dicom.trace import frames
 
 P = ParamSpec("P")
 

@@ -24,9 +24,9 @@ from salm_dicom.errors import (
     Quantitative,
     UnexpectedFailure,
     Unreadable,
-    frames,
 )
 from salm_dicom.quantity import check_allowed
+from salm_dicom.trace import frames
 
 _OBJECT_ORDER = ("patient_id", "study_uid", "series_uid", "sop_uid")
 

@@ -56,6 +56,9 @@ CODES = {
                        "test_files_without_a_pair_are_listed_and_make_3",
     "E_NOT_DEIDENTIFIED": "unit/test_deidentify.py::"
     "test_a_whole_export_is_deidentified_protected_verified_and_restored",
+    "E_PACS": "journeys/test_transfer.py::"
+    "test_nothing_of_a_patient_is_said_when_it_works_and_when_it_does_not",
+    "E_NOT_TRANSFERRED": "journeys/test_transfer.py::test_files_that_a_pacs_refuses_are_listed",
     "E_CRASH": "unit/test_batch.py::"
                "test_a_series_that_kills_its_worker_is_left_out_and_the_others_are_done",
     "E_TIMEOUT": "unit/test_sandbox.py::test_a_decoder_that_does_not_end_is_ended",
