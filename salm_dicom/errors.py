@@ -7,7 +7,7 @@ SalmDicomError
 ├── UnsafeError               going on could overwrite or mix up somebody's data            (exit 6)
 ├── DiskFull                  no space left for the output                                  (exit 7)
 ├── Locked                    another run is writing to the same output                     (exit 8)
-├── PacsError                 the way to a PACS is broken or refused                     (exit 3)
+├── PacsError                 the way to a PACS is broken or refused                        (exit 3)
 ├── MismatchError             what was written is not what was meant                        (exit 9)
 ├── Unmeasurable              a metric says nothing of this volume; the row says so
 └── InputError                one file or series cannot be protected; it is listed with its code
@@ -17,8 +17,7 @@ SalmDicomError
     ├── NotImage, UnsupportedPixels, UnsupportedTransferSyntax, DecodeError
     ├── GeometryError, UnevenSpacing, NonLinearRescale
     ├── AlreadyProtected, Quantitative, Changed, NoModality, NoLabel, NoChange, NoForeground
-    ├── NotProtected
-    ├── NotDeidentified, NotTransferred
+    ├── NotProtected, NotDeidentified, NotTransferred
     └── WorkerCrashed, TimedOut, UnexpectedFailure
 ```
 

@@ -56,6 +56,8 @@ CODES = {
                        "test_files_without_a_pair_are_listed_and_make_3",
     "E_NOT_DEIDENTIFIED": "unit/test_deidentify.py::"
     "test_a_whole_export_is_deidentified_protected_verified_and_restored",
+    "E_UNMEASURABLE": "unit/test_fidelity_spectrum.py::"
+    "test_an_image_without_enough_squares_is_not_measured",
     "E_PACS": "journeys/test_transfer.py::"
     "test_nothing_of_a_patient_is_said_when_it_works_and_when_it_does_not",
     "E_NOT_TRANSFERRED": "journeys/test_transfer.py::test_files_that_a_pacs_refuses_are_listed",
