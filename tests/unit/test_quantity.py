@@ -284,5 +284,4 @@ def test_real_measurements_are_refused_and_protected_when_asked_for(shared, tmp_
     assert {e.code for e in scan(source).left_out} == {"E_QUANTITATIVE"}
     run("protect", source, "-o", tmp_path / "out", "--method=random", "--allow-quantitative")
     assert len(list((tmp_path / "out").rglob("*.dcm"))) == 3
-    run("verify", source, tmp_path / "out", "--min-psnr=0", "--min-ssim=0",
-        "--max-mean-shift=9")  # fmt: skip
+    run("verify", source, tmp_path / "out", "--rows=1,2")  # fidelity limits are another matter
