@@ -38,6 +38,7 @@ OWNERS = {
     "monai": {"learning", "fidelity", "transforms", "audit"},
     "matplotlib": {"audit"},
     "mirp": {"fidelity"},
+    "distributed": {"batch"},
     "torch": {"perturb", "learning", "fidelity", "protector", "transforms", "batch", "audit"},
 }
 MOST_LINES = 300

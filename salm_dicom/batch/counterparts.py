@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from salm_dicom.batch import nifti
+from salm_dicom.batch.catalog import AnySeries
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.pairing import partners_of
-from salm_dicom.batch.source import AnySeries, find
+from salm_dicom.batch.source import find
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.pixels import stored_values
 from salm_dicom.dicom.rewriting import NewUid

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import replace
 from pathlib import Path
 
-from salm_dicom.batch.source import Export
+from salm_dicom.batch.catalog import Catalog
 from salm_dicom.batch.vault import Vault
 from salm_dicom.dicom.deidentify import BURNED_IN, Deidentifier, check_installed
 from salm_dicom.dicom.header import text_of
@@ -53,18 +52,17 @@ def existing(vault: Path) -> Deidentifier | None:
     return Deidentifier(key)
 
 
-def can_be_cleaned(export: Export) -> Export:
-    """Return the export without what the rules cannot clean, which is left out."""
-    kept = tuple(one for one in export.objects if one.kind not in _TEXTS)
+def leave_out_uncleanable(catalog: Catalog) -> None:
+    """Leave out what the rules cannot clean."""
     text = "free text or a document may name the patient; it cannot be de-identified by rule"
-    gone = [
-        LeftOut(one.path, NotDeidentified.code, text)
-        for one in export.objects
-        if one.kind in _TEXTS
-    ]
+    for number, key in catalog.pages("key", "objects"):
+        one = catalog.object(key)
+        if one is not None and one.kind in _TEXTS:
+            catalog.drop(number, "objects", [LeftOut(one.path, NotDeidentified.code, text)])
     text = "texts in a NIfTI header are not de-identified; remove them, or give DICOM"
-    gone += [LeftOut(one.path, NotDeidentified.code, text) for one in export.nifti]
-    return replace(export, objects=kept, nifti=(), left_out=(*export.left_out, *gone))
+    for entry in catalog.series("is_in AND kind = 'nifti'"):
+        gone = [LeftOut(path, NotDeidentified.code, text) for path in entry.series.paths]
+        catalog.drop(entry.number, "series", gone)
 
 
 def burned_in(file: Part10, modality: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from salm_dicom.batch.bounds import NO_BOUNDS, Bounds
 from salm_dicom.batch.deidentify import burned_in
 from salm_dicom.batch.nifti import keep_frames
 from salm_dicom.batch.uids import opened
@@ -20,7 +21,14 @@ from salm_dicom.batch.vault import KeptWriter, Vault
 from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.dicom.derive import Derivation
 from salm_dicom.dicom.series import read_series, write_series
-from salm_dicom.errors import InputError, MismatchError, PlanError, UnexpectedFailure
+from salm_dicom.errors import (
+    InputError,
+    MismatchError,
+    PlanError,
+    TimedOut,
+    UnexpectedFailure,
+    WorkerCrashed,
+)
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.series import read_nifti, write_nifti
 from salm_dicom.protector import loaded
@@ -29,6 +37,8 @@ from salm_dicom.trace import frames
 from salm_dicom.volume import Integers, StoredPixels
 
 NO_SPACE = "E_NO_SPACE"
+# So often may a series be under way when its worker dies.
+CRASHES = 3
 
 
 class Work(Protocol):
@@ -42,6 +52,10 @@ class Work(Protocol):
     def output(self) -> Path: ...  # noqa: D102
     @property
     def vault(self) -> Path: ...  # noqa: D102
+    @property
+    def bounds(self) -> Bounds: ...  # noqa: D102
+    @property
+    def places(self) -> tuple[Path, ...]: ...  # noqa: D102
 
 
 J = TypeVar("J", bound=Work)
@@ -64,6 +78,12 @@ class Job:
     recipients: tuple[bytes, ...] = ()
     quantity: str = ""
     deidentifier: Deidentifier | None = None
+    bounds: Bounds = NO_BOUNDS
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """What a worker must see."""
+        return self.output, self.vault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +168,20 @@ def _run_nifti(job: Job) -> str:
     kept = Vault(job.vault).kept(job.name)
     keep_frames(kept, series, [one.delta for one in found])
     return record.to_json()
+
+
+def crashed(job: Work) -> Outcome:
+    """Return the outcome of a series that killed its worker."""
+    reason = f"the process that worked on it died {CRASHES} times (out of memory?)"
+    return _failed(job, WorkerCrashed.code, reason)
+
+
+def late(job: Work, frames: str) -> Outcome:
+    """Return the outcome of a job whose process was ended because of it."""
+    reason = (
+        f"was not done after {job.bounds.seconds:g} seconds and was ended (--max-seconds-per-file)"
+    )
+    return _failed(job, TimedOut.code, reason, frames)
 
 
 def _failed(job: Work, code: str, reason: str, frames: str = "") -> Outcome:

@@ -6,15 +6,15 @@ modality=CT,MR   date=20250101-20251231   series=UID   study=UID   patient=ID   
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from salm_dicom.batch.ledger import Row
-from salm_dicom.batch.source import AnySeries, Export, source_key, without
+from salm_dicom.batch.catalog import AnySeries, Catalog
+from salm_dicom.batch.ledger import Table
 from salm_dicom.dicom.objects import ObjectHeader
 from salm_dicom.dicom.scan import LeftOut
-from salm_dicom.errors import Changed, NotChosen, PlanError
+from salm_dicom.errors import NotChosen, PlanError
 from salm_dicom.nifti.scan import NiftiFile
 
 KEYS = ("modality", "date", "series", "study", "patient", "path")
@@ -87,48 +87,29 @@ class Selection:
         return ""
 
 
-def chosen(export: Export, selection: Selection, done: Collection[str] = ()) -> Export:
-    """Return the export without what is not wanted, which is left out with its code.
+def choose(
+    catalog: Catalog,
+    selection: Selection,
+    is_done: Callable[[str, Table], bool] = lambda *_: False,
+) -> None:
+    """Leave out what is not wanted, with its code.
 
     Parameters
     ----------
-    done
-        Keys of series and objects that the output has already: they stay in it.
+    is_done
+        Says of a key whether the output has it already: then it stays.
     """
     if not (selection.include or selection.exclude):
-        return export
-    out: list[LeftOut] = []
-
-    def kept(members: Iterable[AnySeries | ObjectHeader]) -> tuple[object, ...]:
-        stays = []
-        for one in members:
-            key = one.sop_uid if isinstance(one, ObjectHeader) else source_key(one)
-            why = "" if key in done else selection.reason(one)
-            paths = (one.path,) if isinstance(one, ObjectHeader) else one.paths
-            out.extend(LeftOut(path, NotChosen.code, why) for path in paths if why)
-            if not why:
-                stays.append(one)
-        return tuple(stays)
-
-    found = {name: kept(getattr(export, name)) for name in ("dicom", "nifti", "objects")}
-    return replace(export, **found, left_out=(*export.left_out, *out))  # type: ignore[arg-type]
-
-
-def without_changed(found: Export, rows: dict[str, Row]) -> Export:
-    """Leave out series whose protected volume is no longer in the source as it was.
-
-    Protecting them again would give one SOP Instance UID to two files with different pixels.
-    """
-    here = {source_key(series) for series in found.series}
-    lost = {source.split("/")[0] for source, row in rows.items() if row.done and source not in here}
-    changed = [
-        series
-        for series in found.series
-        if source_key(series) not in rows and series.series_uid in lost
-    ]
-    text = "the series has other slices than when it was protected; use a new output folder"
-    entries = [LeftOut(path, Changed.code, text) for one in changed for path in one.paths]
-    return without(found, changed, entries)
+        return
+    for entry in catalog.series():
+        why = "" if is_done(entry.key, "series") else selection.reason(entry.series)
+        if why:
+            out = (LeftOut(path, NotChosen.code, why) for path in entry.series.paths)
+            catalog.drop(entry.number, "series", out)
+    for number, key in catalog.pages("key", "objects"):
+        one = catalog.object(key)
+        if one is not None and not is_done(key, "objects") and (why := selection.reason(one)):
+            catalog.drop(number, "objects", [LeftOut(one.path, NotChosen.code, why)])
 
 
 def _said(one: AnySeries | ObjectHeader, root: Path) -> dict[str, str]:

@@ -7,10 +7,11 @@ import json
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import wraps
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec
 
@@ -46,6 +47,8 @@ _EXIT_OF_CODE = {"E_UNEXPECTED": UNEXPECTED, "E_MISMATCH": MISMATCH, "E_NOT_CHOS
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 # So many files of one code are listed by name; --json lists all.
 _LISTED = 10
+# And so many rows of a table.
+_ROWS = 1000
 
 
 def worst(codes: Iterable[int]) -> int:
@@ -172,18 +175,22 @@ def progress_to_stderr(mode: str) -> Iterator[Callable[[str, int, int], None]]:
 def list_left_out(entries: Iterable[tuple[Path, str, str]], root: Path) -> None:
     """Print what was left out, by code, with the first files of each and what to do."""
     by_reason: dict[tuple[str, str], list[str]] = {}
+    counts = Counter[tuple[str, str]]()
     for path, code, reason in entries:
-        inside = path.relative_to(root) if path.is_relative_to(root) else path
-        by_reason.setdefault((code, reason), []).append(str(inside))
+        counts[code, reason] += 1
+        names = by_reason.setdefault((code, reason), [])
+        if len(names) < _LISTED:
+            inside = path.relative_to(root) if path.is_relative_to(root) else path
+            names.append(str(inside))
     if not by_reason:
         return
-    click.echo(f"\nLeft out: {sum(map(len, by_reason.values()))} files")
-    for (code, reason), names in sorted(by_reason.items()):
-        click.echo(f"  {code}  {printable(reason)}  ({len(names)})")
-        for name in names[:_LISTED]:
+    click.echo(f"\nLeft out: {counts.total()} files")
+    for key, names in sorted(by_reason.items()):
+        click.echo(f"  {key[0]}  {printable(key[1])}  ({counts[key]})")
+        for name in names:
             click.echo(f"      {printable(name)}")
-        if len(names) > _LISTED:
-            click.echo(f"      ... and {len(names) - _LISTED} more; --json lists all")
+        if counts[key] > len(names):
+            click.echo(f"      ... and {counts[key] - len(names)} more; --json lists all")
 
 
 def counted(codes: Iterable[str]) -> Mapping[str, int]:
@@ -196,9 +203,16 @@ def kinds(names: Iterable[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counted(names).items())
 
 
-def table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...]) -> None:
-    """Print a table with left-aligned columns."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
+def table(rows: Iterable[tuple[str, ...]], head: tuple[str, ...]) -> None:
+    """Print a table with left-aligned columns, of so many rows as anybody reads; or nothing."""
+    rest = iter(rows)
+    shown = list(islice(rest, _ROWS))
+    if not shown:
+        return
+    widths = [max(len(row[i]) for row in (head, *shown)) for i in range(len(head))]
+    for row in (head, *shown):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  " + line.rstrip())
+    more = sum(1 for _ in rest)
+    if more:
+        click.echo(f"  ... and {more} more; --json lists all")

@@ -65,7 +65,7 @@ def with_maps(
     instances: Sequence[InstanceHeader | ObjectHeader],
 ) -> list[InstanceHeader | ObjectHeader]:
     """Return the headers, with those images marked that an object maps to real-world values."""
-    mapped = set(_mapped(one for one in instances if isinstance(one, ObjectHeader)))
+    mapped = set(mapped_uids(one for one in instances if isinstance(one, ObjectHeader)))
     return [
         replace(one, quantity=MAPPED)
         if isinstance(one, InstanceHeader) and not one.quantity and one.sop_uid in mapped
@@ -74,7 +74,7 @@ def with_maps(
     ]
 
 
-def _mapped(objects: Iterable[ObjectHeader]) -> Iterable[str]:
+def mapped_uids(objects: Iterable[ObjectHeader]) -> Iterable[str]:
     """Yield every UID in the real world value mappings among the objects."""
     for one in objects:
         if COPIED[one.sop_class] == "real world value mapping":

@@ -43,6 +43,11 @@ class NiftiFile:
         return (self.path,)
 
     @property
+    def key(self) -> str:
+        """What names it in a ledger."""
+        return f"{self.sha256}/nifti"
+
+    @property
     def is_multi_frame(self) -> bool:
         """No: the affine says how the slices lie."""
         return False
@@ -51,6 +56,11 @@ class NiftiFile:
     def images(self) -> int:
         """Slices of all frames."""
         return self.frames * self.slices
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of all frames."""
+        return self.images * self.rows * self.columns
 
 
 def inspect(path: Path, modality: str | None, *, allow_quantitative: bool = False) -> NiftiFile:
