@@ -255,7 +255,7 @@ def test_an_output_inside_the_source_is_refused(tmp_path):
 
 @pytest.mark.parametrize("command", ["scan", "protect"])
 def test_a_file_at_which_we_fail_costs_itself_only(tmp_path, monkeypatch, command):
-    from salm_dicom.dicom import scan as module
+    from salm_dicom.dicom import entries as module
 
     write_ct_series(tmp_path / "in" / "good", slices=2, seed=1)
     (bad,) = write_ct_series(tmp_path / "in" / "bad", slices=1, seed=2)
@@ -274,7 +274,7 @@ def test_a_file_at_which_we_fail_costs_itself_only(tmp_path, monkeypatch, comman
     assert "E_UNEXPECTED" in found.output
     assert "ZeroDivisionError" in found.output
     assert "1 series" in found.output
-    assert "scan.py" in log.read_text()
+    assert "entries.py" in log.read_text()
     assert "quotes" not in found.output + log.read_text()
 
 

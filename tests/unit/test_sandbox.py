@@ -207,7 +207,7 @@ def test_a_run_with_the_sandbox_gives_the_same_bytes(tmp_path, jobs, monkeypatch
         found.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
     assert len(found[0]) == 4
     assert found[0] == found[1]
-    assert used == [False, True]
+    assert used == [False, False, True, True]  # headers, then series
     assert not is_sandboxed()
 
 
