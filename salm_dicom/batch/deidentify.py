@@ -15,7 +15,7 @@ from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.errors import NotDeidentified, PlanError
 
 # Free text and documents: no rule knows where a name stands in them.
-_TEXTS = {"report", "key object selection", "document"}
+_TEXTS = {"report", "key object selection", "document", "presentation state"}
 # Kinds of image that carry names in their pixels more often than not.
 _OFTEN_BURNED_IN = {"US", "ES", "XC", "OT", "SC", "XA", "RF", "OP", "GM"}
 _BYTES = 32

@@ -46,6 +46,11 @@ _DUMMIES = {"PN": "", "AS": "000Y", "DA": "19000101", "DT": "19000101000000", "T
 _PATIENT_NAME, _PATIENT_ID = 0x00100010, 0x00100020
 _TRAILING = 0xFFFAFFFA  # Digital Signatures Sequence
 
+# What the library calls its rules, and what they mean for a sequence; others are cleaned inside.
+_GONE = {"delete", "delete_or_replace", "delete_or_empty_or_replace"}
+_EMPTY = {"empty", "delete_or_empty"}
+_DUMMY = {"replace", "empty_or_replace"}
+
 Action = Callable[[Dataset, BaseTag], None]
 
 
@@ -127,13 +132,34 @@ class Deidentifier:
             element, action = dataset[tag], _action(tag)
             if element.VR == "UI" and tag not in _KEPT_UIDS:
                 self._replace_uids(element)
-            elif element.VR == "SQ" and (action is None or action.__name__ != "delete"):
-                for item in element.value:
-                    self._clean(item)
+            elif element.VR == "SQ":
+                self._clean_sequence(dataset, tag, "" if action is None else action.__name__)
             elif element.VR in _DUMMIES:  # also where the profile has no rule for it
                 element.value = _DUMMIES[element.VR] if element.value else ""
             elif action is not None:
                 _act(dataset, tag, action)
+
+    def _clean_sequence(self, dataset: Dataset, tag: BaseTag, rule: str) -> None:
+        """Do with a sequence what its rule says; the library would take UIDs of its own."""
+        element = dataset[tag]
+        if rule in _GONE:
+            del dataset[tag]
+        elif rule in _EMPTY:
+            element.value = []
+        else:
+            for item in element.value:
+                self._clean(item)
+                if rule in _DUMMY:
+                    self._scrub(item)
+
+    def _scrub(self, item: Dataset) -> None:
+        """Replace every value of an item that must be there but may say nothing."""
+        for tag in list(item.keys()):
+            if item[tag].VR == "SQ":
+                for inner in item[tag].value:
+                    self._scrub(inner)
+            elif item[tag].VR != "UI":
+                _act(item, tag, _replace())
 
     def _replace_uids(self, element: DataElement) -> None:
         values = element.value if element.VM > 1 else [element.value]
@@ -183,6 +209,13 @@ def _fits(tag: BaseTag, mask: tuple[int, ...]) -> bool:
     group, element, group_mask, element_mask = mask
     return (tag.group & group_mask, tag.element & element_mask) == (
         group & group_mask, element & element_mask)  # fmt: skip
+
+
+def _replace() -> Action:
+    from dicomanonymizer.simpledicomanonymizer import replace
+
+    action: Action = replace
+    return action
 
 
 @lru_cache(maxsize=1)

@@ -108,6 +108,28 @@ def test_every_attribute_of_the_profile_is_clean_at_any_depth(tmp_path):
     assert names == []
 
 
+def test_a_sequence_with_a_rule_says_nothing_in_its_items_either(tmp_path):
+    from dicomanonymizer.simpledicomanonymizer import initialize_actions
+    from pydicom.datadict import dictionary_has_tag, dictionary_VR
+
+    (path,) = write_ct_series(tmp_path, slices=1, rows=32, columns=32)
+    source, count = pydicom.dcmread(path), 0
+    kept = {0x00081140, 0x00082112}  # references to images: their UIDs are replaced
+    for tag in initialize_actions(deidentify.RULES_OF):
+        if len(tag) == 4 or not dictionary_has_tag(tag) or (tag[0] << 16) + tag[1] in kept:
+            continue
+        if dictionary_VR(tag) == "SQ":
+            item, inner = Dataset(), Dataset()
+            inner.CodeValue, inner.CodeMeaning = f"{MARK}CODE", f"{MARK}MEANING"
+            item.TextValue, item.ConceptCodeSequence = f"{MARK}TEXT", [inner]
+            source.add_new(tag, "SQ", [item])
+            count += 1
+    source.save_as(path)
+    assert count > 30
+    assert read(path).data.count(MARK.encode()) == 3 * count
+    assert CLEAN(read(path)).data.count(MARK.encode()) == 0
+
+
 def test_the_same_key_gives_the_same_and_another_key_another(tmp_path):
     (path,) = write_ct_series(tmp_path, slices=1, rows=32, columns=32)
     assert CLEAN(read(path)).data == CLEAN(read(path)).data
