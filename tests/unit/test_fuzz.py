@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from salm_dicom.dicom import scan as scan_module
+from salm_dicom.dicom import entries as scan_module
 from salm_dicom.dicom.sandbox import sandboxed
 from salm_dicom.errors import BadValue
 from tests import fuzz
