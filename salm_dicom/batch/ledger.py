@@ -25,6 +25,9 @@ CREATE TABLE IF NOT EXISTS objects (
     record TEXT NOT NULL DEFAULT '', done INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS settled (source TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS reviews (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL, decision TEXT NOT NULL, document TEXT NOT NULL
+);
 """
 # Series of images; and objects, one row each (`slices` is 1, `record` what they are).
 Table = Literal["series", "objects"]
@@ -99,6 +102,41 @@ class Ledger:
             )
             for source, name, slices, code, reason, record, done in self._connection.execute(query)
         }
+
+    def below(self, place: str) -> list[Row]:
+        """Return the rows of series that are `place` in the output, or in that folder."""
+        columns = "source, name, slices, code, reason, record, done"
+        query = f"SELECT {columns} FROM series WHERE name = ? OR (name > ? AND name < ?)"
+        ends = (place, f"{place}/", f"{place}0")  # "0" is the character after "/"
+        return [
+            Row(
+                source=source,
+                name=name,
+                slices=slices,
+                code=code,
+                reason=reason,
+                record=record,
+                done=bool(done),
+            )
+            for source, name, slices, code, reason, record, done in self._connection.execute(
+                f"{query} ORDER BY name", ends
+            )
+        ]
+
+    def note_review(self, name: str, decision: str, document: str) -> None:
+        """Add a review of a series, unless it is the last that was added for it."""
+        query = "SELECT document FROM reviews WHERE name = ? ORDER BY number DESC LIMIT 1"
+        with self._connection as transaction:
+            if transaction.execute(query, (name,)).fetchone() != (document,):
+                transaction.execute(
+                    "INSERT INTO reviews (name, decision, document) VALUES (?, ?, ?)",
+                    (name, decision, document),
+                )
+
+    def reviewed(self) -> dict[str, str]:
+        """Return the last decision on each series that was accepted or rejected, by name."""
+        query = "SELECT name, decision FROM reviews WHERE decision != 'comment' ORDER BY number"
+        return dict(self._connection.execute(query))
 
     def settled(self) -> set[str]:
         """Return the rows that the references in the output take for done."""

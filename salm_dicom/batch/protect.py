@@ -17,7 +17,7 @@ from salm_dicom.batch.index import not_indexed, write_index
 from salm_dicom.batch.job import Job, protect_series
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger, Row
-from salm_dicom.batch.manifest import Done, Index, Result, write_manifest
+from salm_dicom.batch.manifest import Done, Index, Result, note_decisions, write_manifest
 from salm_dicom.batch.names import plan_names
 from salm_dicom.batch.nifti import note_images
 from salm_dicom.batch.objects import alone, copied_objects, copy_object, object_jobs
@@ -30,7 +30,7 @@ from salm_dicom.batch.source import load as load_volume
 from salm_dicom.batch.uids import write_uids
 from salm_dicom.batch.vault import Vault
 from salm_dicom.dicom.scan import LeftOut
-from salm_dicom.errors import Changed, DiskFull, NoLabel, PlanError, UnsafeError
+from salm_dicom.errors import Changed, DiskFull, NoLabel, PlanError, Rejected, UnsafeError
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, load, save
 from salm_dicom.record import ProtectionRecord
@@ -136,6 +136,7 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
         result = _result(found, left_out, ledger, len(labelled) - len(todo), log, index)
         try:
             write_manifest(request.output, protector, created, result)
+            note_decisions(request.output, ledger.reviewed())
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFull("no space left for the manifest; run the same again") from error
@@ -200,8 +201,8 @@ def studies(labelled: list[Labelled]) -> list[Study]:
 
 
 def _is_done(output: Path, row: Row) -> bool:
-    """Return whether a series need not be done again."""
-    return row.done and (output / row.name).is_dir()
+    """Return whether a series need not be done again; one that was rejected stays so."""
+    return row.code == Rejected.code or (row.done and (output / row.name).is_dir())
 
 
 def _job(
@@ -233,7 +234,8 @@ def _without_changed(found: Export, rows: dict[str, Row]) -> Export:
     Protecting them again would give one SOP Instance UID to two files with different pixels.
     """
     here = {source_key(series) for series in found.series}
-    lost = {source.split("/")[0] for source, row in rows.items() if row.done and source not in here}
+    kept = {source for source, row in rows.items() if row.done or row.code == Rejected.code}
+    lost = {source.split("/")[0] for source in kept - here}
     changed = [
         series
         for series in found.series

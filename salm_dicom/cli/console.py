@@ -41,7 +41,12 @@ _EXIT_OF: dict[type[SalmDicomError], int] = {
     MismatchError: MISMATCH,
 }
 # Codes of left-out series that mean more than "partial", or less.
-_EXIT_OF_CODE = {"E_UNEXPECTED": UNEXPECTED, "E_MISMATCH": MISMATCH, "E_NOT_CHOSEN": DONE}
+_EXIT_OF_CODE = {
+    "E_UNEXPECTED": UNEXPECTED,
+    "E_MISMATCH": MISMATCH,
+    "E_NOT_CHOSEN": DONE,
+    "E_REJECTED": DONE,
+}
 # So many files of one code are listed by name; --json lists all.
 _LISTED = 10
 
