@@ -5,12 +5,13 @@ DEMO = demo_output
 ARGS =
 BIN = .venv/bin
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint docs bench clean
 
 help:
 	@echo "make demo    protect the bundled CT data end to end, into DEMO=$(DEMO)"
 	@echo "make test    run the tests; ARGS='-m \"not slow\"' is passed to pytest"
 	@echo "make lint    ruff check, ruff format --check, mypy --strict"
+	@echo "make docs    the documentation as HTML, docs/_build/html/index.html; needs no network"
 	@echo "make bench   speed and memory on a synthetic export; ARGS='--slices 200' is passed on"
 	@echo "make clean   remove everything these commands made, .venv included"
 	@echo "PYTHON=...   the interpreter for .venv, 3.11 to 3.13 (now: $(PYTHON))"
@@ -29,11 +30,16 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict salm_dicom
 
+docs:
+	@PYTHON="$(PYTHON)" .ci/venv dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 bench:
 	@PYTHON="$(PYTHON)" .ci/venv dev
 	@$(BIN)/python benchmarks/pipeline.py $(ARGS)
 
 clean:
-	rm -rf .venv build dist demo_output demo_output.vault
+	rm -rf .venv build dist demo_output demo_output.vault docs/_build docs/generated
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

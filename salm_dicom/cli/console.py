@@ -57,6 +57,11 @@ def worst(codes: Iterable[int]) -> int:
     return next((code for code in _ORDER if code in found), DONE)
 
 
+def exit_of(kind: type[SalmDicomError]) -> int:
+    """Return the exit code of a command that an error ends."""
+    return next((code for base, code in _EXIT_OF.items() if issubclass(kind, base)), PARTIAL)
+
+
 def exit_of_left_out(codes: Iterable[str]) -> list[int]:
     """Return the exit codes that left-out files and series stand for."""
     return [_EXIT_OF_CODE.get(code, PARTIAL) for code in codes]
@@ -73,7 +78,7 @@ def reports_errors(function: Callable[P, int]) -> Callable[P, None]:
         try:
             code = function(*args, **kwargs)
         except SalmDicomError as error:
-            code = next((c for kind, c in _EXIT_OF.items() if isinstance(error, kind)), PARTIAL)
+            code = exit_of(type(error))
             say(f"error: {error} [{error.code}]")
         except KeyboardInterrupt:
             code = INTERRUPTED
