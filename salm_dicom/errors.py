@@ -7,16 +7,16 @@ SalmDicomError
 ├── UnsafeError               going on could overwrite or mix up somebody's data            (exit 6)
 ├── DiskFull                  no space left for the output                                  (exit 7)
 ├── Locked                    another run is writing to the same output                     (exit 8)
+├── PacsError                 the way to a PACS is broken or refused                        (exit 3)
 ├── MismatchError             what was written is not what was meant                        (exit 9)
 ├── Unmeasurable              a metric says nothing of this volume; the row says so
 └── InputError                one file or series cannot be protected; it is listed with its code
     ├── NotDicom, EmptyFile, NotRegularFile, Unreadable, ParseError, Truncated
-    ├── TooLarge, Bomb
-    ├── MissingTag, BadValue, BadUid, DuplicateUid, DuplicatePosition
+    ├── TooLarge, Bomb, MissingTag, BadValue, BadUid, DuplicateUid, DuplicatePosition
     ├── NotImage, UnsupportedPixels, UnsupportedTransferSyntax, DecodeError
     ├── GeometryError, UnevenSpacing, NonLinearRescale
     ├── AlreadyProtected, Quantitative, Changed, NoModality, NoLabel, NoChange, NoForeground
-    ├── NotProtected, Rejected, BadReview
+    ├── NotProtected, NotDeidentified, NotTransferred, Rejected, BadReview
     └── WorkerCrashed, TimedOut, UnexpectedFailure
 ```
 
@@ -63,6 +63,12 @@ class Locked(SalmDicomError):
     """Another run is writing to the same output folder."""
 
     code = "E_LOCKED"
+
+
+class PacsError(SalmDicomError):
+    """A PACS cannot be reached, refuses, or broke off; what came through is kept."""
+
+    code = "E_PACS"
 
 
 class MismatchError(SalmDicomError):
@@ -221,6 +227,18 @@ class Quantitative(InputError):
     """Pixel values are measurements that must not be changed."""
 
     code = "E_QUANTITATIVE"
+
+
+class NotDeidentified(InputError):
+    """The rules of de-identification cannot clean this kind of object."""
+
+    code = "E_NOT_DEIDENTIFIED"
+
+
+class NotTransferred(InputError):
+    """A PACS did not send an instance, or did not take it."""
+
+    code = "E_NOT_TRANSFERRED"
 
 
 class Changed(InputError):

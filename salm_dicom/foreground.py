@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from salm_dicom.volume import Booleans, Floats, Integers, StoredPixels
 
+# It writes to stderr past Python; what it would warn of has a code here (no anatomy, one value).
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
 # CT: between air (-1000 HU) and fat (-100 HU).
 _CT_AIR_HU = -500.0
 # Projections and photographs have no air that a threshold could find: all that is not clipped
@@ -111,7 +114,8 @@ class Outline:
         values, factor = self.pixels.values[index], self.factor
         rows, columns = values.shape
         # whole numbers on either side of the threshold: comparing integers is quicker
-        edge = math.ceil(self.threshold[index])
+        # no number where float32 cannot hold the values; nothing is anatomy then
+        edge = math.ceil(np.nan_to_num(self.threshold[index], posinf=2**62, neginf=-(2**62)))
         mask: Booleans = values >= edge if self.above[index] else values < edge
         for blocks, combine in (
             (~self.rim[index], np.logical_or),

@@ -34,6 +34,8 @@ class ProtectionRecord:
         SHA-256 of plan and protector; part of every UID.
     warnings
         Codes with a sentence each, e.g. `W_SPACING`.
+    quantity
+        Empty, or why the values are measurements, which were changed because that was asked for.
     """
 
     method: str
@@ -51,6 +53,7 @@ class ProtectionRecord:
     digest: str
     series_uid: str = ""
     warnings: tuple[str, ...] = ()
+    quantity: str = ""
 
     def to_json(self) -> str:
         """Return the record as one line of JSON with sorted keys."""

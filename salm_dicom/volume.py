@@ -226,6 +226,8 @@ class Volume:
     parts
         Volumes that one multi-frame file holds (echoes, b-values, orientations), one after the
         other along the stack; empty where the stack is one volume.
+    quantity
+        Empty, or why the values are measurements (`salm_dicom.quantity`).
     """
 
     pixels: StoredPixels
@@ -234,6 +236,7 @@ class Volume:
     photometric: str = "MONOCHROME2"
     irregular: str = ""
     parts: tuple[Part, ...] = ()
+    quantity: str = ""
 
     def volumes(self) -> tuple[Volume, ...]:
         """Return the volumes that the stack is made of; itself when it is one."""

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "salm_dicom"
 LAYERS = (
     ("errors",),
     ("plots",),
-    ("volume", "grid", "record", "folder"),
+    ("volume", "grid", "record", "quantity", "folder", "trace"),
     ("dicom", "nifti", "foreground", "perturb", "learning", "fidelity", "report"),
     ("plan",),
     ("protector",),
@@ -27,6 +27,10 @@ LEVEL = {part: level for level, row in enumerate(LAYERS) for part in row}
 OWNERS = {
     "pydicom": {"dicom"},
     "highdicom": {"dicom"},
+    "dicomanonymizer": {"dicom"},
+    "pynetdicom": {"dicom"},
+    "dicomweb_client": {"dicom"},
+    "requests": {"dicom"},
     "cryptography": {"dicom"},
     "nibabel": {"nifti"},
     "SimpleITK": {"foreground", "fidelity"},
@@ -35,6 +39,7 @@ OWNERS = {
     "monai": {"learning", "fidelity", "transforms", "audit"},
     "matplotlib": {"plots"},
     "mirp": {"fidelity"},
+    "distributed": {"batch"},
     "torch": {"perturb", "learning", "fidelity", "protector", "transforms", "batch", "audit"},
 }
 MOST_LINES = 300

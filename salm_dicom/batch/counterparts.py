@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from salm_dicom.batch import nifti
+from salm_dicom.batch.catalog import AnySeries
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.pairing import partners_of
-from salm_dicom.batch.source import AnySeries, find
+from salm_dicom.batch.source import find
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.pixels import stored_values
+from salm_dicom.dicom.rewriting import NewUid
 from salm_dicom.dicom.scan import LeftOut, SeriesFiles
 from salm_dicom.dicom.series import read_series
 from salm_dicom.errors import InputError, NoLabel, NotProtected, PlanError
@@ -60,6 +62,7 @@ def pairs(
     split_by: str = "patient",
     fitted: Labels | None = None,
     modality: str | None = None,
+    source_uid: NewUid = str,
 ) -> tuple[list[Pair], list[LeftOut]]:
     """Return the labelled series that are in both exports, and every file that is in no pair.
 
@@ -74,17 +77,19 @@ def pairs(
         Labels that the protector was fitted with, to tell series it has never seen.
     modality
         Of NIfTI files whose sidecar does not say.
+    source_uid
+        Returns the UID by which OUT names an instance of the source.
     """
     for place, name in ((source, "SOURCE"), (output, "OUT")):
         if not place.is_dir():
             raise PlanError(f"{name} is not a folder")
     partners = partners_of(output)[0] | nifti.partners(output)[0]
-    export = find(source, modality)
+    export = find(source, modality, allow_quantitative=True)  # what is not in OUT goes anyway
     found: list[Pair] = []
     left_out = list(export.left_out)
     for series in export.series:
         try:
-            found.append(_pair(series, partners, labels, split_by, fitted, source))
+            found.append(_pair(series, partners, labels, split_by, fitted, source, source_uid))
         except InputError as error:
             left_out += [LeftOut(path, error.code, str(error)) for path in series.paths]
     return found, left_out
@@ -97,9 +102,10 @@ def _pair(
     split_by: str,
     fitted: Labels | None,
     root: Path,
+    source_uid: NewUid,
 ) -> Pair:
     names = [series.sha256] if isinstance(series, NiftiFile) else _instances(series)
-    after = [_only(partners.get(name, [])) for name in names]
+    after = [_only(partners.get(source_uid(name), [])) for name in names]
     patient = _patient(series, split_by, root)
     return Pair(
         paths=series.paths,
@@ -148,7 +154,7 @@ def _is_in(labels: Labels, series: AnySeries) -> bool:
 
 def _load(series: AnySeries, after: list[Path]) -> tuple[Volume, StoredPixels]:
     if isinstance(series, NiftiFile):
-        volume = read_nifti(series.path, series.modality).volumes[0]
+        volume = read_nifti(series.path, series.modality, allow_quantitative=True).volumes[0]
         values = stored_pixels(read_nifti_file(after[0]), 0).values
         _check_size(values, volume.pixels.values)
         return volume, replace(volume.pixels, values=values)

@@ -10,20 +10,22 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from multiprocessing import forkserver
 from typing import ParamSpec, TypeVar
+
+from salm_dicom.errors import PlanError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_WORK = "salm_dicom.batch.job"
+_WORK = ("salm_dicom.batch.job", "salm_dicom.batch.source")
 _TORCH_WORK = ("salm_dicom.protector.surrogate", "monai.networks.nets.resnet")
 # glibc malloc.h
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
-# linux/prctl.h
-_PR_SET_PDEATHSIG = 1
+# What a job's future raises when the processes that should do it are gone.
+LOST = (BrokenExecutor, EOFError, ConnectionError)
 
 
 class SerialExecutor(Executor):
@@ -39,12 +41,12 @@ class SerialExecutor(Executor):
         return future
 
 
-def _serial(workers: int) -> Executor:
+def _serial(workers: int, address: str) -> Executor:
     keep_memory()
     return SerialExecutor()
 
 
-def _local(workers: int) -> Executor:
+def _local(workers: int, address: str) -> Executor:
     """Return a pool of processes.
 
     They are forked from a clean process that has imported what a job needs, once for all of them
@@ -59,6 +61,12 @@ def _local(workers: int) -> Executor:
     )
 
 
+def _dask(workers: int, address: str) -> Executor:
+    from salm_dicom.batch.cluster import connect  # with Dask, an extra
+
+    return connect(address)
+
+
 def warm_up(*, with_torch: bool = False) -> None:
     """Begin to import what workers need, in a process beside this one.
 
@@ -69,19 +77,17 @@ def warm_up(*, with_torch: bool = False) -> None:
     with_torch
         Also what methods with a surrogate need; workers without it import that when they do.
     """
-    multiprocessing.set_forkserver_preload([_WORK, *(_TORCH_WORK if with_torch else ())])
+    multiprocessing.set_forkserver_preload([*_WORK, *(_TORCH_WORK if with_torch else ())])
     forkserver.ensure_running()
 
 
 def _prepare_worker(sandbox: bool) -> None:
-    from salm_dicom.dicom.sandbox import use_sandbox
+    from salm_dicom.dicom.sandbox import die_with_parent, use_sandbox
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     keep_memory()
     use_sandbox(sandbox)
@@ -107,4 +113,28 @@ def keep_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
-ENGINES: dict[str, Callable[[int], Executor]] = {"serial": _serial, "local": _local}
+ENGINES: dict[str, Callable[[int, str], Executor]] = {
+    "serial": _serial,
+    "local": _local,
+    "dask": _dask,
+}
+
+
+def start(engine: str, workers: int) -> Executor:
+    """Start what `--engine` names: `serial`, `local` with so many workers, or `dask://HOST:PORT`.
+
+    Raises
+    ------
+    PlanError
+        There is no such engine, or it cannot be reached.
+    """
+    name, _, address = engine.partition("://")
+    if engine not in ("serial", "local") and not (name == "dask" and address):
+        raise PlanError("an engine is local, serial, or dask://HOST:PORT")
+    return ENGINES[name](workers, address)
+
+
+def check(engine: str) -> None:
+    """Raise `PlanError` when there is no such engine, or when no scheduler answers."""
+    if engine not in ("serial", "local"):
+        start(engine, 0).shutdown()

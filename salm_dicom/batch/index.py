@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from pathlib import Path
 
+from salm_dicom.batch.catalog import Catalog
 from salm_dicom.batch.ledger import Ledger
 from salm_dicom.batch.manifest import Index
 from salm_dicom.batch.names import for_media
 from salm_dicom.batch.nifti import PREFIX
-from salm_dicom.batch.source import Export
 from salm_dicom.batch.vault import atomic
 from salm_dicom.dicom.index import INDEX, index_of, uid_of
 from salm_dicom.dicom.scan import LeftOut
@@ -21,14 +22,13 @@ _IN_INDEX = re.compile(r"[A-Z]{2}\d{6}")
 
 
 def write_index(
-    found: Export, output: Path, ledger: Ledger, site_key: bytes, digest: str
+    catalog: Catalog, output: Path, ledger: Ledger, site_key: bytes, digest: str
 ) -> Index | None:
     """Write the DICOMDIR; return how much is in it, or None where there is none."""
-    series, objects = ledger.rows(), ledger.rows("objects")
-    if not found.indexes or not for_media(found, series):
+    if not catalog.indexes() or not for_media(catalog, ledger):
         return None
     files: list[Path] = []
-    for row in (*series.values(), *objects.values()):
+    for row in chain(ledger.rows(), ledger.rows("objects")):
         place = output / row.name
         if row.done and not row.name.startswith(PREFIX):
             files += sorted(place.iterdir()) if place.is_dir() else [place]
@@ -54,10 +54,10 @@ def renew_index(output: Path) -> None:
         place.unlink()
 
 
-def not_indexed(found: Export, index: Index | None) -> list[LeftOut]:
+def not_indexed(catalog: Catalog, index: Index | None) -> list[LeftOut]:
     """Return the source's DICOMDIRs where the output got none."""
     text = (
         "a DICOMDIR is never copied, and none was made: no instance has what one needs, or the "
         "output was begun without one (use a new output folder)"
     )
-    return [LeftOut(path, NotImage.code, text) for path in found.indexes if index is None]
+    return [LeftOut(path, NotImage.code, text) for path in catalog.indexes() if index is None]

@@ -7,27 +7,38 @@ copies of the volume; a test shows that both give the same bytes.
 from __future__ import annotations
 
 import errno
-import os
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from salm_dicom.batch.bounds import NO_BOUNDS, Bounds
+from salm_dicom.batch.deidentify import burned_in
 from salm_dicom.batch.nifti import keep_frames
 from salm_dicom.batch.uids import opened
 from salm_dicom.batch.vault import KeptWriter, Vault
+from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.dicom.derive import Derivation
 from salm_dicom.dicom.series import read_series, write_series
-from salm_dicom.errors import InputError, MismatchError, PlanError, UnexpectedFailure
+from salm_dicom.errors import (
+    InputError,
+    MismatchError,
+    PlanError,
+    TimedOut,
+    UnexpectedFailure,
+    WorkerCrashed,
+)
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.series import read_nifti, write_nifti
 from salm_dicom.protector import loaded
 from salm_dicom.record import widest
+from salm_dicom.trace import frames
 from salm_dicom.volume import Integers, StoredPixels
 
 NO_SPACE = "E_NO_SPACE"
+# So often may a series be under way when its worker dies.
+CRASHES = 3
 
 
 class Work(Protocol):
@@ -41,6 +52,10 @@ class Work(Protocol):
     def output(self) -> Path: ...  # noqa: D102
     @property
     def vault(self) -> Path: ...  # noqa: D102
+    @property
+    def bounds(self) -> Bounds: ...  # noqa: D102
+    @property
+    def places(self) -> tuple[Path, ...]: ...  # noqa: D102
 
 
 J = TypeVar("J", bound=Work)
@@ -61,6 +76,14 @@ class Job:
     site_key: bytes
     modality: str | None = None
     recipients: tuple[bytes, ...] = ()
+    quantity: str = ""
+    deidentifier: Deidentifier | None = None
+    bounds: Bounds = NO_BOUNDS
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """What a worker must see."""
+        return self.output, self.vault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,28 +123,34 @@ def _run(job: Job) -> str:
         return _run_nifti(job)
     series = read_series(job.paths, keep_files=True)
     protector = loaded(job.protector)
-    found = protector.apply(series.volume, series_uid=series.series_uid, label=job.label)
+    volume = replace(series.volume, quantity=job.quantity or series.volume.quantity)
+    found = protector.apply(volume, series_uid=series.series_uid, label=job.label)
     vault, kept = Vault(job.vault), KeptWriter()
 
     def change_of(index: int, before: StoredPixels) -> Integers:
         return found.delta[index : index + len(before.values)]
 
+    record = found.record
+    if job.deidentifier is not None:
+        warned = burned_in(series.origin.files[0].part10, volume.modality)
+        record = replace(record, warnings=(*record.warnings, *warned))
     with opened(vault.uids) as new:
         derivation = Derivation(
-            record=found.record,
+            record=record,
             created=job.created,
             site_key=job.site_key,
             references=new,
             recipients=job.recipients,
+            deidentified=job.deidentifier,
         )
         write_series(series.origin, change_of, job.output / job.name, derivation, kept.add)
     kept.write(vault.kept(job.name))
-    return found.record.to_json()
+    return record.to_json()
 
 
 def _run_nifti(job: Job) -> str:
     """Protect one file, frame by frame, and return the widest record of its frames."""
-    series = read_nifti(job.paths[0], job.modality)
+    series = read_nifti(job.paths[0], job.modality, allow_quantitative=bool(job.quantity))
     protector = loaded(job.protector)
     found = [
         protector.apply(volume, series_uid=series.series_uid, label=job.label)
@@ -141,15 +170,19 @@ def _run_nifti(job: Job) -> str:
     return record.to_json()
 
 
+def crashed(job: Work) -> Outcome:
+    """Return the outcome of a series that killed its worker."""
+    reason = f"the process that worked on it died {CRASHES} times (out of memory?)"
+    return _failed(job, WorkerCrashed.code, reason)
+
+
+def late(job: Work, frames: str) -> Outcome:
+    """Return the outcome of a job whose process was ended because of it."""
+    reason = (
+        f"was not done after {job.bounds.seconds:g} seconds and was ended (--max-seconds-per-file)"
+    )
+    return _failed(job, TimedOut.code, reason, frames)
+
+
 def _failed(job: Work, code: str, reason: str, frames: str = "") -> Outcome:
     return Outcome(source=job.source, name=job.name, code=code, reason=reason, frames=frames)
-
-
-def frames() -> str:
-    """Return where the current exception happened, without any value it may quote."""
-    import sys
-
-    error = sys.exception()
-    stack = traceback.extract_tb(error.__traceback__ if error else None)
-    lines = [f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in stack]
-    return f"{type(error).__name__}: " + " < ".join(reversed(lines))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from salm_dicom.batch.source import AnySeries
+from salm_dicom.batch.catalog import AnySeries
 from salm_dicom.dicom.header import InstanceHeader
 from salm_dicom.errors import NoLabel, PlanError
 from salm_dicom.nifti.scan import NiftiFile

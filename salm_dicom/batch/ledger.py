@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from salm_dicom.errors import UnsafeError
+from salm_dicom.errors import DiskFull, UnsafeError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -29,6 +29,8 @@ CREATE TABLE IF NOT EXISTS reviews (
     number INTEGER PRIMARY KEY, name TEXT NOT NULL, decision TEXT NOT NULL, document TEXT NOT NULL
 );
 """
+_COLUMNS = "source, name, slices, code, reason, record, done"
+_PAGE = 256
 # Series of images; and objects, one row each (`slices` is 1, `record` what they are).
 Table = Literal["series", "objects"]
 
@@ -46,6 +48,19 @@ class Row:
     done: bool
 
 
+@contextmanager
+def says_full() -> Iterator[None]:
+    """Raise `DiskFull` where SQLite has no room left."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            raise
+        raise DiskFull(
+            "no space left for the vault; make room and run the same command again"
+        ) from error
+
+
 class Ledger:
     """One output's rows; every change is a transaction that survives a kill."""
 
@@ -59,10 +74,11 @@ class Ledger:
         connection = sqlite3.connect(path)
         path.chmod(0o600)
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.executescript(_SCHEMA)
-            yield cls(connection)
+            with says_full():
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.executescript(_SCHEMA)
+                yield cls(connection)
         finally:
             connection.close()
 
@@ -86,42 +102,19 @@ class Ledger:
                 transaction.executemany("INSERT INTO run VALUES (?, ?)", rows)
         return datetime.fromisoformat(known["created"]) if known else created
 
-    def rows(self, table: Table = "series") -> dict[str, Row]:
-        """Return every row by its source."""
-        columns = "source, name, slices, code, reason, record, done"
-        query = f"SELECT {columns} FROM {table} ORDER BY name"
-        return {
-            source: Row(
-                source=source,
-                name=name,
-                slices=slices,
-                code=code,
-                reason=reason,
-                record=record,
-                done=bool(done),
-            )
-            for source, name, slices, code, reason, record, done in self._connection.execute(query)
-        }
+    def rows(self, table: Table = "series") -> Iterator[Row]:
+        """Yield every row, by name; the table may change meanwhile."""
+        query = f"SELECT {_COLUMNS} FROM {table} WHERE name > ? ORDER BY name LIMIT ?"
+        last = ""
+        while rows := self._connection.execute(query, (last, _PAGE)).fetchall():
+            yield from map(_row, rows)
+            last = rows[-1][1]
 
     def below(self, place: str) -> list[Row]:
         """Return the rows of series that are `place` in the output, or in that folder."""
-        columns = "source, name, slices, code, reason, record, done"
-        query = f"SELECT {columns} FROM series WHERE name = ? OR (name > ? AND name < ?)"
+        query = f"SELECT {_COLUMNS} FROM series WHERE name = ? OR (name > ? AND name < ?)"
         ends = (place, f"{place}/", f"{place}0")  # "0" is the character after "/"
-        return [
-            Row(
-                source=source,
-                name=name,
-                slices=slices,
-                code=code,
-                reason=reason,
-                record=record,
-                done=bool(done),
-            )
-            for source, name, slices, code, reason, record, done in self._connection.execute(
-                f"{query} ORDER BY name", ends
-            )
-        ]
+        return list(map(_row, self._connection.execute(f"{query} ORDER BY name", ends)))
 
     def note_review(self, name: str, decision: str, document: str) -> None:
         """Add a review of a series, unless it is the last that was added for it."""
@@ -138,17 +131,43 @@ class Ledger:
         query = "SELECT name, decision FROM reviews WHERE decision != 'comment' ORDER BY number"
         return dict(self._connection.execute(query))
 
-    def settled(self) -> set[str]:
-        """Return the rows that the references in the output take for done."""
-        query = self._connection.execute("SELECT source FROM settled")
-        return {str(source) for (source,) in query}
+    def row(self, source: str, table: Table = "series") -> Row | None:
+        """Return what is known of a series or object."""
+        query = f"SELECT {_COLUMNS} FROM {table} WHERE source = ?"
+        found = self._connection.execute(query, (source,)).fetchone()
+        return None if found is None else _row(found)
 
-    def settle(self, sources: Iterable[str]) -> None:
-        """Note the rows that the references in the output now take for done."""
+    def is_done(self, source: str, table: Table = "series") -> bool:
+        """Return whether a series or object is in the output, as far as the ledger knows."""
+        query = f"SELECT 1 FROM {table} WHERE source = ? AND done"
+        return self._connection.execute(query, (source,)).fetchone() is not None
+
+    def owns(self, place: str) -> bool:
+        """Return whether a file or folder at the top of the output is of a row."""
+        query = "SELECT 1 FROM {} WHERE name = ? OR (name > ? AND name < ?) LIMIT 1"
+        values = (place, f"{place}/", f"{place}0")  # "0" is the character after "/"
+        return any(
+            self._connection.execute(query.format(table), values).fetchone()
+            for table in ("series", "objects")
+        )
+
+    def was_settled(self) -> bool:
+        """Return whether references in the output were ever set right."""
+        return self._connection.execute("SELECT 1 FROM settled LIMIT 1").fetchone() is not None
+
+    def is_settled(self, source: str) -> bool:
+        """Return whether references in the output take a row for done."""
+        query = "SELECT 1 FROM settled WHERE source = ?"
+        return self._connection.execute(query, (source,)).fetchone() is not None
+
+    def settle(self) -> None:
+        """Note that references in the output take for done what is done."""
         with self._connection as transaction:
             transaction.execute("DELETE FROM settled")
-            rows = [(source,) for source in sources]
-            transaction.executemany("INSERT INTO settled VALUES (?)", rows)
+            transaction.execute(
+                "INSERT OR IGNORE INTO settled SELECT source FROM series WHERE done "
+                "UNION ALL SELECT source FROM objects WHERE done"
+            )
 
     def plan(self, rows: Iterable[tuple[str, str, int]], *, table: Table = "series") -> None:
         """Add what is to be written, as source, name and slices, unless it is there.
@@ -175,3 +194,16 @@ class Ledger:
                 f"UPDATE {table} SET record = ?, code = ?, reason = ?, done = ? WHERE source = ?",
                 (record, code, reason, not code, source),
             )
+
+
+def _row(found: tuple[Any, ...]) -> Row:
+    source, name, slices, code, reason, record, done = found
+    return Row(
+        source=source,
+        name=name,
+        slices=slices,
+        code=code,
+        reason=reason,
+        record=record,
+        done=bool(done),
+    )

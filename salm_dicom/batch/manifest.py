@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from textwrap import indent
+from typing import Any, TypeVar, overload
 
 from salm_dicom import __version__
+from salm_dicom.dicom.deidentify import RULES_OF, method
 from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.protector import Protector
 from salm_dicom.record import ProtectionRecord
 
+T = TypeVar("T", covariant=True)
 MANIFEST = "manifest.json"
+# So many entries of a result stay in memory.
+_SHORT = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +51,44 @@ class Index:
     lacking: int
 
 
+class Kept(Sequence[T]):
+    """A long sequence that is read anew each time, until the next run; its length is in memory."""
+
+    def __init__(self, length: int, read: Callable[[], Iterator[T]]) -> None:
+        self._length, self._read = length, read
+
+    @classmethod
+    def of(cls, read: Callable[[], Iterator[T]]) -> Sequence[T]:
+        """Return what is read: a tuple where it is short."""
+        rest = read()
+        first = tuple(islice(rest, _SHORT + 1))
+        return first if len(first) <= _SHORT else cls(len(first) + sum(1 for _ in rest), read)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[T]:
+        return self._read()
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if isinstance(index, slice):
+            return tuple(self)[index]
+        place = range(self._length)[index]
+        return next(islice(self, place, None))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came of a run.
+    """What came of a run; long lists are read from the vault whenever they are asked for.
 
     Parameters
     ----------
@@ -65,25 +106,32 @@ class Result:
         Where unforeseen errors happened, for the log file.
     """
 
-    done: tuple[Done, ...]
-    left_out: tuple[LeftOut, ...]
+    done: Sequence[Done]
+    left_out: Sequence[LeftOut]
     resumed: int
-    copied: tuple[Copied, ...] = ()
+    copied: Sequence[Copied] = ()
     index: Index | None = None
     log: tuple[str, ...] = ()
 
 
-def write_manifest(output: Path, protector: Protector, created: datetime, result: Result) -> None:
+def write_manifest(
+    output: Path,
+    protector: Protector,
+    created: datetime,
+    result: Result,
+    deidentified: bool = False,
+) -> None:
     """Write what may be shared: no patient data, no source paths or UIDs, no seed; atomically."""
     plan = protector.plan.to_dict()
     del plan["seed"]
-    content = {
+    content: dict[str, object] = {
         "salm_dicom": __version__,
         "created": created.isoformat(),
         "digest": protector.digest,
         "plan": plan,
-        "series": [_shared(one) for one in result.done],
-        "objects": [{"file": one.name, "kind": one.kind} for one in result.copied],
+        **({"deidentified": f"{method()}; {RULES_OF}; not pixels"} if deidentified else {}),
+        "series": map(_shared, result.done),
+        "objects": ({"file": one.name, "kind": one.kind} for one in result.copied),
         "left_out": dict(sorted(Counter(entry.code for entry in result.left_out).items())),
     }
     write_json(output, content)
@@ -108,14 +156,31 @@ def note_decisions(output: Path, decisions: Mapping[str, str]) -> None:
         write_json(output, content)
 
 
-def write_json(output: Path, content: Mapping[str, object]) -> None:
-    """Write a manifest, atomically."""
+def write_json(output: Path, content: dict[str, object]) -> None:
+    """Write a manifest, atomically; iterators in it are written by and by."""
     partial = output / f"{MANIFEST}.partial"
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=1, sort_keys=True)
-        stream.write("\n")
+        stream.writelines(_json(content))
     partial.rename(output / MANIFEST)
+
+
+def _json(content: dict[str, object]) -> Iterator[str]:
+    """Yield a JSON object by and by, as `json.dump(indent=1, sort_keys=True)` writes it."""
+    before = "{\n"
+    for key, value in sorted(content.items()):
+        yield f"{before} {json.dumps(key)}: "
+        before = ",\n"
+        if isinstance(value, Iterator):
+            empty = True
+            for item in value:
+                yield "[\n" if empty else ",\n"
+                yield indent(json.dumps(item, indent=1, sort_keys=True), "  ")
+                empty = False
+            yield "[]" if empty else "\n ]"
+        else:
+            yield indent(json.dumps(value, indent=1, sort_keys=True), " ").lstrip(" ")
+    yield "\n}\n"
 
 
 def _shared(one: Done) -> dict[str, object]:
@@ -133,4 +198,5 @@ def _shared(one: Done) -> dict[str, object]:
         "largest_change_stored": record.largest_change_stored,
         "changed_share_of_foreground": record.changed_share,
         "warnings": list(record.warnings),
+        **({"quantitative": record.quantity} if record.quantity else {}),
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,15 @@ def _kept_frames(arrays: Mapping[str, NDArray[Any]]) -> KeptFrames:
     return KeptFrames(deltas=deltas, sha256=sha256, file_sha256=file_sha256)
 
 
-def note_images(vault: Vault, images: Sequence[tuple[str, Path]]) -> None:
+def note_images(vault: Vault, images: Iterable[tuple[str, Path]]) -> None:
     """Note in the vault which NIfTI file each folder of the output is made from."""
-    if not images:
+    rest = iter(images)
+    first = next(rest, None)
+    if first is None:
         return
     descriptor = os.open(vault.images, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape") as out:
-        csv.writer(out).writerows((("folder", "source"), *images))
+        csv.writer(out).writerows(chain([("folder", "source"), first], rest))
 
 
 def restore_file(path: Path, kept: Path) -> tuple[bytes, bool]:
@@ -90,7 +93,8 @@ def verify_file(source: Path, protected: Path) -> tuple[list[tuple[str, str]], l
         One of the two cannot be read.
     """
     said = provenance_of(protected)
-    series = read_nifti(source, read_sidecar(protected).get("Modality"))
+    modality = read_sidecar(protected).get("Modality")
+    series = read_nifti(source, modality, allow_quantitative=True)
     volumes = series.volumes
     masks = [foreground(volume.pixels, volume.modality) for volume in volumes]
     before, after = read(source), read(protected)

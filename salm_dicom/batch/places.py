@@ -49,13 +49,12 @@ def check_output(output: Path, ledger: Ledger) -> None:
     """
     if output.exists() and not output.is_dir():
         raise UnsafeError("OUT is a file; a folder is needed")
-    rows = [*ledger.rows().values(), *ledger.rows("objects").values()]
-    known = {row.name.split("/")[0] for row in rows}
-    known |= {MANIFEST, f"{MANIFEST}.partial", INDEX, f"{INDEX}.partial"}
-    strange = [p for p in (output.iterdir() if output.exists() else ()) if p.name not in known]
+    known = {MANIFEST, f"{MANIFEST}.partial", INDEX, f"{INDEX}.partial"}
+    there = output.iterdir() if output.exists() else ()
+    strange = sum(not (p.name in known or ledger.owns(p.name)) for p in there)
     if strange:
         raise UnsafeError(
-            f"OUT holds {len(strange)} files or folders that are not from a run with this vault; "
+            f"OUT holds {strange} files or folders that are not from a run with this vault; "
             "use an empty folder, or give the vault it was made with"
         )
 

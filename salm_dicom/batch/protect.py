@@ -4,42 +4,40 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from salm_dicom.batch import engines
+from salm_dicom.batch.bounds import Bounds, memory_of
+from salm_dicom.batch.candidates import label, leave_out_changed, leave_out_large, studies
+from salm_dicom.batch.catalog import Catalog
+from salm_dicom.batch.deidentify import deidentifier_of, leave_out_uncleanable
 from salm_dicom.batch.index import not_indexed, write_index
 from salm_dicom.batch.job import Job, protect_series
 from salm_dicom.batch.labels import Labels
-from salm_dicom.batch.ledger import Ledger, Row
-from salm_dicom.batch.manifest import Done, Index, Result, note_decisions, write_manifest
+from salm_dicom.batch.ledger import Ledger
+from salm_dicom.batch.manifest import Result, note_decisions, write_manifest
 from salm_dicom.batch.names import plan_names
 from salm_dicom.batch.nifti import note_images
-from salm_dicom.batch.objects import alone, copied_objects, copy_object, object_jobs
+from salm_dicom.batch.objects import alone, copy_object, leave_out_objects, object_jobs
 from salm_dicom.batch.places import check_output, check_places
-from salm_dicom.batch.run import run
-from salm_dicom.batch.selection import Selection, chosen
+from salm_dicom.batch.results import leave_out_failed, result_of
+from salm_dicom.batch.run import in_order, run
+from salm_dicom.batch.selection import Selection, choose
 from salm_dicom.batch.settle import planned, settle
-from salm_dicom.batch.source import AnySeries, Export, find, source_key, without
-from salm_dicom.batch.source import load as load_volume
+from salm_dicom.batch.source import fill, read_chunk
 from salm_dicom.batch.uids import write_uids
 from salm_dicom.batch.vault import Vault
-from salm_dicom.dicom.scan import LeftOut
-from salm_dicom.errors import Changed, DiskFull, NoLabel, PlanError, Rejected, UnsafeError
+from salm_dicom.dicom.deidentify import Deidentifier
+from salm_dicom.errors import DiskFull, PlanError, Rejected, UnsafeError
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, load, save
-from salm_dicom.record import ProtectionRecord
-from salm_dicom.volume import Volume
 
-if TYPE_CHECKING:
-    from salm_dicom.protector.fit import Study
-
-Labelled = tuple[AnySeries, str | None]
 # Called with what is going on, how much is done and how much there is.
 Progress = Callable[[str, int, int], None]
 
@@ -63,13 +61,23 @@ class Request:
     site_key
         Key of the new UIDs.
     jobs
-        Worker processes; 1 works in this process.
+        Worker processes of the local engine; 1 works in this process.
+    engine
+        Who runs the jobs; see `engines.start`.
+    max_memory
+        Bytes that series in work may need together, on a cluster each of them; 0: no bound.
+    max_seconds_per_file
+        A series that takes longer for each of its files or frames is ended; 0: no bound.
     modality
         Of NIfTI files whose sidecar does not say.
     selection
         Which series and objects; what an earlier run wrote stays.
     recipients
         Certificates, DER, of those who can restore DICOM sources from the output alone.
+    allow_quantitative
+        Protect images whose values are measurements, too (`salm_dicom.quantity`).
+    deidentify
+        De-identify every instance before it is protected (`salm_dicom.dicom.deidentify`).
     """
 
     source: Path
@@ -81,9 +89,14 @@ class Request:
     created: datetime
     site_key: bytes
     jobs: int = 1
+    engine: str = "local"
+    max_memory: int = 0
+    max_seconds_per_file: float = 0.0
     modality: str | None = None
     selection: Selection = field(default_factory=Selection)
     recipients: tuple[bytes, ...] = ()
+    allow_quantitative: bool = False
+    deidentify: bool = False
 
 
 def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
@@ -94,87 +107,97 @@ def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
     UnsafeError, PlanError, Locked, DiskFull, NoLabel
     """
     check_places(request.source, request.output, request.vault)
-    found = find(request.source, request.modality)
-    if not found.series:
-        return Result(done=(), left_out=(*found.left_out, *alone(found)), resumed=0)
-    vault = Vault(request.vault)
-    vault.create()
-    with vault.locked(), Ledger.open(vault.ledger) as ledger:
-        check_output(request.output, ledger)
-        given = None if request.protector is None else load(request.protector)
-        plan = given.plan if given else request.plan
-        known = [*ledger.rows().values(), *ledger.rows("objects").values()]
-        found = chosen(found, request.selection, {row.source for row in known if row.done})
-        if not found.series:
-            return Result(done=(), left_out=(*found.left_out, *alone(found)), resumed=0)
-        found = _without_changed(found, ledger.rows())
-        labelled, unlabelled = labelled_series(found, plan, request.labels)
-        protector = given or _fitted(request, vault, labelled, progress)
-        save(protector, vault.protector)
-        created = ledger.begin(_digest(request, protector), request.created)
-        request.output.mkdir(parents=True, exist_ok=True, mode=0o700)
-        plan_names(found, ledger)
-        plan_of = partial(planned, found.objects, labelled, protector, request.site_key)
-        write_uids(vault.uids, chain.from_iterable(pairs for _, _, pairs in plan_of()))
-        before = ledger.rows()
-        note_images(vault, [(before[source_key(one)].name, one.path) for one in found.nifti])
-        todo = [
-            _job(request, vault, created, series, before[source_key(series)].name, label)
-            for series, label in labelled
-            if not _is_done(request.output, before[source_key(series)])
-        ]
-        for job in todo:  # what a killed run left of it goes
-            shutil.rmtree(job.output / job.name, ignore_errors=True)
-        log = run(todo, protect_series, request.jobs, ledger, "series", progress)
-        objects = object_jobs(
-            found.objects, ledger.rows("objects"), request.output, vault, created, protector.digest
+    if request.deidentify and request.recipients:
+        raise PlanError(
+            "an envelope holds the source, who it is of included; not with --deidentify"
         )
-        log += run(objects, copy_object, request.jobs, ledger, "objects", progress)
-        settle(request.output, ledger, plan_of)
-        index = write_index(found, request.output, ledger, request.site_key, protector.digest)
-        left_out = [*found.left_out, *unlabelled, *not_indexed(found, index)]
-        result = _result(found, left_out, ledger, len(labelled) - len(todo), log, index)
-        try:
-            write_manifest(request.output, protector, created, result)
-            note_decisions(request.output, ledger.reviewed())
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFull("no space left for the manifest; run the same again") from error
-            raise
+    engines.check(request.engine)
+    if request.engine == "serial" and request.max_seconds_per_file:
+        raise PlanError("the serial engine cannot end what takes too long; use --engine local")
+    vault = Vault(request.vault)
+    is_new = not vault.folder.exists()
+    vault.create()
+    with (
+        vault.locked(),
+        Catalog.new(vault.catalog) as catalog,
+        Ledger.open(vault.ledger) as ledger,
+    ):
+        # on another machine a relative path means something else
+        is_here = "://" in request.engine and not request.source.is_absolute()
+        engine = "serial" if is_here else request.engine
+        read = partial(in_order, read_chunk, request.jobs, engine)
+        quantitative = request.allow_quantitative
+        fill(catalog, request.source, request.modality, read, allow_quantitative=quantitative)
+        if request.deidentify:
+            leave_out_uncleanable(catalog)
+        if catalog.count():
+            check_output(request.output, ledger)
+            choose(catalog, request.selection, ledger.is_done)
+        if catalog.count():
+            return _protect(request, vault, catalog, ledger, progress)
+        left_out = (*catalog.left_out(), *alone(catalog))
+    if is_new:
+        shutil.rmtree(vault.folder)
+    return Result(done=(), left_out=left_out, resumed=0)
+
+
+def _protect(
+    request: Request, vault: Vault, catalog: Catalog, ledger: Ledger, progress: Progress
+) -> Result:
+    """Protect what is in the catalog."""
+    given = None if request.protector is None else load(request.protector)
+    plan = given.plan if given else request.plan
+    leave_out_changed(catalog, ledger)
+    leave_out_large(catalog, ledger, plan, request.max_memory)
+    label(catalog, plan, request.labels)
+    protector = given or _fitted(request, vault, catalog, progress)
+    save(protector, vault.protector)
+    cleaner = deidentifier_of(vault, request.deidentify)
+    created = ledger.begin(_digest(request, protector, cleaner), request.created)
+    request.output.mkdir(parents=True, exist_ok=True, mode=0o700)
+    plan_names(catalog, ledger)
+    old = cleaner.uid if cleaner else str
+    plan_of = partial(planned, catalog, protector, request.site_key, old)
+    write_uids(vault.uids, chain.from_iterable(pairs for _, _, pairs in plan_of()))
+    note_images(vault, _images(catalog, ledger))
+    shutil.rmtree(vault.begun, ignore_errors=True)
+    catalog.connection.commit()
+    labelled = catalog.count(where="is_in AND is_labelled")
+    todo = sum(1 for _ in _todo(request.output, catalog, ledger))
+    who = request.jobs, request.engine
+    jobs = _jobs(request, vault, created, plan, cleaner, catalog, ledger)
+    at_once = 0 if "://" in request.engine else request.max_memory
+    log = run(jobs, todo, protect_series, *who, ledger, "series", progress, at_once)
+    places = request.output, vault, created, protector.digest, cleaner
+    copies = sum(1 for _ in object_jobs(catalog, ledger, *places))
+    objects = object_jobs(catalog, ledger, *places, request.max_seconds_per_file)
+    log += run(objects, copies, copy_object, *who, ledger, "objects", progress)
+    settle(request.output, ledger, plan_of)
+    index = write_index(catalog, request.output, ledger, request.site_key, protector.digest)
+    catalog.leave_out(not_indexed(catalog, index))
+    leave_out_failed(catalog, ledger)
+    leave_out_objects(catalog, ledger)
+    catalog.connection.commit()
+    result = result_of(vault, resumed=labelled - todo, log=log, index=index)
+    try:
+        write_manifest(request.output, protector, created, result, request.deidentify)
+        note_decisions(request.output, ledger.reviewed())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull("no space left for the manifest; run the same again") from error
+        raise
     return result
 
 
-def _digest(request: Request, protector: Protector) -> str:
+def _digest(request: Request, protector: Protector, cleaner: Deidentifier | None) -> str:
     """Return what may not change between the runs that make one output."""
-    return ":".join((protector.digest, *(sha256(one).hexdigest() for one in request.recipients)))
+    recipients = (sha256(one).hexdigest() for one in request.recipients)
+    quantitative = ["quantitative"] * request.allow_quantitative
+    cleaned = [sha256(cleaner.key).hexdigest()] if cleaner else []
+    return ":".join((protector.digest, *recipients, *quantitative, *cleaned))
 
 
-def labelled_series(
-    found: Export, plan: ProtectionPlan, labels: Labels | None
-) -> tuple[list[Labelled], list[LeftOut]]:
-    """Return the series to protect with their labels, and those that lack one they need."""
-    if not plan.needs_surrogate:
-        return [(series, None) for series in found.series], []
-    if labels is None:
-        raise PlanError(
-            f"method {plan.method} needs labels: give --labels labels.csv, "
-            "or use --method random, which needs none"
-        )
-    labelled: list[Labelled] = []
-    missing: list[LeftOut] = []
-    for series in found.series:
-        try:
-            labelled.append((series, labels.of(series)))
-        except NoLabel as error:
-            missing += [LeftOut(path, error.code, str(error)) for path in series.paths]
-    if not labelled:
-        raise NoLabel("no series of the export has a label; is --labels-by right?")
-    return labelled, missing
-
-
-def _fitted(
-    request: Request, vault: Vault, labelled: list[Labelled], progress: Progress
-) -> Protector:
+def _fitted(request: Request, vault: Vault, catalog: Catalog, progress: Progress) -> Protector:
     """Return the protector of a run that was given none: from the vault, or fitted now."""
     if not request.plan.needs_surrogate:
         return Protector(plan=request.plan)
@@ -187,97 +210,53 @@ def _fitted(
         return protector
     from salm_dicom.protector.fit import fit  # with torch, which takes a second
 
-    return fit(studies(labelled), request.plan, vault.folder, progress)
+    return fit(studies(catalog), request.plan, vault.folder, progress)
 
 
-def studies(labelled: list[Labelled]) -> list[Study]:
-    """Return what a fit needs of labelled series; each is read when it is its turn."""
-    from salm_dicom.protector.fit import Study
-
-    def loader(series: AnySeries) -> Callable[[], Volume]:
-        return lambda: load_volume(series)
-
-    return [Study(label=str(label), load=loader(series)) for series, label in labelled]
+def _images(catalog: Catalog, ledger: Ledger) -> Iterator[tuple[str, Path]]:
+    """Yield the folder of each NIfTI file, and the file."""
+    for entry in catalog.series("is_in AND kind = 'nifti'"):
+        row = ledger.row(entry.key)
+        if row:
+            yield row.name, entry.series.paths[0]
 
 
-def _is_done(output: Path, row: Row) -> bool:
-    """Return whether a series need not be done again; one that was rejected stays so."""
-    return row.code == Rejected.code or (row.done and (output / row.name).is_dir())
+def _todo(output: Path, catalog: Catalog, ledger: Ledger) -> Iterator[tuple[int, str]]:
+    """Yield number in the catalog and name of each series that is to be done."""
+    for number, key in catalog.pages("key", where="is_in AND is_labelled"):
+        row = ledger.row(key)
+        if row and row.code != Rejected.code and not (row.done and (output / row.name).is_dir()):
+            yield number, row.name
 
 
-def _job(
+def _jobs(
     request: Request,
     vault: Vault,
     created: datetime,
-    series: AnySeries,
-    name: str,
-    label: str | None,
-) -> Job:
-    return Job(
-        source=source_key(series),
-        name=name,
-        paths=series.paths,
-        label=label,
-        protector=vault.protector,
-        output=request.output,
-        vault=vault.folder,
-        created=created,
-        site_key=request.site_key,
-        modality=series.modality,
-        recipients=request.recipients,
-    )
-
-
-def _without_changed(found: Export, rows: dict[str, Row]) -> Export:
-    """Leave out series whose protected volume is no longer in the source as it was.
-
-    Protecting them again would give one SOP Instance UID to two files with different pixels.
-    """
-    here = {source_key(series) for series in found.series}
-    kept = {source for source, row in rows.items() if row.done or row.code == Rejected.code}
-    lost = {source.split("/")[0] for source in kept - here}
-    changed = [
-        series
-        for series in found.series
-        if source_key(series) not in rows and series.series_uid in lost
-    ]
-    text = "the series has other slices than when it was protected; use a new output folder"
-    entries = [LeftOut(path, Changed.code, text) for one in changed for path in one.paths]
-    return without(found, changed, entries)
-
-
-def _result(
-    found: Export,
-    left_out: list[LeftOut],
+    plan: ProtectionPlan,
+    cleaner: Deidentifier | None,
+    catalog: Catalog,
     ledger: Ledger,
-    resumed: int,
-    log: list[str],
-    index: Index | None,
-) -> Result:
-    rows, done = ledger.rows(), list[Done]()
-    for series in found.series:
-        row = rows[source_key(series)]
-        if row.done and row.slices != series.images:
-            text = (
-                f"the series has {series.images} slices, {row.slices} were there when it was "
-                "protected; use a new output folder"
-            )
-            left_out += [LeftOut(path, Changed.code, text) for path in series.paths]
-        if row.done:
-            record = ProtectionRecord.from_json(row.record)
-            done.append(
-                Done(name=row.name, slices=row.slices, modality=series.modality, record=record)
-            )
-        elif row.code:
-            left_out += [LeftOut(path, row.code, row.reason) for path in series.paths]
-    copies, not_copied = copied_objects(found.objects, ledger.rows("objects"))
-    left_out += not_copied
-    left_out.sort(key=lambda entry: str(entry.path))
-    return Result(
-        done=tuple(done),
-        copied=copies,
-        index=index,
-        left_out=tuple(left_out),
-        resumed=resumed,
-        log=tuple(log),
-    )
+) -> Iterator[Job]:
+    """Yield a job for each series that is to be done."""
+    for number, name in _todo(request.output, catalog, ledger):
+        entry = catalog.entry(number)
+        yield Job(
+            source=entry.key,
+            name=name,
+            paths=tuple(path.absolute() for path in entry.series.paths),
+            label=entry.label,
+            protector=vault.protector.absolute(),
+            output=request.output.absolute(),
+            vault=vault.folder.absolute(),
+            created=created,
+            site_key=request.site_key,
+            modality=entry.series.modality,
+            recipients=request.recipients,
+            quantity=entry.series.quantity,
+            deidentifier=cleaner,
+            bounds=Bounds(
+                seconds=request.max_seconds_per_file * entry.series.images,
+                memory=memory_of(entry.series.voxels, plan),
+            ),
+        )

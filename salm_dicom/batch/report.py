@@ -16,6 +16,7 @@ from salm_dicom.batch.review import SCHEMA, digest_of
 from salm_dicom.batch.sheet import entry_of, judgement, sheet_of, summary_of
 from salm_dicom.batch.verified import Verification, Verified
 from salm_dicom.batch.verify import Progress, verify
+from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.errors import UnsafeError
 from salm_dicom.fidelity import Limits
 from salm_dicom.folder import WholeFolder, make_private
@@ -36,8 +37,8 @@ class Request:
         Modality values that PSNR and SSIM are stated for; None: as the plan's default.
     cap
         Most characters that the pixels of a page take.
-    scope
-        As `verify` takes it.
+    scope, cleaner
+        As `verify` takes them.
     """
 
     source: Path
@@ -47,6 +48,7 @@ class Request:
     window: tuple[float, float] | None = None
     cap: int = 32_000_000
     scope: Scope | None = None
+    cleaner: Deidentifier | None = None
 
 
 def report(request: Request, progress: Progress = lambda *_: None) -> Verification:
@@ -82,6 +84,7 @@ def report(request: Request, progress: Progress = lambda *_: None) -> Verificati
             progress,
             see,
             request.scope,
+            cleaner=request.cleaner,
         )
         if found.series:
             _write(target, found, spooled, stated)

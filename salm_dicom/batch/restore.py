@@ -57,8 +57,8 @@ def restore(
         raise PlanError("the vault has no ledger; give the vault that the output was made with")
     check_target(output, target, vault_folder)
     with Ledger.open(vault.ledger) as ledger:
-        rows = [row for row in ledger.rows().values() if row.done]
-        objects = [row.name for row in ledger.rows("objects").values() if row.done]
+        rows = [row for row in ledger.rows() if row.done]
+        objects = [row.name for row in ledger.rows("objects") if row.done]
     identical = recompressed = 0
     failed: list[tuple[Path, str]] = []
     known: set[Path] = {output / MANIFEST, output / INDEX}

@@ -4,43 +4,54 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from heapq import nlargest
+from itertools import islice
+from typing import Generic, TypeVar
 
-from salm_dicom.batch.engines import ENGINES
-from salm_dicom.batch.job import NO_SPACE, J, Outcome, Work
+from salm_dicom.batch.bounds import begun, in_time, was_late
+from salm_dicom.batch.engines import LOST, SerialExecutor, start
+from salm_dicom.batch.job import CRASHES, NO_SPACE, J, Outcome, Work, crashed, late
 from salm_dicom.batch.ledger import Ledger, Table
 from salm_dicom.batch.vault import Vault
-from salm_dicom.errors import DiskFull, WorkerCrashed
+from salm_dicom.errors import DiskFull
 
+T = TypeVar("T")
+R = TypeVar("R")
 # Jobs that may wait for each worker; an export of a million series does not sit in memory.
 _WAITING = 3
 _OBJECTS_WORTH_A_WORKER = 200
-# So often may a series be under way when its worker dies.
-_CRASHES = 3
+# Parts of a scan, of some hundred files each.
+_WORTH_A_WORKER = 4
 
 
 def run(
-    jobs: Sequence[J],
+    jobs: Iterable[J],
+    total: int,
     work: Callable[[J], Outcome],
     workers: int,
+    engine: str,
     ledger: Ledger,
     table: Table,
     progress: Callable[[str, int, int], None],
+    max_memory: int = 0,
 ) -> list[str]:
-    """Run the jobs and note each outcome in the ledger; return frames for the log file.
+    """Run the jobs, `total` of them, and note each outcome in the ledger.
+
+    Returns frames for the log file.
 
     Raises
     ------
-    DiskFull
+    DiskFull, PlanError
     """
     log: list[str] = []
     what = {"series": "protect", "objects": "copy"}[table]
     if table == "objects":  # a copy takes milliseconds, a new worker seconds
-        workers = min(workers, 1 + len(jobs) // _OBJECTS_WORTH_A_WORKER)
-    progress(what, 0, len(jobs))
-    for count, outcome in enumerate(outcomes(jobs, workers, work), start=1):
+        workers = min(workers, 1 + total // _OBJECTS_WORTH_A_WORKER)
+    progress(what, 0, total)
+    found = outcomes(jobs, min(workers, total), work, engine, max_memory)
+    for count, outcome in enumerate(found, start=1):
         ledger.finish(
             outcome.source,
             record=outcome.record,
@@ -50,64 +61,149 @@ def run(
         )
         if outcome.frames:
             log.append(f"{outcome.name}: {outcome.frames}")
-        progress(what, count, len(jobs))
+        progress(what, count, total)
         if outcome.code == NO_SPACE:
             raise DiskFull(
-                f"no space left after {count - 1} of {len(jobs)} {table}; they are kept. "
+                f"no space left after {count - 1} of {total} {table}; they are kept. "
                 "Make room and run the same command again"
             )
     return log
 
 
-def outcomes(jobs: Sequence[J], workers: int, work: Callable[[J], Outcome]) -> Iterator[Outcome]:
+class _Queue(Generic[T]):
+    """Jobs in order, taken from where they come when it is their turn; those put back go first."""
+
+    def __init__(self, jobs: Iterable[T]) -> None:
+        self._rest, self._first = iter(jobs), deque[T]()
+
+    def __bool__(self) -> bool:
+        if not self._first:
+            self._first.extend(islice(self._rest, 1))
+        return bool(self._first)
+
+    def has(self, count: int) -> bool:
+        """Return whether there are so many."""
+        self._first.extend(islice(self._rest, max(0, count - len(self._first))))
+        return len(self._first) >= count
+
+    def first(self) -> T:
+        return self._first[0]
+
+    def pop(self) -> None:
+        self._first.popleft()
+
+    def put_back(self, job: T) -> None:
+        self._first.appendleft(job)
+
+
+def outcomes(
+    jobs: Iterable[J],
+    workers: int,
+    work: Callable[[J], Outcome],
+    engine: str = "local",
+    max_memory: int = 0,
+) -> Iterator[Outcome]:
     """Run the jobs and yield what came of each, in any order.
+
+    With `max_memory` a job waits until those that can run beside it leave so many bytes for it.
 
     A worker that dies breaks its pool. A new pool first goes on with what was under way, one job
     at a time, so that a series which kills its worker again stands alone; after three times it is
     left out with `E_CRASH`.
     """
-    engine = "local" if workers > 1 and len(jobs) > 1 else "serial"
-    todo, crashes, stillborn = deque(jobs), Counter[str](), 0
+    todo, crashes, stillborn = _Queue(jobs), Counter[str](), 0
+    if engine == "local" and workers < 2 and not (todo and todo.first().bounds.seconds):
+        engine = "serial"  # what is too late is ended with its process, so that is another one
     while todo:
-        with ENGINES[engine](min(workers, len(todo))) as executor:
+        with start(engine, workers) as executor:
             waiting: dict[Future[Outcome], J] = {}
             try:
                 while todo or waiting:
-                    at_once = 1 if crashes or engine == "serial" else _WAITING * workers
+                    at_once = 1 if crashes else _at_once(executor, workers)
                     while todo and len(waiting) < at_once:
-                        waiting[executor.submit(_held, work, todo[0])] = todo[0]
-                        todo.popleft()
+                        if not _fits(todo.first(), waiting.values(), workers, max_memory):
+                            break
+                        waiting[executor.submit(_held, work, todo.first())] = todo.first()
+                        todo.pop()
                     for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                         outcome = future.result()
                         crashes.pop(waiting.pop(future).source, None)
                         yield outcome
-            except (BrokenProcessPool, EOFError, ConnectionError):
+            except LOST:
                 executor.shutdown(wait=True, cancel_futures=True)  # nobody writes any more
                 stillborn += not waiting
-                if stillborn >= _CRASHES:
+                if stillborn >= CRASHES:
                     raise
                 for job in waiting.values():
                     _remove(job)
                     crashes[job.source] += 1
-                    if crashes[job.source] < _CRASHES:
-                        todo.appendleft(job)
+                    if crashes[job.source] < CRASHES:
+                        todo.put_back(job)
                     else:
                         del crashes[job.source]
-                        yield _crashed(job)
+                        yield crashed(job)
             except BaseException:
                 executor.shutdown(wait=True, cancel_futures=True)
                 raise
 
 
+def _at_once(executor: Executor, workers: int) -> int:
+    """Return how many jobs may wait; a cluster's workers come and go."""
+    if isinstance(executor, SerialExecutor):
+        return 1
+    return _WAITING * max(1, getattr(executor, "workers", workers))
+
+
+def _fits(job: Work, waiting: Collection[Work], workers: int, max_memory: int) -> bool:
+    """Return whether a job may join those that wait: whichever run at once, memory suffices."""
+    if not (max_memory and waiting):
+        return True
+    needs = [job.bounds.memory, *(one.bounds.memory for one in waiting)]
+    return sum(nlargest(max(workers, 1), needs)) <= max_memory
+
+
 def _held(work: Callable[[J], Outcome], job: J) -> Outcome:
-    with Vault(job.vault).working():
-        return work(job)
+    """Do a job within its time, after removing what a killed process left of it.
+
+    A series that kills its processes is left out after three of them, also where the engine does
+    such a job again by itself.
+    """
+    with Vault(job.vault).working(), begun(job) as times:
+        _remove(job)
+        if (where := was_late(job)) is not None:
+            return late(job, where)
+        if times >= CRASHES:
+            return crashed(job)
+        with in_time(job):
+            return work(job)
 
 
-def _crashed(job: Work) -> Outcome:
-    """Return the outcome of a series that killed its worker."""
-    reason = f"the process that worked on it died {_CRASHES} times (out of memory?)"
-    return Outcome(source=job.source, name=job.name, code=WorkerCrashed.code, reason=reason)
+def in_order(work: Callable[[T], R], workers: int, engine: str, parts: Iterable[T]) -> Iterator[R]:
+    """Yield what `work` makes of each part, in order; a few are under way at a time.
+
+    Few parts are done here, where no process must be started for them. A process that dies costs
+    the time of what it was at.
+    """
+    todo, lost = _Queue(parts), 0
+    if (workers < 2 and engine == "local") or not todo.has(_WORTH_A_WORKER):
+        engine = "serial"
+    while todo:
+        with start(engine, workers) as executor:
+            waiting: deque[tuple[Future[R], T]] = deque()
+            try:
+                while todo or waiting:
+                    while todo and len(waiting) < _at_once(executor, workers):
+                        waiting.append((executor.submit(work, todo.first()), todo.first()))
+                        todo.pop()
+                    yield waiting[0][0].result()
+                    waiting.popleft()
+            except LOST:
+                executor.shutdown(wait=True, cancel_futures=True)
+                lost += 1
+                for _, part in reversed(waiting):
+                    todo.put_back(part)
+                if lost >= CRASHES:
+                    engine = "serial"
 
 
 def _remove(job: Work) -> None:

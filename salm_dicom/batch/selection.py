@@ -6,11 +6,12 @@ modality=CT,MR   date=20250101-20251231   series=UID   study=UID   patient=ID   
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from salm_dicom.batch.source import AnySeries, Export, source_key
+from salm_dicom.batch.catalog import AnySeries, Catalog
+from salm_dicom.batch.ledger import Table
 from salm_dicom.dicom.objects import ObjectHeader
 from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.errors import NotChosen, PlanError
@@ -86,31 +87,29 @@ class Selection:
         return ""
 
 
-def chosen(export: Export, selection: Selection, done: Collection[str] = ()) -> Export:
-    """Return the export without what is not wanted, which is left out with its code.
+def choose(
+    catalog: Catalog,
+    selection: Selection,
+    is_done: Callable[[str, Table], bool] = lambda *_: False,
+) -> None:
+    """Leave out what is not wanted, with its code.
 
     Parameters
     ----------
-    done
-        Keys of series and objects that the output has already: they stay in it.
+    is_done
+        Says of a key whether the output has it already: then it stays.
     """
     if not (selection.include or selection.exclude):
-        return export
-    out: list[LeftOut] = []
-
-    def kept(members: Iterable[AnySeries | ObjectHeader]) -> tuple[object, ...]:
-        stays = []
-        for one in members:
-            key = one.sop_uid if isinstance(one, ObjectHeader) else source_key(one)
-            why = "" if key in done else selection.reason(one)
-            paths = (one.path,) if isinstance(one, ObjectHeader) else one.paths
-            out.extend(LeftOut(path, NotChosen.code, why) for path in paths if why)
-            if not why:
-                stays.append(one)
-        return tuple(stays)
-
-    found = {name: kept(getattr(export, name)) for name in ("dicom", "nifti", "objects")}
-    return replace(export, **found, left_out=(*export.left_out, *out))  # type: ignore[arg-type]
+        return
+    for entry in catalog.series():
+        why = "" if is_done(entry.key, "series") else selection.reason(entry.series)
+        if why:
+            out = (LeftOut(path, NotChosen.code, why) for path in entry.series.paths)
+            catalog.drop(entry.number, "series", out)
+    for number, key in catalog.pages("key", "objects"):
+        one = catalog.object(key)
+        if one is not None and not is_done(key, "objects") and (why := selection.reason(one)):
+            catalog.drop(number, "objects", [LeftOut(one.path, NotChosen.code, why)])
 
 
 def _said(one: AnySeries | ObjectHeader, root: Path) -> dict[str, str]:

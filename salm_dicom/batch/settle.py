@@ -7,19 +7,19 @@ grown, references in files that an earlier run wrote go forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from salm_dicom import __version__
+from salm_dicom.batch.catalog import Catalog
 from salm_dicom.batch.ledger import Ledger, Table
-from salm_dicom.batch.source import AnySeries, source_key
 from salm_dicom.batch.uids import new_uids
 from salm_dicom.batch.vault import atomic
 from salm_dicom.dicom.header import identity_of
-from salm_dicom.dicom.objects import ObjectHeader
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.references import replaced
+from salm_dicom.dicom.rewriting import NewUid
 from salm_dicom.dicom.scan import SeriesFiles
 from salm_dicom.dicom.splice import file_meta, splice
 from salm_dicom.dicom.unchanged import UidPair
@@ -31,25 +31,29 @@ Planned = Callable[[], Iterator[tuple[Table, str, Iterator[UidPair]]]]
 
 
 def planned(
-    objects: Iterable[ObjectHeader],
-    labelled: Iterable[tuple[AnySeries, str | None]],
-    protector: Protector,
-    site_key: bytes,
+    catalog: Catalog, protector: Protector, site_key: bytes, source_uid: NewUid = str
 ) -> Iterator[tuple[Table, str, Iterator[UidPair]]]:
     """Yield what is to be in the output: its row in the ledger, and its old and new UIDs.
 
     NIfTI files have none.
+
+    Parameters
+    ----------
+    source_uid
+        Returns the UID that a UID of the source has before it is protected: of the de-identified
+        instance, where that is what gets protected.
     """
-    for series, label in labelled:
-        if not isinstance(series, SeriesFiles):
-            continue
+    for entry in catalog.series("is_in AND is_labelled AND kind = 'dicom'"):
+        assert isinstance(entry.series, SeriesFiles)
         with suppress(NoLabel):  # the series will be left out
-            digest = protector.digest_for(label)
-            instances = [one.sop_uid for one in series.headers]
-            pairs = new_uids(site_key, digest, instances, series.series_uid)
-            yield "series", source_key(series), pairs
-    for one in objects:
-        pairs = new_uids(site_key, protector.digest, [one.sop_uid], one.series_uid)
+            digest = protector.digest_for(entry.label)
+            instances = [source_uid(one.sop_uid) for one in entry.series.headers]
+            series_uid = source_uid(entry.series.series_uid)
+            pairs = new_uids(site_key, digest, instances, series_uid)
+            yield "series", entry.key, pairs
+    for one in catalog.objects():
+        own, series_uid = source_uid(one.sop_uid), source_uid(one.series_uid)
+        pairs = new_uids(site_key, protector.digest, [own], series_uid)
         yield "objects", one.sop_uid, pairs
 
 
@@ -59,25 +63,26 @@ def settle(output: Path, ledger: Ledger, planned: Planned) -> int:
     Only patients are looked at of whom something failed, or came to an output that was settled
     before. Killed in between, the next run does it again.
     """
-    rows = ledger.rows() | ledger.rows("objects")
-    before = ledger.settled()
-    wanted = [source for _, source, _ in planned()]
-    done = {source for source in wanted if rows[source].done}
-    odd = {s for s in wanted if s not in done or (before and s not in before)}
-    patients = {_patient(rows[source].name) for source in odd}
+    before = ledger.was_settled()
+    patients: set[str] = set()
+    for table, source, _ in planned():
+        row = ledger.row(source, table)
+        if row and not (row.done and (ledger.is_settled(source) or not before)):
+            patients.add(_patient(row.name))
     forth: dict[str, str] = {}
     back: dict[str, str] = {}
-    for _, source, pairs in planned() if patients else ():
-        if _patient(rows[source].name) in patients:
+    for table, source, pairs in planned() if patients else ():
+        row = ledger.row(source, table)
+        if row and _patient(row.name) in patients:
             for old, new in pairs:
-                if source in done:
+                if row.done:
                     forth.setdefault(old, new)
                 else:
                     back[new] = old
     # a series of which another volume is done keeps its new UID
     other = {new: old for new, old in back.items() if forth.get(old) != new} | forth
     count = refer(output, patients, other)
-    ledger.settle(source for source, row in rows.items() if row.done)
+    ledger.settle()
     return count
 
 

@@ -30,10 +30,18 @@ def judgement(verified: Verified) -> tuple[str, str, tuple[str, ...]]:
     if len(verified.findings) > _LISTED:
         left = len(verified.findings) - _LISTED
         problems.append(f"... and {left} more; `salm-dicom verify --json` lists all")
-    verdict = _VERDICTS[state]
+    verdict = _VERDICTS[state] + _less(verified) * (state == RIGHT)
     if verified.fidelity is None and state == RIGHT:
         verdict = "Every check passed; nothing could be measured for want of foreground"
     return verdict, state, (*problems, *(f"limit missed: {text}" for text in verified.missed))
+
+
+def _less(*verified: Verified) -> str:
+    """Return how many numbers are not what is wanted, as the end of a verdict; empty for none."""
+    count = sum(not check.is_wanted for one in verified for check in one.checks)
+    if not count:
+        return ""
+    return f"; {count} number{'s are' if count > 1 else ' is'} not as wanted"
 
 
 def sheet_of(
@@ -106,7 +114,7 @@ def summary_of(found: Verification, entries: Sequence[Entry], stated: dict[str, 
         for path, finding in objects.findings
     ]
     return Summary(
-        verdict=_VERDICTS[state],
+        verdict=_VERDICTS[state] + _less(*found.series) * (state == RIGHT),
         state=state,
         head=(*_HEAD, "verdict"),
         entries=tuple(entries),

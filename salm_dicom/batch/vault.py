@@ -67,6 +67,21 @@ class Vault:
         """SQLite file with the new UID of everything that this run changes."""
         return self.folder / "uids.sqlite"
 
+    @property
+    def deidentify_key(self) -> Path:
+        """File with the secret of pseudonyms and UIDs, where the output is de-identified."""
+        return self.folder / "deidentify.key"
+
+    @property
+    def catalog(self) -> Path:
+        """SQLite file with what the last run found in the source."""
+        return self.folder / "catalog.sqlite"
+
+    @property
+    def begun(self) -> Path:
+        """Folder with a mark for each job that has begun and not ended, where a worker can die."""
+        return self.folder / "begun"
+
     def create(self) -> None:
         """Make the folders, and a table of new UIDs with nothing in it yet."""
         for folder in (self.folder, self.folder / "kept"):

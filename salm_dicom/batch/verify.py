@@ -14,9 +14,10 @@ from salm_dicom.batch.compared import Compared, Measuring, Scope, tightest, unme
 from salm_dicom.batch.pair import Pair, pairs_of
 from salm_dicom.batch.pairing import partners_of
 from salm_dicom.batch.verified import Verification, Verified
-from salm_dicom.batch.verify_objects import Known, verify_objects
+from salm_dicom.batch.verify_objects import Known, Load, verify_objects
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom.conformance import Finding, Instance, check, uid_pairs
+from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.dicom.multiframe import in_file_order
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.pixels import stored_values
@@ -41,6 +42,7 @@ def verify(
     progress: Progress = lambda *_: None,
     see: See = lambda *_: None,
     scope: Scope | None = None,
+    cleaner: Deidentifier | None = None,
 ) -> Verification:
     """Return what is wrong with a protected export, measured from disk.
 
@@ -56,13 +58,16 @@ def verify(
         References are looked at last: the result may have a finding more for the series.
     scope
         What is measured; None: the rows that need nothing more.
+    cleaner
+        Of an output that was de-identified: its files are compared with what that makes of SOURCE.
     """
     _check_folders(source, output)
     asked = (scope or Scope()).measuring(limits, window)
     partners, copies, strange = partners_of(output)
-    export = scan(source)
+    export = scan(source, allow_quantitative=True)  # in OUT only if that was asked for
     found = export.series
-    known = {instance.sop_uid for series in found for instance in series.headers}
+    old, load = (cleaner.uid, lambda path: cleaner(read(path))) if cleaner else (str, read)
+    known = {old(instance.sop_uid) for series in found for instance in series.headers}
     strange += [
         (path, "names a source that is not in SOURCE")
         for uid, paths in partners.items()
@@ -73,18 +78,18 @@ def verify(
     uids, references = Known(), list[set[UidPair]]()
     for index, series in enumerate(found):
         progress("verify", index, len(found))
-        pairs = {i.sop_uid: partners.get(i.sop_uid, []) for i in series.headers}
+        pairs = {i.sop_uid: partners.get(old(i.sop_uid), []) for i in series.headers}
         if any(pairs.values()):
             references.append(set())
-            one, pixels = _series(series, pairs, output, asked, uids, references[-1])
+            one, pixels = _series(series, pairs, output, asked, uids, references[-1], load)
             see(one, pixels)
             verified.append(one)
             del pixels
         else:
-            absent += 1
+            absent += not series.quantity
     progress("verify", len(found), len(found))
     images, missing, unpaired = _images(export, output, asked, see)
-    objects = verify_objects(export.objects, copies, uids)
+    objects = verify_objects(export.objects, copies, uids, load)
     return Verification(
         series=(*map(_with_references, verified, references, repeat(uids)), *images),
         absent=absent + missing,
@@ -116,6 +121,7 @@ def _series(
     asked: Measuring,
     uids: Known,
     references: set[UidPair],
+    load: Load,
 ) -> tuple[Verified, tuple[Compared, ...]]:
     """Return what was found for one series; its UIDs and references are added to the last two."""
     read_again = read_series(series.paths)
@@ -140,9 +146,10 @@ def _series(
             before, may_change = volume.pixels.values[index], mask[index]
             if frames:  # a multi-frame file is all of its series
                 before, may_change = (in_file_order(a, frames) for a in (after, mask))
-            source = Instance(read(instance.path), before)
-            uids.bind(instance.sop_uid, identities[-1].sop_uid)
-            uids.bind(instance.series_uid, identities[-1].series_uid)
+            source = Instance(load(instance.path), before)
+            own = h.identity_of(source.file)
+            uids.bind(own.sop_uid, identities[-1].sop_uid)
+            uids.bind(own.series_uid, identities[-1].series_uid)
             references.update(uid_pairs(source.file, protected))
             findings += check(source, Instance(protected, values), may_change=may_change)
             if values.shape == before.shape:

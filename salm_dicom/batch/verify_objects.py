@@ -8,7 +8,7 @@ UID of the output, the one that its instance or series really has there, and no 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,9 @@ from salm_dicom.dicom.part10 import Part10, read
 from salm_dicom.dicom.references import vr_of
 from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import InputError
+
+# Reads a file of the source.
+Load = Callable[[Path], Part10]
 
 
 @dataclass(slots=True)
@@ -57,7 +60,7 @@ class VerifiedObjects:
 
 
 def verify_objects(
-    objects: Sequence[ObjectHeader], copies: Sequence[Path], known: Known
+    objects: Sequence[ObjectHeader], copies: Sequence[Path], known: Known, load: Load = read
 ) -> VerifiedObjects:
     """Return what is wrong with the copies of a source's objects.
 
@@ -65,10 +68,12 @@ def verify_objects(
     ----------
     known
         UIDs of the protected images; those of the objects are added.
+    load
+        Reads an object of the source as it was before it was copied.
     """
     sources: dict[str, list[Path]] = {}
     for one in objects:
-        sources.setdefault(_fingerprint(read(one.path)), []).append(one.path)
+        sources.setdefault(_fingerprint(load(one.path)), []).append(one.path)
     findings: list[tuple[Path, Finding]] = []
     partners: list[tuple[Path, Path]] = []
     later: list[tuple[Path, list[Path]]] = []
@@ -80,18 +85,18 @@ def verify_objects(
             partners.append((candidates[0], path))
         else:
             later.append((path, candidates))
-    _bind(partners, known, findings)
+    _bind(partners, known, findings, load)
     used = {source for source, _ in partners}
     for path, candidates in later:
-        source = _closest(path, [one for one in candidates if one not in used], known)
+        source = _closest(path, [one for one in candidates if one not in used], known, load)
         if source is None:
             findings.append((path, Finding("PAIR", "is the copy of no object of SOURCE")))
             continue
         used.add(source)
         partners.append((source, path))
-        _bind(partners[-1:], known, findings)
+        _bind(partners[-1:], known, findings, load)
     for source, path in partners:
-        findings += [(path, one) for one in _check(source, path, known)]
+        findings += [(path, one) for one in _check(source, path, known, load)]
     wrong = {path for path, _ in findings}
     return VerifiedObjects(
         right=sum(path not in wrong for _, path in partners),
@@ -114,10 +119,13 @@ def _fingerprint(file: Part10) -> str:
 
 
 def _bind(
-    partners: Iterable[tuple[Path, Path]], known: Known, findings: list[tuple[Path, Finding]]
+    partners: Iterable[tuple[Path, Path]],
+    known: Known,
+    findings: list[tuple[Path, Finding]],
+    load: Load,
 ) -> None:
     for source, path in partners:
-        old, new = h.identity_of(read(source)), h.identity_of(read(path))
+        old, new = h.identity_of(load(source)), h.identity_of(read(path))
         if not known.bind(old.sop_uid, new.sop_uid) or old.sop_uid == new.sop_uid:
             text = "(0008,0018) SOP Instance UID is another instance's"
             findings.append((path, Finding("UID_REUSED", text)))
@@ -126,18 +134,18 @@ def _bind(
             findings.append((path, Finding("SERIES_UID", text)))
 
 
-def _closest(path: Path, candidates: list[Path], known: Known) -> Path | None:
+def _closest(path: Path, candidates: list[Path], known: Known, load: Load) -> Path | None:
     """Return the source whose UIDs fit best; objects of one series often share all the rest."""
     fits = []
     for source in candidates:
-        differences, pairs = compare_objects(read(source), read(path))
+        differences, pairs = compare_objects(load(source), read(path))
         fits.append((len(differences), known.wrong(pairs[:-2]), source))
     return min(fits)[2] if fits else None
 
 
-def _check(source: Path, path: Path, known: Known) -> list[Finding]:
+def _check(source: Path, path: Path, known: Known, load: Load) -> list[Finding]:
     try:
-        differences, pairs = compare_objects(read(source), read(path))
+        differences, pairs = compare_objects(load(source), read(path))
     except InputError as error:
         return [Finding(error.code, str(error))]
     found = [Finding(one.code, one.text) for one in differences]

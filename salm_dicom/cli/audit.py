@@ -24,6 +24,7 @@ from salm_dicom.cli.options import (
     modality_option,
     progress_option,
     source_argument,
+    vault_option,
 )
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ Examples:
 @click.argument("output", metavar="OUT", type=FOLDER)
 @labels_options
 @modality_option
+@vault_option
 @click.option(
     "--split-by",
     type=click.Choice(["patient", "study", "series"]),

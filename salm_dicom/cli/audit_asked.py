@@ -34,6 +34,7 @@ class Asked:
     labels: Path | None
     labels_by: str
     modality: str | None
+    vault: Path | None
     split_by: str
     fitted_labels: Path | None
     victims: str
@@ -108,11 +109,13 @@ def check_places(asked: Asked) -> None:
 def pairs_of(asked: Asked) -> tuple[list[Pair], list[LeftOut]]:
     """Return the labelled series of SOURCE that are in OUT, and every other file."""
     from salm_dicom.batch.counterparts import pairs
+    from salm_dicom.batch.deidentify import existing
     from salm_dicom.errors import PlanError
 
     labels = _labels(asked, asked.labels)
     if labels is None:
         raise PlanError("an audit needs labels: give --labels labels.csv")
+    cleaner = existing(asked.vault or asked.output.with_name(f"{asked.output.name}.vault"))
     return pairs(
         asked.source,
         asked.output,
@@ -120,6 +123,7 @@ def pairs_of(asked: Asked) -> tuple[list[Pair], list[LeftOut]]:
         split_by=asked.split_by,
         fitted=_labels(asked, asked.fitted_labels),
         modality=asked.modality,
+        source_uid=str if cleaner is None else cleaner.uid,
     )
 
 

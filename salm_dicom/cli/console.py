@@ -7,10 +7,11 @@ import json
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import wraps
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec
 
@@ -26,6 +27,7 @@ from salm_dicom.errors import (
     SalmDicomError,
     UnsafeError,
 )
+from salm_dicom.trace import frames
 
 P = ParamSpec("P")
 
@@ -47,8 +49,11 @@ _EXIT_OF_CODE = {
     "E_NOT_CHOSEN": DONE,
     "E_REJECTED": DONE,
 }
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 # So many files of one code are listed by name; --json lists all.
 _LISTED = 10
+# And so many rows of a table.
+_ROWS = 1000
 
 
 def worst(codes: Iterable[int]) -> int:
@@ -73,6 +78,8 @@ def reports_errors(function: Callable[P, int]) -> Callable[P, None]:
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         log_file = kwargs.get("log_file")
+        if isinstance(log_file, Path):
+            _check_log(log_file, [kwargs.get(place) for place in ("source", "output", "protected")])
         if not sys.warnoptions:  # libraries quote what they warn of, and that may be a patient's
             warnings.simplefilter("ignore")
         try:
@@ -85,26 +92,46 @@ def reports_errors(function: Callable[P, int]) -> Callable[P, None]:
             say("interrupted; finished series are kept. Run the same command again to go on")
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
             raise
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                code = _unexpected(error, log_file)
-            else:
-                code = NO_SPACE
-                say("error: no space left; make room and run the same command again")
-        except Exception as error:
-            code = _unexpected(error, log_file)
+        except SystemExit:
+            raise
+        except BaseException as error:  # a codec in Rust panics past Exception
+            code = _failed(error, log_file)
         _leave(code)
 
     return run
 
 
-def _unexpected(error: Exception, log_file: object) -> int:
-    """Say that something unforeseen happened, keep where, and return the exit code."""
-    from salm_dicom.batch.job import frames
+def _check_log(path: Path, places: Iterable[object]) -> None:
+    """Refuse a log file among images, or one that cannot be written, before anything is done."""
+    if any(p.resolve() in path.resolve().parents for p in places if isinstance(p, Path)):
+        raise click.UsageError("--log-file must lie outside SOURCE and the output")
+    try:
+        append_log(path, [])
+    except OSError as error:
+        raise click.UsageError(f"--log-file cannot be written ({type(error).__name__})") from error
 
+
+def _failed(error: BaseException, log_file: object) -> int:
+    """Say what an error that is none of ours means, and return the exit code."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        say("error: no space left; make room and run the same command again")
+        return NO_SPACE
+    if number in _NOT_WRITABLE:
+        say(
+            f"error: a file or folder cannot be written ({type(error).__name__}); give places "
+            "where you may write"
+        )
+        return USAGE
+    return _unexpected(error, log_file)
+
+
+def _unexpected(error: BaseException, log_file: object) -> int:
+    """Say that something unforeseen happened, keep where, and return the exit code."""
     say(f"unexpected {type(error).__name__}; --log-file FILE keeps where it happened")
     if isinstance(log_file, Path):
-        append_log(log_file, [frames()])
+        with suppress(OSError):  # the disk may be what failed
+            append_log(log_file, [frames()])
     return UNEXPECTED
 
 
@@ -158,18 +185,22 @@ def progress_to_stderr(mode: str) -> Iterator[Callable[[str, int, int], None]]:
 def list_left_out(entries: Iterable[tuple[Path, str, str]], root: Path) -> None:
     """Print what was left out, by code, with the first files of each and what to do."""
     by_reason: dict[tuple[str, str], list[str]] = {}
+    counts = Counter[tuple[str, str]]()
     for path, code, reason in entries:
-        inside = path.relative_to(root) if path.is_relative_to(root) else path
-        by_reason.setdefault((code, reason), []).append(str(inside))
+        counts[code, reason] += 1
+        names = by_reason.setdefault((code, reason), [])
+        if len(names) < _LISTED:
+            inside = path.relative_to(root) if path.is_relative_to(root) else path
+            names.append(str(inside))
     if not by_reason:
         return
-    click.echo(f"\nLeft out: {sum(map(len, by_reason.values()))} files")
-    for (code, reason), names in sorted(by_reason.items()):
-        click.echo(f"  {code}  {printable(reason)}  ({len(names)})")
-        for name in names[:_LISTED]:
+    click.echo(f"\nLeft out: {counts.total()} files")
+    for key, names in sorted(by_reason.items()):
+        click.echo(f"  {key[0]}  {printable(key[1])}  ({counts[key]})")
+        for name in names:
             click.echo(f"      {printable(name)}")
-        if len(names) > _LISTED:
-            click.echo(f"      ... and {len(names) - _LISTED} more; --json lists all")
+        if counts[key] > len(names):
+            click.echo(f"      ... and {counts[key] - len(names)} more; --json lists all")
 
 
 def counted(codes: Iterable[str]) -> Mapping[str, int]:
@@ -182,9 +213,16 @@ def kinds(names: Iterable[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counted(names).items())
 
 
-def table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...]) -> None:
-    """Print a table with left-aligned columns."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
+def table(rows: Iterable[tuple[str, ...]], head: tuple[str, ...]) -> None:
+    """Print a table with left-aligned columns, of so many rows as anybody reads; or nothing."""
+    rest = iter(rows)
+    shown = list(islice(rest, _ROWS))
+    if not shown:
+        return
+    widths = [max(len(row[i]) for row in (head, *shown)) for i in range(len(head))]
+    for row in (head, *shown):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  " + line.rstrip())
+    more = sum(1 for _ in rest)
+    if more:
+        click.echo(f"  ... and {more} more; --json lists all")

@@ -14,6 +14,7 @@ from salm_dicom.cli.options import (
     modality_option,
     plan_options,
     progress_option,
+    quantitative_option,
     sandbox_option,
     source_argument,
 )
@@ -24,6 +25,7 @@ from salm_dicom.cli.options import (
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the protector.")
 @labels_options
 @modality_option
+@quantitative_option
 @plan_options
 @progress_option
 @sandbox_option
@@ -35,6 +37,7 @@ def command(
     labels: Path | None,
     labels_by: str,
     modality: str | None,
+    allow_quantitative: bool,
     progress: str,
     sandbox: bool,
     log_file: Path | None,
@@ -45,10 +48,11 @@ def command(
     The protector is secret: whoever holds it can remove the protection. Use it with
     `salm-dicom protect --protector`.
     """
+    from salm_dicom.batch.candidates import label, studies
+    from salm_dicom.batch.catalog import Catalog
     from salm_dicom.batch.labels import Labels
     from salm_dicom.batch.places import check_places
-    from salm_dicom.batch.protect import labelled_series, studies
-    from salm_dicom.batch.source import find
+    from salm_dicom.batch.source import fill
     from salm_dicom.dicom.sandbox import sandboxed
     from salm_dicom.errors import PlanError, UnsafeError
     from salm_dicom.plan import ProtectionPlan
@@ -63,19 +67,20 @@ def command(
     check_places(source, output, output.with_name(output.name + ".none"))
     if output.exists() and any(output.iterdir()):
         raise UnsafeError("the protector's folder is not empty; use a new one")
-    found = find(source, modality)
-    if not found.series:
-        return console.NOTHING
-    table = Labels.read(labels, by=labels_by, root=source)
-    labelled, missing = labelled_series(found, plan, table)
-    output.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with sandboxed(sandbox), console.progress_to_stderr(progress) as show:
-        protector = fit(studies(labelled), plan, output, show)
+    with Catalog.new() as catalog:
+        fill(catalog, source, modality, allow_quantitative=allow_quantitative)
+        if not catalog.count():
+            return console.NOTHING
+        label(catalog, plan, Labels.read(labels, by=labels_by, root=source))
+        output.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with sandboxed(sandbox), console.progress_to_stderr(progress) as show:
+            protector = fit(studies(catalog), plan, output, show)
+        fitted = catalog.count(where="is_in AND is_labelled")
+        left_out = list(catalog.left_out())
     save(protector, output)
-    click.echo(f"fitted on {len(labelled)} series with labels {', '.join(protector.classes)}")
+    click.echo(f"fitted on {fitted} series with labels {', '.join(protector.classes)}")
     for name, value in sorted(protector.report.items()):
         click.echo(f"  {name.replace('_', ' ')}: {value:.3g}")
     click.echo(f"protector: {output} (secret)")
-    left_out = [*found.left_out, *missing]
     console.list_left_out(((e.path, e.code, e.reason) for e in left_out), source)
     return console.worst(console.exit_of_left_out(entry.code for entry in left_out))

@@ -22,6 +22,8 @@ COMMANDS = {
     "report": "Write what verify measures as HTML pages with a viewer, one for each series.",
     "review": "Apply what reviewers decided in the pages of a report.",
     "restore": "Give back the sources of a protected export, from the vault.",
+    "pull": "Fetch studies from a PACS.",
+    "push": "Send an output to a PACS.",
     "doctor": "Check this installation.",
     "completion": "Print the completion script of a shell.",
     "demo": "Run the whole journey on bundled real CT data.",

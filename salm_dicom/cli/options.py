@@ -118,6 +118,25 @@ def modality_option(function: F) -> F:
     )(function)
 
 
+def quantitative_option(function: F) -> F:
+    """Add --allow-quantitative."""
+    return click.option(
+        "--allow-quantitative",
+        is_flag=True,
+        help="Take PET, NM, maps and other images too whose values are measurements, which the "
+        "protection falsifies; files and manifest say so.",
+    )(function)
+
+
+def vault_option(function: F) -> F:
+    """Add --vault, of an output that was de-identified."""
+    return click.option(
+        "--vault",
+        type=FOLDER,
+        help="Of the run that made OUT; needed where that was de-identified. Default: OUT.vault",
+    )(function)
+
+
 def selection_options(function: F) -> F:
     """Add --include and --exclude."""
     function = click.option(

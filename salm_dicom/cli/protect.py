@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from salm_dicom.cli import console
+from salm_dicom.cli.engine_options import bytes_of, engine_options
 from salm_dicom.cli.options import (
     FOLDER,
     created_option,
@@ -19,6 +20,7 @@ from salm_dicom.cli.options import (
     modality_option,
     plan_options,
     progress_option,
+    quantitative_option,
     recipients_of,
     sandbox_option,
     selection_options,
@@ -28,7 +30,7 @@ from salm_dicom.cli.options import (
 from salm_dicom.cli.scan import selection_of, show
 
 if TYPE_CHECKING:
-    from salm_dicom.batch.manifest import Result
+    from salm_dicom.batch.manifest import Done, Result
 
 EXAMPLES = """\b
 Examples:
@@ -46,14 +48,9 @@ Examples:
 @labels_options
 @modality_option
 @selection_options
+@quantitative_option
 @plan_options
-@click.option(
-    "-j",
-    "--jobs",
-    type=click.IntRange(1),
-    default=None,
-    help="Workers. Default: one for each core.",
-)
+@engine_options
 @created_option
 @click.option("--site-key", "key_file", type=FOLDER, help="File with the key of the new UIDs.")
 @click.option(
@@ -62,6 +59,12 @@ Examples:
     type=FOLDER,
     metavar="CERT.pem",
     help="Put the way back into every DICOM file, encrypted for the owner of this certificate.",
+)
+@click.option(
+    "--deidentify",
+    is_flag=True,
+    help="De-identify every file first, by rule (PS3.15 Basic Profile); text in pixels stays. "
+    "Needs salm_dicom[deid].",
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @json_option
@@ -79,10 +82,15 @@ def command(
     modality: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    allow_quantitative: bool,
     jobs: int | None,
+    engine: str,
+    max_memory: str | None,
+    max_seconds_per_file: float | None,
     created: str | None,
     key_file: Path | None,
     certificate: Path | None,
+    deidentify: bool,
     dry_run: bool,
     as_json: bool,
     progress: str,
@@ -101,7 +109,9 @@ def command(
     from salm_dicom.perturb import WITHOUT_TORCH
 
     jobs = jobs or len(os.sched_getaffinity(0))
-    if jobs > 1 and not dry_run:  # while this process imports the same and scans
+    if (
+        jobs > 1 and engine == "local" and not dry_run
+    ):  # while this process imports the same and scans
         warm_up(with_torch=protector is not None or settings.get("method") not in WITHOUT_TORCH)
     from salm_dicom.batch.labels import Labels
     from salm_dicom.batch.places import check_places
@@ -114,7 +124,15 @@ def command(
     check_places(source, output, vault)
     if dry_run:
         console.say("dry run: nothing is written")
-        return show(source, modality, include, exclude, as_json=as_json)
+        return show(
+            source,
+            modality,
+            include,
+            exclude,
+            allow_quantitative=allow_quantitative,
+            as_json=as_json,
+            log_file=log_file,
+        )
     request = Request(
         source=source,
         output=output,
@@ -125,9 +143,14 @@ def command(
         created=creation_time(created),
         site_key=site_key(key_file, PUBLIC_SITE_KEY),
         jobs=jobs,
+        engine=engine,
+        max_memory=bytes_of(max_memory),
+        max_seconds_per_file=max_seconds_per_file or 0.0,
         modality=modality,
         selection=selection_of(source, include, exclude),
         recipients=() if certificate is None else recipients_of(certificate),
+        allow_quantitative=allow_quantitative,
+        deidentify=deidentify,
     )
     with sandboxed(sandbox), console.progress_to_stderr(progress) as report:
         result = protect(request, report)
@@ -181,25 +204,14 @@ def print_result(result: Result, source: Path, output: Path, vault: Path) -> Non
         click.echo(f"  ({result.resumed} of them by an earlier run)")
     from salm_dicom.dicom.objects import DOCUMENT
 
-    rows = []
-    for one in result.done:
-        r = one.record
-        rows.append(
-            (
-                one.name, one.modality, str(one.slices), f"{r.method}/{r.extent}",
-                f"{r.epsilon * 255:.3g}/255 = {r.budget_modality:.3g} {_short(r.units)} "
-                f"= {r.budget_stored} stored",
-                f"{r.changed_share:.1%}",
-            )
-        )  # fmt: skip
-    if rows:
+    if result.done:
         head = ("series", "modality", "images", "method", "largest allowed change", "changed")
-        console.table(rows, head)
+        console.table(map(_row, result.done), head)
         click.echo("  (changed: share of foreground voxels; the background is bit-identical)")
     if result.copied:
-        names = [one.kind for one in result.copied]
-        click.echo(f"Copied {len(names)} objects, references mapped: {console.kinds(names)}")
-        if DOCUMENT in names:
+        kinds = console.kinds(one.kind for one in result.copied)
+        click.echo(f"Copied {len(result.copied)} objects, references mapped: {kinds}")
+        if any(one.kind == DOCUMENT for one in result.copied):
             click.echo("  warning W_DOCUMENT: pictures inside documents are not protected")
     if result.index is not None:
         click.echo(f"Made a DICOMDIR of {result.index.instances} instances")
@@ -213,6 +225,16 @@ def print_result(result: Result, source: Path, output: Path, vault: Path) -> Non
     console.list_left_out(((e.path, e.code, e.reason) for e in result.left_out), source)
     click.echo(f"\nTo share:        {output}")
     click.echo(f"To keep private: {vault}")
+
+
+def _row(one: Done) -> tuple[str, ...]:
+    r = one.record
+    return (
+        one.name, one.modality, str(one.slices), f"{r.method}/{r.extent}",
+        f"{r.epsilon * 255:.3g}/255 = {r.budget_modality:.3g} {_short(r.units)} "
+        f"= {r.budget_stored} stored",
+        f"{r.changed_share:.1%}",
+    )  # fmt: skip
 
 
 def _short(units: str) -> str:

@@ -13,6 +13,7 @@ from salm_dicom.cli.options import (
     log_option,
     progress_option,
     sandbox_option,
+    vault_option,
 )
 from salm_dicom.cli.verify import exit_code, print_verification
 
@@ -37,6 +38,7 @@ from salm_dicom.cli.verify import exit_code, print_verification
     show_default=True,
     help="Most that the pixels of a page take. Beyond, fewer slices are in it, and it says so.",
 )
+@vault_option
 @limits_options
 @progress_option
 @sandbox_option
@@ -47,6 +49,7 @@ def command(
     source: Path,
     target: Path,
     max_mb: float,
+    vault: Path | None,
     limits_file: Path | None,
     regions: Path | None,
     model: Path | None,
@@ -66,6 +69,7 @@ def command(
     flicker, values under the pointer, and what verify measures, with its limits and exit status.
     They show pixels of SOURCE: keep them where the vault is.
     """
+    from salm_dicom.batch.deidentify import existing
     from salm_dicom.batch.report import INDEX_PAGE, Request, report
     from salm_dicom.dicom.sandbox import sandboxed
 
@@ -76,6 +80,7 @@ def command(
         limits=limits_of(limits_file, min_psnr, min_ssim, max_mean_shift),
         window=intensity_range,
         scope=scope_of(rows, is_full, regions, model),
+        cleaner=existing(vault or output.with_name(f"{output.name}.vault")),
         cap=round(max_mb * 1_000_000),
     )
     with sandboxed(sandbox), console.progress_to_stderr(progress) as show:

@@ -8,31 +8,50 @@ from typing import TYPE_CHECKING
 import click
 
 from salm_dicom.cli import console
-from salm_dicom.cli.options import json_option, modality_option, selection_options, source_argument
+from salm_dicom.cli.options import (
+    json_option,
+    log_option,
+    modality_option,
+    quantitative_option,
+    selection_options,
+    source_argument,
+)
 
 if TYPE_CHECKING:
+    from salm_dicom.batch.catalog import AnySeries, Catalog
     from salm_dicom.batch.selection import Selection
-    from salm_dicom.batch.source import AnySeries, Export
 
 
 @click.command("scan", epilog="Example:  salm-dicom scan export/")
 @source_argument
 @modality_option
 @selection_options
+@quantitative_option
 @json_option
+@log_option
 @console.reports_errors
 def command(
     source: Path,
     modality: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    allow_quantitative: bool,
     as_json: bool,
+    log_file: Path | None,
 ) -> int:
     """Show what is in the export SOURCE, and what would be left out and why.
 
     Nothing is written. Exit 3 when files would be left out, 4 when nothing can be protected.
     """
-    return show(source, modality, include, exclude, as_json=as_json)
+    return show(
+        source,
+        modality,
+        include,
+        exclude,
+        allow_quantitative=allow_quantitative,
+        as_json=as_json,
+        log_file=log_file,
+    )
 
 
 def selection_of(source: Path, include: tuple[str, ...], exclude: tuple[str, ...]) -> Selection:
@@ -52,67 +71,82 @@ def show(
     include: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
     *,
+    allow_quantitative: bool = False,
     as_json: bool,
+    log_file: Path | None = None,
 ) -> int:
     """Print what a scan finds and return the exit code."""
-    from salm_dicom.batch.selection import chosen
-    from salm_dicom.batch.source import find
+    from salm_dicom.batch.catalog import Catalog
+    from salm_dicom.batch.selection import choose
+    from salm_dicom.batch.source import fill
     from salm_dicom.errors import PlanError
 
     if not source.exists():
         raise PlanError("SOURCE does not exist; give the folder of an export")
     selection = selection_of(source, include, exclude)
-    found = chosen(find(source, modality), selection)
-    if as_json:
-        for series in found.series:
-            console.emit(
-                "series",
-                series_uid=series.series_uid,
-                modality=series.modality,
-                frames=series.frames,
-                slices=series.slices,
-                rows=series.rows,
-                columns=series.columns,
-                geometry=_geometry(series),
-                extent="slice" if series.irregular or series.slices == 1 else "volume",
-                files=[str(path) for path in series.paths],
-            )
-        for one in found.objects:
-            console.emit("object", path=str(one.path), kind=one.kind)
-        for path in found.indexes:
-            console.emit("dicomdir", path=str(path))
-        for entry in found.left_out:
-            console.emit("left_out", path=str(entry.path), code=entry.code, reason=entry.reason)
-        codes = [entry.code for entry in found.left_out]
+    with Catalog.new() as catalog:
+        fill(catalog, source, modality, allow_quantitative=allow_quantitative)
+        choose(catalog, selection)
+        if log_file is not None:
+            console.append_log(log_file, catalog.frames())
+        if as_json:
+            _emit(catalog)
+        else:
+            _print(catalog, source)
+        if not catalog.count():
+            return console.NOTHING
+        return console.worst(console.exit_of_left_out(one.code for one in catalog.left_out()))
+
+
+def _emit(catalog: Catalog) -> None:
+    for entry in catalog.series():
+        series = entry.series
         console.emit(
-            "summary",
-            series=len(found.series),
-            objects=console.counted(one.kind for one in found.objects),
-            left_out=console.counted(codes),
+            "series",
+            series_uid=series.series_uid,
+            modality=series.modality,
+            frames=series.frames,
+            slices=series.slices,
+            rows=series.rows,
+            columns=series.columns,
+            geometry=_geometry(series),
+            **({"quantitative": series.quantity} if series.quantity else {}),
+            extent="slice" if series.irregular or series.slices == 1 else "volume",
+            files=[str(path) for path in series.paths],
         )
-    else:
-        _print(found, source)
-    if not found.series:
-        return console.NOTHING
-    return console.worst(console.exit_of_left_out(entry.code for entry in found.left_out))
+    for one in catalog.objects():
+        console.emit("object", path=str(one.path), kind=one.kind)
+    for path in catalog.indexes():
+        console.emit("dicomdir", path=str(path))
+    for left in catalog.left_out():
+        console.emit("left_out", path=str(left.path), code=left.code, reason=left.reason)
+    console.emit(
+        "summary",
+        series=catalog.count(),
+        objects=console.counted(one.kind for one in catalog.objects()),
+        left_out=console.counted(left.code for left in catalog.left_out()),
+    )
 
 
 def _geometry(series: AnySeries) -> str:
     return "multi-frame" if series.is_multi_frame else series.irregular or "regular"
 
 
-def _print(found: Export, source: Path) -> None:
-    rows = [
+def _print(catalog: Catalog, source: Path) -> None:
+    series = (entry.series for entry in catalog.series())
+    rows = (
         (str(number), one.modality, str(one.images), f"{one.rows} x {one.columns}", _geometry(one))
-        for number, one in enumerate(found.series, start=1)
-    ]
-    images = sum(series.images for series in found.series)
-    click.echo(f"{len(found.series)} series with {images} images can be protected")
-    if rows:
-        console.table(rows, ("no.", "modality", "slices", "rows x columns", "geometry"))
-    if found.objects:
-        kinds = console.kinds(one.kind for one in found.objects)
-        click.echo(f"{len(found.objects)} objects would be copied, references mapped: {kinds}")
-    if found.indexes:
+        for number, one in enumerate(series, start=1)
+    )
+    images = sum(images for _, images in catalog.pages("images"))
+    click.echo(f"{catalog.count()} series with {images} images can be protected")
+    console.table(rows, ("no.", "modality", "slices", "rows x columns", "geometry"))
+    for why in sorted({e.series.quantity for e in catalog.series() if e.series.quantity}):
+        click.echo(f"  warning W_QUANTITATIVE: {why}")
+    if catalog.count("objects"):
+        kinds = console.kinds(one.kind for one in catalog.objects())
+        count = catalog.count("objects")
+        click.echo(f"{count} objects would be copied, references mapped: {kinds}")
+    if catalog.indexes():
         click.echo("DICOMDIR: not copied, one is made for the output")
-    console.list_left_out(((e.path, e.code, e.reason) for e in found.left_out), source)
+    console.list_left_out(((e.path, e.code, e.reason) for e in catalog.left_out()), source)

@@ -17,6 +17,7 @@ from salm_dicom.cli.options import (
     progress_option,
     sandbox_option,
     source_argument,
+    vault_option,
 )
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @click.command("verify", epilog="Example:  salm-dicom verify export/ shared/")
 @source_argument
 @click.argument("output", metavar="OUT", type=FOLDER)
+@vault_option
 @limits_options
 @json_option
 @progress_option
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 def command(
     source: Path,
     output: Path,
+    vault: Path | None,
     limits_file: Path | None,
     regions: Path | None,
     model: Path | None,
@@ -58,6 +61,7 @@ def command(
     differences, 10 segmentation, 11 radiomics, 12 a model observer. Exit 9 when an instance is
     wrong, 5 when a limit is missed, 3 when series of SOURCE are not in OUT.
     """
+    from salm_dicom.batch.deidentify import existing
     from salm_dicom.batch.verify import verify
     from salm_dicom.dicom.sandbox import sandboxed
 
@@ -70,6 +74,7 @@ def command(
             intensity_range,
             show,
             scope=scope_of(rows, is_full, regions, model),
+            cleaner=existing(vault or output.with_name(f"{output.name}.vault")),
         )
     if as_json:
         _emit(found)

@@ -10,33 +10,42 @@ from pydicom.uid import UID, MediaStorageDirectoryStorage
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom import pixels
 from salm_dicom.dicom.codestreams import check_ratio
-from salm_dicom.dicom.frames import check_frames, placed
+from salm_dicom.dicom.frames import check_frames
 from salm_dicom.dicom.header import InstanceHeader
 from salm_dicom.dicom.objects import COPIED, ObjectHeader, object_header
 from salm_dicom.dicom.part10 import text
 from salm_dicom.dicom.peek import read_header
+from salm_dicom.dicom.quantitative import completed
 from salm_dicom.dicom.writers import WRITERS
 from salm_dicom.errors import (
     AlreadyProtected,
     MissingTag,
     NotImage,
     NotRegularFile,
-    Quantitative,
     Truncated,
     UnsupportedPixels,
 )
+from salm_dicom.quantity import check_allowed
 
 
-def image_header(path: Path) -> InstanceHeader:
-    """Return the header of an image that can be protected, or raise the code that says why not."""
-    found = instance_header(path)
+def image_header(path: Path, *, allow_quantitative: bool = False) -> InstanceHeader:
+    """Return the header of an image that can be protected, or raise the code that says why not.
+
+    Parameters
+    ----------
+    allow_quantitative
+        Take images whose values are measurements, too (`salm_dicom.quantity`).
+    """
+    found = instance_header(path, allow_quantitative=allow_quantitative)
     if isinstance(found, InstanceHeader):
         return found
     what = "DICOMDIR: an index of the export" if found is None else _class_name(found.sop_class)
     raise NotImage(f"{what} is not an image")
 
 
-def instance_header(path: Path) -> InstanceHeader | ObjectHeader | None:
+def instance_header(
+    path: Path, *, allow_quantitative: bool = False
+) -> InstanceHeader | ObjectHeader | None:
     """Return the header of an image that can be protected, or of an object that can be copied.
 
     None stands for a DICOMDIR. What can be neither raises the code that says why not.
@@ -55,8 +64,8 @@ def instance_header(path: Path) -> InstanceHeader | ObjectHeader | None:
         if sop_class in WRITERS:
             raise MissingTag("(0028,0010) Rows is missing: a header without an image")
         raise NotImage(f"{_class_name(sop_class)} is not an image; it is not copied")
-    instance = h.header(file, path)
-    _check_supported(instance)
+    instance = completed(file, h.header(file, path))
+    _check_supported(instance, allow_quantitative)
     pixels.check_pixel_tag(next_tag if rest >= 4 else pixels.PIXEL_DATA, file)
     pixels.check_format(file)
     element_header = 8 if file.is_implicit_vr else 12
@@ -67,24 +76,21 @@ def instance_header(path: Path) -> InstanceHeader | ObjectHeader | None:
     if rest < least:
         raise Truncated(f"{rest} bytes are left for the pixel data; {least} are needed")
     check_frames(file, needs_groups=WRITERS[instance.sop_class].functional_groups)
-    return placed(file, instance)
+    return instance
 
 
-def _check_supported(instance: InstanceHeader) -> None:
+def _check_supported(instance: InstanceHeader, allow_quantitative: bool) -> None:
     """Raise the code that says why an image of this kind is not protected, if so."""
     name = _class_name(instance.sop_class)
-    if instance.modality in ("SEG", "RTDOSE"):
+    if instance.modality == "SEG":
         raise NotImage(f"{name} is not an image of a patient; it is not copied")
-    if instance.modality in ("PT", "NM"):
-        raise Quantitative(f"{name} holds measurements; it is not protected")
+    if instance.is_protected:
+        raise AlreadyProtected("written by salm_dicom; protect the source instead")
+    check_allowed(instance.quantity, allow_quantitative)
     if instance.sop_class not in WRITERS:
         raise UnsupportedPixels(f"{name} is not supported yet")
     if instance.frames > 1 and not WRITERS[instance.sop_class].multi_frame:
         raise UnsupportedPixels(f"{instance.frames} frames; {name} has one")
-    if instance.is_protected:
-        raise AlreadyProtected("written by salm_dicom; protect the source instead")
-    if instance.is_quantitative:
-        raise Quantitative("values are mapped to real-world quantities; they must not change")
 
 
 def _class_name(sop_class: str) -> str:

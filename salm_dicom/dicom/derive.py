@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -64,6 +65,8 @@ class Derivation:
         New UIDs of the other instances and series that the images may point at.
     recipients
         Certificates, DER, of those who can restore the source from the derived instance alone.
+    deidentified
+        Makes of a source what the derived instance is made from; None takes it as it is.
     """
 
     record: ProtectionRecord
@@ -71,6 +74,7 @@ class Derivation:
     site_key: bytes
     references: NewUid = str
     recipients: tuple[bytes, ...] = ()
+    deidentified: Callable[[Part10], Part10] | None = None
 
     def uid(self, level: str, source_uid: str) -> str:
         """Return the new UID for a source UID: same inputs, same UID."""

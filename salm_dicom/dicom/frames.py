@@ -17,7 +17,7 @@ from salm_dicom.dicom.header import InstanceHeader
 from salm_dicom.dicom.items import Item, items_of
 from salm_dicom.dicom.part10 import Part10
 from salm_dicom.dicom.pixels import check_rescale, rescale
-from salm_dicom.errors import BadValue, MissingTag, Quantitative
+from salm_dicom.errors import BadValue, MissingTag
 from salm_dicom.volume import Floats
 
 SHARED = 0x52009229
@@ -95,13 +95,10 @@ def check_frames(file: Part10, *, needs_groups: bool) -> None:
 
     Raises
     ------
-    MissingTag, BadValue, Quantitative, ParseError
+    MissingTag, BadValue, ParseError
     """
-    found = groups(file)
-    if needs_groups and not found:
+    if needs_groups and not groups(file):
         raise MissingTag("(5200,9230) an enhanced image without Per-frame Functional Groups")
-    if any(one.last([h.REAL_WORLD_VALUE_MAP]) for one in found):
-        raise Quantitative("values are mapped to real-world quantities; they must not change")
     mapping(file)
 
 

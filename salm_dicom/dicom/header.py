@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydicom.uid import RE_VALID_UID
 
+from salm_dicom.dicom.modalities import modality
 from salm_dicom.dicom.part10 import Part10, text
 from salm_dicom.errors import BadUid, BadValue, MissingTag
 
@@ -67,7 +68,10 @@ Vector = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceHeader:
-    """What one instance says about itself; distances in mm, LPS; empty where it says nothing."""
+    """What one instance says about itself; distances in mm, LPS; empty where it says nothing.
+
+    `quantity` is why its values are measurements, where they are (`quantitative.completed`).
+    """
 
     path: Path
     sop_class: str
@@ -84,9 +88,9 @@ class InstanceHeader:
     pixel_format: tuple[str | int, ...]
     splitting: tuple[str, ...]
     is_protected: bool
-    is_quantitative: bool
     frames: int = 1
     study_date: str = ""
+    quantity: str = ""
 
     @property
     def volume_key(self) -> tuple[object, ...]:
@@ -121,7 +125,7 @@ def header(file: Part10, path: Path) -> InstanceHeader:
         series_uid=identity.series_uid,
         study_uid=text_of(file, STUDY_UID),
         patient_id=text_of(file, PATIENT_ID),
-        modality=text_of(file, MODALITY),
+        modality=modality(text_of(file, MODALITY)),
         study_date=text_of(file, STUDY_DATE),
         image_type=tuple(text_of(file, IMAGE_TYPE).split("\\")),
         instance_number=int(number) if re.fullmatch(r"[+-]?\d{1,12}", number) else 0,
@@ -132,7 +136,6 @@ def header(file: Part10, path: Path) -> InstanceHeader:
         splitting=tuple(text_of(file, tag) for tag in _SPLITTING),
         frames=frames,
         is_protected=is_protected(file),
-        is_quantitative=REAL_WORLD_VALUE_MAP in file or bool(text_of(file, UNITS)),
     )
 
 

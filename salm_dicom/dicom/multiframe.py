@@ -36,6 +36,7 @@ def ordered(
         photometric=str(instance.pixel_format[3]),
         irregular=f"the frames make {len(parts)} volumes" if several else parts[0].irregular,
         parts=parts if several else (),
+        quantity=instance.quantity,
     )
     return volume, frames
 

@@ -20,6 +20,7 @@ from pydicom.uid import UID
 from salm_dicom import __version__
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom import provenance
+from salm_dicom.dicom.modalities import modality
 from salm_dicom.dicom.part10 import FIRST_PIXEL_TAG, Part10, parse, text
 from salm_dicom.dicom.references import replaced
 from salm_dicom.dicom.rewriting import NewUid
@@ -123,7 +124,7 @@ def object_header(file: Part10, path: Path) -> ObjectHeader:
         series_uid=identity.series_uid,
         study_uid=h.text_of(file, h.STUDY_UID),
         patient_id=h.text_of(file, h.PATIENT_ID),
-        modality=h.text_of(file, h.MODALITY),
+        modality=modality(h.text_of(file, h.MODALITY)),
         study_date=h.text_of(file, h.STUDY_DATE),
     )
 

@@ -24,13 +24,20 @@ _LARGEST = re.compile(r"largest change (\d+) stored units")
 
 @lru_cache(maxsize=64)  # the same for all instances of a series
 def sentence(record: ProtectionRecord) -> str:
-    """Return the Derivation Description of a protected instance, ASCII, under 300 characters."""
+    """Return the Derivation Description of a protected instance, ASCII, under 450 characters."""
     return (
         f"Protected against unauthorised training by {PRODUCT} {__version__}: method "
         f"{record.method}, {record.extent} extent, at most {record.rho * 100:.3g} % of foreground "
         f"voxels changed; largest change {record.largest_change_stored} stored units "
-        f"({record.largest_change_modality:.4g} {record.units})"
+        f"({record.largest_change_modality:.4g} {record.units}){quantitative(record)}"
     )
+
+
+def quantitative(record: ProtectionRecord) -> str:
+    """Return what the sentence says of an image whose values are measurements; empty for others."""
+    if not record.quantity:
+        return ""
+    return f". Quantitative values were changed ({record.quantity}): do not measure on this image"
 
 
 def stated_largest_change(description: str) -> int | None:

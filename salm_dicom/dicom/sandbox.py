@@ -11,9 +11,11 @@ believed or unpickled.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,6 +40,8 @@ _BYTES_EACH_SECOND = 500_000
 # A decoder may take this much, and so many times the bytes of the file and of its pixels.
 _FREE_BYTES = 512 << 20
 _TIMES = 6
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
 _KINDS = ("|u1", "|i1", "<u2", "<i2")
 
 
@@ -210,6 +214,7 @@ def _send(stream: IO[bytes], what: dict[str, object]) -> None:
 def serve() -> None:
     """Answer a parent until it ends: the main function of the process."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    die_with_parent()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder prints is no answer
     while line := sys.stdin.buffer.readline():
@@ -229,6 +234,13 @@ def serve() -> None:
             _send(answers, {"kind": words.dtype.str})
             answers.write(words.reshape(-1).view(np.uint8).data)
         answers.flush()
+
+
+def die_with_parent() -> None:
+    """End this process when the one that started it is gone, where the kernel can do that."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _bound(memory: int) -> None:

@@ -1,9 +1,8 @@
-"""Walk an export: group instances into volumes, and say by code why a file is left out."""
+"""Scan an export: group instances into volumes, and say by code why a file is left out."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -11,28 +10,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from salm_dicom.dicom.admit import instance_header
+from salm_dicom.dicom.entries import LeftOut as LeftOut
+from salm_dicom.dicom.entries import admitted
 from salm_dicom.dicom.geometry import Stack, stacks
 from salm_dicom.dicom.header import InstanceHeader
 from salm_dicom.dicom.objects import ObjectHeader
+from salm_dicom.dicom.quantitative import with_maps
 from salm_dicom.errors import (
     DuplicatePosition,
     DuplicateUid,
     InputError,
-    NotRegularFile,
-    Unreadable,
+    Quantitative,
 )
+from salm_dicom.quantity import check_allowed
 
 _OBJECT_ORDER = ("patient_id", "study_uid", "series_uid", "sop_uid")
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """One file that is not protected: where, the code, and what to do about it."""
-
-    path: Path
-    code: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +47,11 @@ class SeriesFiles:
     def series_uid(self) -> str:
         """Series Instance UID, or what stands for it."""
         return self.headers[0].series_uid
+
+    @property
+    def key(self) -> str:
+        """What names it in a ledger; it stays when the export grows."""
+        return f"{self.series_uid}/{min(one.sop_uid for one in self.headers)}"
 
     @property
     def modality(self) -> str:
@@ -87,9 +84,19 @@ class SeriesFiles:
         return int(str(self.headers[0].pixel_format[1]))
 
     @property
+    def voxels(self) -> int:
+        """Samples of all slices."""
+        return self.slices * self.rows * self.columns * int(str(self.headers[0].pixel_format[2]))
+
+    @property
     def irregular(self) -> str:
         """Empty, or why the slices are no regular volume."""
         return self.stack.irregular
+
+    @property
+    def quantity(self) -> str:
+        """Empty, or why its values are measurements."""
+        return next((one.quantity for one in self.headers if one.quantity), "")
 
     @property
     def is_multi_frame(self) -> bool:
@@ -124,27 +131,29 @@ class Scan:
     indexes: tuple[Path, ...] = ()
 
 
-def scan(root: Path) -> Scan:
-    """Return what is in the folder (or single file) `root`; every file is in the result once."""
+def scan(root: Path, *, allow_quantitative: bool = False) -> Scan:
+    """Return what is in the folder (or single file) `root`; every file is in the result once.
+
+    Parameters
+    ----------
+    allow_quantitative
+        Take images whose values are measurements, too (`salm_dicom.quantity`).
+    """
     headers: list[InstanceHeader | ObjectHeader] = []
     indexes: list[Path] = []
     left_out: list[LeftOut] = []
-    unreadable: list[OSError] = []
-    for path in _walk(root, unreadable.append):
-        try:
-            _check_inside(path, root)
-            found = instance_header(path)
-            indexes += [path] if found is None else []
-            headers += [] if found is None else [found]
-        except InputError as error:
-            left_out.append(LeftOut(path, error.code, str(error)))
-    left_out += [
-        LeftOut(Path(e.filename), Unreadable.code, "the folder cannot be read") for e in unreadable
-    ]
+    for found in admitted(root, allow_quantitative):
+        if isinstance(found, LeftOut):
+            left_out.append(found)
+        elif isinstance(found, Path):
+            indexes.append(found)
+        else:
+            headers.append(found)
     kept, doubles = _without_duplicates(headers)
+    kept, mapped = _without_mapped(with_maps(kept), allow_quantitative)
     series, unusable = group(one for one in kept if isinstance(one, InstanceHeader))
     objects = [one for one in kept if isinstance(one, ObjectHeader)]
-    rows = sorted([*left_out, *doubles, *unusable], key=lambda row: str(row.path))
+    rows = sorted([*left_out, *doubles, *mapped, *unusable], key=lambda row: str(row.path))
     return Scan(
         series=tuple(series),
         left_out=tuple(rows),
@@ -165,31 +174,7 @@ def group(headers: Iterable[InstanceHeader]) -> tuple[list[SeriesFiles], list[Le
             found.extend(SeriesFiles(stack=stack) for stack in stacks(members))
         except InputError as error:
             left_out.extend(LeftOut(i.path, error.code, str(error)) for i in members)
-    return sorted(found, key=_order), left_out
-
-
-def _check_inside(path: Path, root: Path) -> None:
-    """Raise when a link leads out of the export or round in a circle."""
-    if path == root or not path.is_symlink():
-        return
-    try:
-        inside = root.resolve() in path.resolve(strict=True).parents
-    except (OSError, RuntimeError):
-        inside = False
-    if not inside:
-        raise NotRegularFile("a link that leads nowhere, or out of the export")
-
-
-def _walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    """Yield every file under `root` in a fixed order, and links to folders, not followed."""
-    if not root.is_dir():
-        yield root
-        return
-    for folder, folders, files in os.walk(root, onerror=on_error):
-        folders.sort()
-        here = Path(folder)
-        yield from (here / name for name in folders if (here / name).is_symlink())
-        yield from (here / name for name in sorted(files))
+    return sorted(found, key=order), left_out
 
 
 def _without_duplicates(
@@ -202,18 +187,44 @@ def _without_duplicates(
     kept: list[InstanceHeader | ObjectHeader] = []
     left_out: list[LeftOut] = []
     for same in by_uid.values():
-        contents = {instance.path.read_bytes() for instance in same} if len(same) > 1 else {b""}
-        if len(contents) == 1:
-            kept.append(same[0])
-            text = "a copy of an instance that is in the export already"
-            left_out += [LeftOut(i.path, DuplicatePosition.code, text) for i in same[1:]]
-        else:
-            text = "another file has this SOP Instance UID and different content"
-            left_out += [LeftOut(i.path, DuplicateUid.code, text) for i in same]
+        one, others = twins(same)
+        kept += [] if one is None else [one]
+        left_out += others
     return kept, left_out
 
 
-def _order(series: SeriesFiles) -> tuple[str, str, str, float, int, str]:
+def _without_mapped(
+    headers: list[InstanceHeader | ObjectHeader], allow_quantitative: bool
+) -> tuple[list[InstanceHeader | ObjectHeader], list[LeftOut]]:
+    """Return the instances without images that an object maps to real-world values."""
+    kept: list[InstanceHeader | ObjectHeader] = []
+    left_out: list[LeftOut] = []
+    for one in headers:
+        try:
+            check_allowed(getattr(one, "quantity", ""), allow_quantitative)
+            kept.append(one)
+        except Quantitative as error:
+            left_out.append(LeftOut(one.path, error.code, str(error)))
+    return kept, left_out
+
+
+def twins(
+    same: Sequence[InstanceHeader | ObjectHeader],
+) -> tuple[InstanceHeader | ObjectHeader | None, list[LeftOut]]:
+    """Return which of the files with one SOP Instance UID stays, and the others.
+
+    Of copies the first stays; where contents differ, none.
+    """
+    contents = {instance.path.read_bytes() for instance in same} if len(same) > 1 else {b""}
+    if len(contents) == 1:
+        text = "a copy of an instance that is in the export already"
+        return same[0], [LeftOut(i.path, DuplicatePosition.code, text) for i in same[1:]]
+    text = "another file has this SOP Instance UID and different content"
+    return None, [LeftOut(i.path, DuplicateUid.code, text) for i in same]
+
+
+def order(series: SeriesFiles) -> tuple[str, str, str, float, int, str]:
+    """Return what series are ordered by: patient, study, series, position, number, instance."""
     first = series.headers[0]
     along = first.position[2] if first.position else 0.0
     return (

@@ -13,10 +13,10 @@ from salm_dicom.dicom.admit import image_header
 from salm_dicom.dicom.conformance import check_header
 from salm_dicom.dicom.derive import Derivation, derived
 from salm_dicom.dicom.encode import is_exactly
-from salm_dicom.dicom.frames import placed
 from salm_dicom.dicom.header import InstanceHeader, header, identity_of
 from salm_dicom.dicom.multiframe import in_file_order, ordered
 from salm_dicom.dicom.part10 import Part10, parse, read
+from salm_dicom.dicom.quantitative import completed
 from salm_dicom.dicom.scan import group
 from salm_dicom.dicom.slices import joined, stored_pixels
 from salm_dicom.errors import Changed, GeometryError, MismatchError
@@ -87,7 +87,7 @@ def read_series(paths: Sequence[Path], *, keep_files: bool = False) -> Series:
     for index, path in enumerate(paths):
         stamp = _stamp(path)
         file = read(path)
-        headers.append(placed(file, header(file, path)))
+        headers.append(completed(file, header(file, path)))
         one = stored_pixels(file)
         if len(paths) == 1 and headers[0].frames > 1:
             return _multi_frame(file, headers[0], one, stamp if keep_files else None)
@@ -117,6 +117,7 @@ def read_series(paths: Sequence[Path], *, keep_files: bool = False) -> Series:
             modality=first.modality,
             photometric=str(first.pixel_format[3]),
             irregular=volumes[0].stack.irregular,
+            quantity=volumes[0].quantity,
         ),
         origin=Origin(
             paths=files_in_order,
@@ -144,10 +145,10 @@ def _multi_frame(
     )
 
 
-def files_of(folder: Path) -> list[Path]:
+def files_of(folder: Path, *, allow_quantitative: bool = False) -> list[Path]:
     """Return the image files below `folder`; a file that cannot be protected raises its code."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [image_header(path).path for path in found]
+    return [image_header(p, allow_quantitative=allow_quantitative).path for p in found]
 
 
 # Given a file's index and its stored pixels as they lie in the volume, (slices, rows, columns),
@@ -241,6 +242,8 @@ def _instance(
     Range and padding are checked by `shifted`, the budget here, the header against the write
     policy, and the written pixels by decoding them again.
     """
+    if derivation.deidentified is not None:
+        source = derivation.deidentified(source)
     most = derivation.record.budget_stored
     found = max(int(delta.max(initial=0)), -int(delta.min(initial=0)))
     if found > most:

@@ -35,9 +35,9 @@ class Encoding:
         return cls(file.is_implicit_vr, file.is_little_endian)
 
     def element(self, tag: int, vr: str, value: bytes | str, *, undefined: bool = False) -> bytes:
-        """Return one encoded element; text is ASCII and is padded to an even length."""
+        """Return one encoded element, padded to an even length; text is as from `part10.text`."""
         if isinstance(value, str):
-            value = value.encode("ascii")
+            value = value.encode("latin-1")  # a UID of a strange source may be no ASCII
         if len(value) % 2:
             value += b"\0" if vr in ("UI", "OB", "OW", "UN") else b" "
         length = UNDEFINED if undefined else len(value)

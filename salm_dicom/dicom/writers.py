@@ -51,6 +51,13 @@ WRITERS: dict[str, Writer] = {
     uid.MultiFrameTrueColorSecondaryCaptureImageStorage: MULTI,
     uid.XRayAngiographicImageStorage: MULTI,
     uid.XRayRadiofluoroscopicImageStorage: MULTI,
+    # What follows up to the next line is measurements: only if that is asked for.
+    uid.PositronEmissionTomographyImageStorage: SINGLE,
+    uid.NuclearMedicineImageStorage: MULTI,
+    uid.EnhancedPETImageStorage: ENHANCED,
+    uid.LegacyConvertedEnhancedPETImageStorage: CONVERTED,
+    uid.ParametricMapStorage: ENHANCED,
+    # Photographs.
     uid.VLEndoscopicImageStorage: SINGLE,
     uid.VLMicroscopicImageStorage: SINGLE,
     uid.VLPhotographicImageStorage: SINGLE,

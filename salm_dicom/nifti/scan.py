@@ -22,6 +22,8 @@ class NiftiFile:
         Its size; slices of all frames are `images`.
     irregular
         Empty, or why its slices are no regular volume.
+    quantity
+        Empty, or why its values are measurements.
     """
 
     path: Path
@@ -33,11 +35,17 @@ class NiftiFile:
     rows: int
     columns: int
     irregular: str
+    quantity: str = ""
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """The one file."""
         return (self.path,)
+
+    @property
+    def key(self) -> str:
+        """What names it in a ledger."""
+        return f"{self.sha256}/nifti"
 
     @property
     def is_multi_frame(self) -> bool:
@@ -49,8 +57,13 @@ class NiftiFile:
         """Slices of all frames."""
         return self.frames * self.slices
 
+    @property
+    def voxels(self) -> int:
+        """Voxels of all frames."""
+        return self.images * self.rows * self.columns
 
-def inspect(path: Path, modality: str | None) -> NiftiFile:
+
+def inspect(path: Path, modality: str | None, *, allow_quantitative: bool = False) -> NiftiFile:
     """Return what a NIfTI file holds; reads all of it.
 
     Raises
@@ -58,7 +71,7 @@ def inspect(path: Path, modality: str | None) -> NiftiFile:
     InputError
         The file cannot be protected exactly; its code says why.
     """
-    series = read_nifti(path, modality)
+    series = read_nifti(path, modality, allow_quantitative=allow_quantitative)
     first = series.volumes[0]
     slices, rows, columns = first.pixels.values.shape
     return NiftiFile(
@@ -71,4 +84,5 @@ def inspect(path: Path, modality: str | None) -> NiftiFile:
         rows=rows,
         columns=columns,
         irregular=first.irregular,
+        quantity=first.quantity,
     )

@@ -23,6 +23,7 @@ from salm_dicom.folder import WholeFolder
 from salm_dicom.nifti import sidecar
 from salm_dicom.nifti.image import NiftiImage, parse, read
 from salm_dicom.nifti.orientation import flips, turned, turned_affine, why_irregular
+from salm_dicom.quantity import check_allowed
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Integers, StoredPixels, Volume
 
@@ -65,13 +66,17 @@ class NiftiSeries:
     file_sha256: str
 
 
-def read_nifti(path: Path, modality: str | None = None) -> NiftiSeries:
+def read_nifti(
+    path: Path, modality: str | None = None, *, allow_quantitative: bool = False
+) -> NiftiSeries:
     """Return the volumes of one file, the way up a DICOM series is (`orientation`).
 
     Parameters
     ----------
     modality
         DICOM's *Modality*, for a file whose sidecar does not say.
+    allow_quantitative
+        Take images whose values are measurements, too (`salm_dicom.quantity`).
 
     Raises
     ------
@@ -84,6 +89,8 @@ def read_nifti(path: Path, modality: str | None = None) -> NiftiSeries:
     image = read(path)
     _check_is_image(image)
     kind = sidecar.modality_of(beside, modality)
+    measured = sidecar.quantity_of(beside, kind)
+    check_allowed(measured, allow_quantitative)
     shape = image.voxels().shape
     affine = turned_affine(image.affine, (shape[3], shape[2], shape[1]), turn_of(image))
     return NiftiSeries(
@@ -93,6 +100,7 @@ def read_nifti(path: Path, modality: str | None = None) -> NiftiSeries:
                 affine=affine,
                 modality=kind,
                 irregular=why_irregular(affine),
+                quantity=measured,
             )
             for frame in range(shape[0])
         ),

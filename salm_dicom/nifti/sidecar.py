@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from salm_dicom import __version__
-from salm_dicom.errors import NoModality, ParseError, Quantitative, UnsupportedPixels
+from salm_dicom.errors import NoModality, ParseError, UnsupportedPixels
 from salm_dicom.nifti.image import stem
+from salm_dicom.quantity import Said, quantity
 from salm_dicom.record import ProtectionRecord
 
 # DICOM's words; the same kinds of image that are protected as DICOM.
 MODALITIES = ("CT", "MR", "CR", "DX", "MG")
+# Those whose values are measurements; protected only if that is asked for.
+MEASURING = ("PT", "NM")
 OURS = "SalmDicom"
 _MOST_BYTES = 16 << 20
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
@@ -54,7 +57,7 @@ def modality_of(sidecar: dict[str, Any], default: str | None) -> str:
 
     Raises
     ------
-    NoModality, Quantitative, UnsupportedPixels
+    NoModality, UnsupportedPixels
     """
     found = sidecar.get("Modality", default)
     if found is None:
@@ -62,11 +65,25 @@ def modality_of(sidecar: dict[str, Any], default: str | None) -> str:
             "nothing says what the image is; air, anatomy and the budget depend on it: give "
             '--modality, or a .json beside the image with {"Modality": "MR"}'
         )
-    if found in ("PT", "NM"):
-        raise Quantitative("PET and NM hold measurements; they are not protected")
-    if found not in MODALITIES:
+    if found not in MODALITIES + MEASURING:
         raise UnsupportedPixels(f"its modality is not one of {', '.join(MODALITIES)}")
     return str(found)
+
+
+def quantity_of(sidecar: dict[str, Any], modality: str) -> str:
+    """Return why the values of an image are measurements; empty when they are not.
+
+    Converters note DICOM's Image Type and the units of PET beside an image.
+    """
+    types, units = sidecar.get("ImageType"), sidecar.get("Units")
+    words = [word for word in types if isinstance(word, str)] if isinstance(types, list) else []
+    return quantity(
+        Said(
+            modality=modality,
+            types=Said.words(words),
+            units=units if isinstance(units, str) else "",
+        )
+    )
 
 
 def series_uid_of(sidecar: dict[str, Any]) -> str:
@@ -106,6 +123,7 @@ def provenance(
             f"{record.method}, {record.extent} extent, at most {record.rho * 100:.3g} % of "
             f"foreground voxels changed; largest change {stored} stored units "
             f"({in_units:.4g} {record.units})"
+            + (f"; quantitative values were changed: {record.quantity}" if record.quantity else "")
         ),
         "GeneratedBy": [{"Name": "salm_dicom", "Version": __version__}],
         "Modality": modality,
@@ -120,6 +138,7 @@ def provenance(
             },
             "LargestChange": {"Stored": stored, "Modality": in_units},
             "ChangedShareOfForeground": record.changed_share,
+            **({"QuantitativeValuesChanged": record.quantity} if record.quantity else {}),
             "Created": created.isoformat(),
             "Digest": record.digest,
             "SourceSHA256": source_sha256,

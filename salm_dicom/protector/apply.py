@@ -18,6 +18,7 @@ from salm_dicom.foreground import Outline, outline
 from salm_dicom.perturb import Epsilon, Limits, perturb
 from salm_dicom.plan import ProtectionPlan, intensity_range
 from salm_dicom.protector.protected import Protected, each
+from salm_dicom.quantity import warnings_of
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Integers, Volume
 
@@ -225,7 +226,8 @@ class Protector:
             largest_change_modality=float((by_slice * steps).max()),
             digest=self.digest,
             series_uid=series_uid,
-            warnings=warnings,
+            warnings=(*warnings, *warnings_of(volume.quantity)),
+            quantity=volume.quantity,
         )
 
 

@@ -52,6 +52,7 @@ class Home:
     signed: bool
     padding: tuple[int, int] | None
     is_plain: bool
+    quantity: str
 
     @classmethod
     def of(cls, series: Series | NiftiSeries) -> Home:
@@ -74,6 +75,7 @@ class Home:
             signed=pixels.signed,
             padding=pixels.padding,
             is_plain=pixels.room is None and not volume.parts,
+            quantity=volume.quantity,
         )
 
     def to_json(self) -> str:
@@ -96,6 +98,7 @@ class Home:
             "signed": self.signed,
             "padding": self.padding,
             "is_plain": self.is_plain,
+            "quantity": self.quantity,
         }
         return json.dumps(plain)
 
@@ -124,6 +127,7 @@ class Home:
             signed=plain["signed"],
             padding=None if plain["padding"] is None else tuple(plain["padding"]),
             is_plain=plain["is_plain"],
+            quantity=plain["quantity"],
         )
 
 
@@ -232,6 +236,7 @@ def to_volume(image: MetaTensor, home: Home, frame: int = 0) -> Volume:
         photometric=home.photometric,
         irregular=home.irregular,
         parts=source.parts if source else (),
+        quantity=home.quantity,
     )
 
 

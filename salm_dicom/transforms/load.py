@@ -34,11 +34,19 @@ class LoadVolume(Transform):
         whose affine holds for the first slice only. Only SALM of slice extent accepts it.
     modality
         DICOM's *Modality* of NIfTI files whose sidecar does not say.
+    allow_quantitative
+        Take images whose values are measurements, too (`salm_dicom.quantity`).
     """
 
-    def __init__(self, allow_irregular: bool = False, modality: str | None = None) -> None:
+    def __init__(
+        self,
+        allow_irregular: bool = False,
+        modality: str | None = None,
+        allow_quantitative: bool = False,
+    ) -> None:
         self.allow_irregular = allow_irregular
         self.modality = modality
+        self.allow_quantitative = allow_quantitative
 
     def __call__(self, source: PathOrPaths) -> MetaTensor:
         """Return the volume of a series folder, of one file, or of a list of files.
@@ -50,7 +58,7 @@ class LoadVolume(Transform):
         UnevenSpacing
             The slices are no regular volume and `allow_irregular` is off.
         """
-        series = read_any(source, self.modality)
+        series = read_any(source, self.modality, self.allow_quantitative)
         check_regular(series, self.allow_irregular)
         return to_metatensor(series)
 
@@ -64,9 +72,10 @@ class LoadVolumed(MapTransform):
         allow_irregular: bool = False,
         allow_missing_keys: bool = False,
         modality: str | None = None,
+        allow_quantitative: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.load = LoadVolume(allow_irregular, modality)
+        self.load = LoadVolume(allow_irregular, modality, allow_quantitative)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with each key's path replaced by its volume."""
@@ -76,15 +85,18 @@ class LoadVolumed(MapTransform):
         return out
 
 
-def read_any(source: PathOrPaths, modality: str | None) -> Series | NiftiSeries:
+def read_any(
+    source: PathOrPaths, modality: str | None, allow: bool = False
+) -> Series | NiftiSeries:
     """Return the DICOM series of a folder, file or list of files, or the series of a NIfTI file."""
     paths = [source] if isinstance(source, (str, PathLike)) else source
     places = [Path(path) for path in paths]
     if len(places) == 1 and places[0].is_dir():
-        return read_series(files_of(places[0]))
+        return read_series(files_of(places[0], allow_quantitative=allow))
     if len(places) == 1 and is_nifti(places[0]):
-        return read_nifti(places[0], modality)
-    return read_series([image_header(place).path for place in places])
+        return read_nifti(places[0], modality, allow_quantitative=allow)
+    headers = [image_header(place, allow_quantitative=allow) for place in places]
+    return read_series([header.path for header in headers])
 
 
 def check_regular(series: Series | NiftiSeries, allow_irregular: bool) -> None:

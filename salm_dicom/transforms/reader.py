@@ -17,19 +17,21 @@ from numpy.typing import NDArray
 from salm_dicom.dicom.admit import image_header
 from salm_dicom.dicom.peek import read_header
 from salm_dicom.dicom.scan import scan
-from salm_dicom.dicom.series import files_of, read_series
+from salm_dicom.dicom.series import Series, files_of, read_series
 from salm_dicom.errors import (
     GeometryError,
     InputError,
     MismatchError,
     NotDicom,
     PlanError,
+    Quantitative,
     Unreadable,
 )
 from salm_dicom.nifti.general import load_any
 from salm_dicom.nifti.image import is_nifti
-from salm_dicom.nifti.series import read_nifti
-from salm_dicom.transforms.convert import REFUSED_KEY, SOURCE_KEY, Home
+from salm_dicom.nifti.series import NiftiSeries, read_nifti
+from salm_dicom.quantity import check_allowed
+from salm_dicom.transforms.convert import REFUSED_KEY, SOURCE_KEY, Home, volumes_of
 from salm_dicom.transforms.load import PathOrPaths, check_regular
 
 Array = NDArray[Any]
@@ -62,7 +64,7 @@ class VolumeReader(ImageReader):
         Put NIfTI axes closest to RAS.
     squeeze_non_spatial_dims
         Drop NIfTI axes of size 1 beyond the third.
-    allow_irregular, modality
+    allow_irregular, modality, allow_quantitative
         As of `LoadVolume`.
     series_name
         Series Instance UID to take from a folder that holds several.
@@ -87,6 +89,7 @@ class VolumeReader(ImageReader):
         squeeze_non_spatial_dims: bool = False,
         allow_irregular: bool = False,
         modality: str | None = None,
+        allow_quantitative: bool = False,
         series_name: str = "",
         affine_lps_to_ras: bool = True,
         fname_regex: str | None = "",
@@ -98,6 +101,7 @@ class VolumeReader(ImageReader):
         self.squeeze_non_spatial_dims = squeeze_non_spatial_dims
         self.allow_irregular = allow_irregular
         self.modality = modality
+        self.allow_quantitative = allow_quantitative
         self.series_name = series_name
         self.affine_lps_to_ras = affine_lps_to_ras
         self.fname_regex = fname_regex or ""
@@ -172,8 +176,8 @@ class VolumeReader(ImageReader):
             "original_affine": series.volume.affine.copy(),
             "filename_or_obj": str(found.paths[0]),
             "series_uid": series.series_uid,
-            SOURCE_KEY: Home.of(series).to_json(),
         }
+        meta |= self._home(series)
         return values, self._placed(meta) | self._shape(values)
 
     def _files(self, paths: Sequence[Path]) -> Sequence[Path]:
@@ -185,14 +189,14 @@ class VolumeReader(ImageReader):
         elif self.fname_regex:
             files = sorted(path for path in paths[0].rglob("*") if path.is_file())
         else:
-            return files_of(paths[0])
+            return files_of(paths[0], allow_quantitative=True)
         kept = [path for path in files if re.match(self.fname_regex, str(path))]
         if not kept:
             raise GeometryError("fname_regex matches no file of the folder")
-        return [image_header(path).path for path in kept]
+        return [image_header(path, allow_quantitative=True).path for path in kept]
 
     def _named(self, folder: Path) -> Sequence[Path]:
-        for series in scan(folder).series:
+        for series in scan(folder, allow_quantitative=True).series:
             if series.headers[0].series_uid == self.series_name:
                 return series.paths
         raise GeometryError("the folder has no series of this name; `salm-dicom scan` lists them")
@@ -213,11 +217,19 @@ class VolumeReader(ImageReader):
             keep = [n for n, size in enumerate(values.shape) if n < 3 or size > 1]
             values = values.reshape([values.shape[n] for n in keep])
         try:
-            series = read_nifti(path, self.modality)
-            meta |= {SOURCE_KEY: Home.of(series).to_json(), "series_uid": series.series_uid}
+            series = read_nifti(path, self.modality, allow_quantitative=True)
+            meta |= self._home(series) | {"series_uid": series.series_uid}
         except InputError as error:
             meta[REFUSED_KEY] = f"{error.code}: {error}"
         return values, self._placed(meta) | self._shape(values)
+
+    def _home(self, series: Series | NiftiSeries) -> Meta:
+        """Return where an image came from, or why it cannot be protected: it is measurements."""
+        try:
+            check_allowed(volumes_of(series)[0].quantity, self.allow_quantitative)
+        except Quantitative as error:
+            return {REFUSED_KEY: f"{error.code}: {error}"}
+        return {SOURCE_KEY: Home.of(series).to_json()}
 
     def _placed(self, meta: Meta) -> Meta:
         """Return the meta with its affines in the space that was asked for."""
@@ -267,7 +279,7 @@ def _is_one_series(paths: Sequence[Path]) -> bool:
     headers = []
     for path in paths:
         try:
-            headers.append(image_header(path))
+            headers.append(image_header(path, allow_quantitative=True))
         except InputError:
             return True
     instances = {header.sop_uid for header in headers}

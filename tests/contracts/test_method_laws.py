@@ -84,6 +84,7 @@ class Lawless:
     """Wants huge changes everywhere, whatever it is told."""
 
     rho: float = 0.2
+    region: int | None = None
 
     needs_gradient: ClassVar[bool] = False
     needs_label: ClassVar[bool] = False

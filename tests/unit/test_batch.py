@@ -14,6 +14,7 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
 from salm_dicom.batch import job as job_module
+from salm_dicom.batch.catalog import Catalog
 from salm_dicom.batch.job import Job, Outcome, outcome_of
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger
@@ -21,7 +22,7 @@ from salm_dicom.batch.names import plan_names
 from salm_dicom.batch.protect import Request, protect
 from salm_dicom.batch.restore import restore
 from salm_dicom.batch.run import outcomes
-from salm_dicom.batch.source import find
+from salm_dicom.batch.source import fill
 from salm_dicom.batch.vault import Vault, read_kept
 from salm_dicom.dicom import encode as encode_module
 from salm_dicom.dicom import series as series_module
@@ -85,17 +86,22 @@ def test_a_labels_file_that_cannot_be_meant_is_refused(tmp_path, rows, says):
         Labels.read(table(tmp_path, *rows), by="series", root=tmp_path)
 
 
+def planned_names(export: Path, ledger: Ledger) -> dict[str, str]:
+    with Catalog.new() as catalog:
+        fill(catalog, export)
+        plan_names(catalog, ledger)
+    return {row.source: row.name for row in ledger.rows()}
+
+
 def test_names_are_counters_and_stay_when_the_export_grows(export, tmp_path):
     with Ledger.open(tmp_path / "ledger") as ledger:
-        plan_names(find(export), ledger)
-        before = {source: row.name for source, row in ledger.rows().items()}
+        before = planned_names(export, ledger)
         assert sorted(before.values()) == [
             "patient-0001/study-01/series-001", "patient-0002/study-01/series-001",
         ]  # fmt: skip
         write_ct_series(export / "new", patient_id="AAA", seed=8)
         write_ct_series(export / "more", patient_id="SYN001", seed=9)
-        plan_names(find(export), ledger)
-        after = {source: row.name for source, row in ledger.rows().items()}
+        after = planned_names(export, ledger)
     assert before.items() <= after.items()
     assert sorted(set(after.values()) - set(before.values())) == [
         "patient-0001/study-02/series-001", "patient-0003/study-01/series-001",

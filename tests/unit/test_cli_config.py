@@ -57,7 +57,7 @@ def test_a_pair_of_numbers_is_a_list(export):
     [
         ("[protekt]\n", "[protekt] is no command"),
         ("method = 'random'\n", "[method] is no command"),
-        ("[protect]\nmetod = 'random'\n", "[protect] has no option 'metod'; known are created,"),
+        ("[protect]\nmetod = 'random'\n", "[protect] has no option 'metod'; known are allow-"),
         ("[protect]\noutput = 'x'\n", "has no option 'output'"),
         ("[protect]\nintensity-range = 3\n", "intensity-range has a value of the wrong kind"),
         ("[protect]\nmethod = ['random']\n", "method has a value of the wrong kind"),

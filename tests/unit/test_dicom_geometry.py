@@ -28,7 +28,7 @@ def instance(z: float = 0.0, number: int = 1, **changes: object) -> InstanceHead
         "image_type": ("ORIGINAL", "PRIMARY", "AXIAL"), "instance_number": number,
         "position": (5.0, 6.0, z), "orientation": AXIAL, "spacing": (0.5, 0.8),
         "pixel_format": (512, 512), "splitting": ("",) * 5,
-        "is_protected": False, "is_quantitative": False,
+        "is_protected": False,
     }  # fmt: skip
     return InstanceHeader(**values | changes)
 

@@ -91,6 +91,7 @@ SPOILS: list[tuple[str, str, Spoil]] = [
     ("negative spacing", "E_BAD_VALUE", element(0x00280030, "DS", b"-1\\-1 ")),
     ("two coordinates", "E_BAD_VALUE", element(0x00200032, "DS", b"1\\2 ")),
     ("infinite position", "E_BAD_VALUE", element(0x00200032, "DS", b"1\\2\\1e999")),
+    ("slope as text", "E_BAD_VALUE", element(0x00281053, "DS", b"steep ")),
     ("rows 0", "E_BAD_VALUE", element(0x00280010, "US", b"\0\0")),
     ("a path as UID", "E_BAD_UID", element(0x00080018, "UI", b"../../etc/passwd")),
     ("a UID of 66 characters", "E_BAD_UID", element(0x0020000E, "UI", b"1." * 33)),

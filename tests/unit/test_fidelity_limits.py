@@ -164,3 +164,28 @@ def test_a_users_limit_that_is_missed_exits_5_and_says_which(export, tmp_path, c
     refused = run(main, [*words, "--limits", str(path)])
     assert refused.exit_code == 2
     assert "has no key 'nothing'" in refused.stderr
+
+
+@pytest.mark.parametrize("rows", ["0", "13", "3;4", "", "three", "-1", "3,,4", "\u0663"])
+def test_rows_that_do_not_exist_are_refused(export, rows):
+    words = ["verify", str(export), str(export), f"--rows={rows}"]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 2
+    assert "rows are numbers from 1 to 12" in refused.stderr
+
+
+def test_verify_prints_every_row_once_and_says_what_is_not_measured(export, tmp_path):
+    run = CliRunner().invoke
+    out = str(tmp_path / "out")
+    words = ["protect", str(export), "-o", out, "--method=random", "--progress=none", "-j1"]
+    assert run(main, words).exit_code == 0
+    found = run(main, ["verify", str(export), out, "--progress=none", "--rows=3,5,12"])
+    assert found.exit_code == 0
+    for text in (
+        "1 attributes", "2 voxels that may not change", "3 shift of means",
+        "shift of the mean, sliding window", "7 PSNR and SSIM",
+        "row 5 not measured: no slice has 4 squares of 16 mm", "row 12 not measured:",
+        "(series 1, 2)",
+    ):  # fmt: skip
+        assert text in found.stdout
+    assert "4 noise" not in found.stdout

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from salm_dicom.foreground import foreground, outline
-from salm_dicom.volume import Booleans, Integers
+from salm_dicom.volume import Booleans, Integers, StoredPixels
 from tests.phantom import axes
 from tests.unit.volumes import phantom_volume, stored
 
@@ -217,3 +217,15 @@ def test_of_a_projection_everything_counts_that_is_neither_clipped_nor_padding(m
     mask = foreground(stored(values, bits_stored=12, padding=(7, 9)), modality, "MONOCHROME1")
     wanted = (values > 0) & (values < 4095) & ((values < 7) | (values > 9))
     np.testing.assert_array_equal(mask, wanted)
+
+
+@pytest.mark.parametrize("slope", [1e30, 1e37, 1e-300])
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_values_that_no_float32_tells_apart_are_met_in_silence(capfd, slope):
+    rng = np.random.default_rng(1)
+    values = rng.integers(0, 1000, (2, 64, 64), dtype=np.int16)
+    pixels = StoredPixels(
+        values=values, slope=np.full(2, slope), intercept=np.zeros(2), bits_stored=16, signed=True
+    )
+    assert foreground(pixels, "MR").any() == (slope != 1e37)
+    assert capfd.readouterr() == ("", "")

@@ -283,7 +283,7 @@ LEFT_OUT = {
     "labels": ({"values": label_map()}, "E_NOT_IMAGE", "label map"),
     "declared labels": ({"intent_code": 1002}, "E_NOT_IMAGE", "intent_code"),
     "no modality": ({"modality": None}, "E_NO_MODALITY", "--modality"),
-    "PET": ({"modality": "PT"}, "E_QUANTITATIVE", "measurements"),
+    "PET": ({"modality": "PT"}, "E_QUANTITATIVE", "uptake"),
     "ultrasound": ({"modality": "US"}, "E_UNSUPPORTED_PIXELS", "CT, MR"),
     "slope not finite": ({"scl_slope": np.inf}, "E_BAD_VALUE", "scl_slope"),
     "intercept not finite": (

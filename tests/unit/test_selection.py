@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from salm_dicom.batch.selection import Criterion, Selection, chosen
-from salm_dicom.batch.source import find
+from salm_dicom.batch.catalog import Catalog
+from salm_dicom.batch.selection import Criterion, Selection, choose
+from salm_dicom.batch.source import Export, fill, find, listed
 from salm_dicom.cli.main import main
 from salm_dicom.errors import PlanError
 from tests.objects import write_report, write_segmentation
@@ -24,13 +25,20 @@ def several(tmp_path: Path) -> Path:
     return root
 
 
+def chosen(root: Path, selection: Selection) -> Export:
+    with Catalog.new() as catalog:
+        fill(catalog, root)
+        choose(catalog, selection)
+        return listed(catalog)
+
+
 def names(root: Path, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> set[str]:
     selection = Selection(
         include=tuple(map(Criterion.parse, include)),
         exclude=tuple(map(Criterion.parse, exclude)),
         root=root,
     )
-    found = chosen(find(root), selection)
+    found = chosen(root, selection)
     inside = {path for series in found.series for path in series.paths}
     outside = {entry.path for entry in found.left_out}
     assert inside | outside == {p for p in root.rglob("*") if p.is_file()}
@@ -127,6 +135,6 @@ def test_objects_are_chosen_like_images(several):
     write_segmentation(several / "seg.dcm", images)
     write_report(several / "report.dcm", images)
     seg = Selection(exclude=(Criterion.parse("modality=SEG"),), root=several)
-    found = chosen(find(several), seg)
+    found = chosen(several, seg)
     assert {one.path.name for one in found.objects} == {"report.dcm"}
     assert [(e.path.name, e.code) for e in found.left_out] == [("seg.dcm", "E_NOT_CHOSEN")]
