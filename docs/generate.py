@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from salm_dicom import errors
+from salm_dicom.batch import review  # noqa: F401, its errors
 from salm_dicom.cli import console
 from salm_dicom.cli.main import COMMANDS, main
 

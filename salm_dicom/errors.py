@@ -16,7 +16,7 @@ SalmDicomError
     ├── NotImage, UnsupportedPixels, UnsupportedTransferSyntax, DecodeError
     ├── GeometryError, UnevenSpacing, NonLinearRescale
     ├── AlreadyProtected, Quantitative, Changed, NoModality, NoLabel, NoChange, NoForeground
-    ├── NotProtected, NotDeidentified, NotTransferred, Rejected, BadReview
+    ├── NotProtected, NotDeidentified, NotTransferred, and those of batch/review
     └── WorkerCrashed, TimedOut, UnexpectedFailure
 ```
 
@@ -279,18 +279,6 @@ class NotProtected(InputError):
     """A series of the source has no protected counterpart that can be compared with it."""
 
     code = "E_NOT_PROTECTED"
-
-
-class Rejected(InputError):
-    """A reviewer rejected the protected series; it is kept in the vault, not in the output."""
-
-    code = "E_REJECTED"
-
-
-class BadReview(InputError):
-    """A file is no review, or is one of something that this output does not hold."""
-
-    code = "E_REVIEW"
 
 
 class WorkerCrashed(InputError):

@@ -27,6 +27,7 @@ from salm_dicom.batch.nifti import note_images
 from salm_dicom.batch.objects import alone, copy_object, leave_out_objects, object_jobs
 from salm_dicom.batch.places import check_output, check_places
 from salm_dicom.batch.results import leave_out_failed, result_of
+from salm_dicom.batch.review import Rejected
 from salm_dicom.batch.run import in_order, run
 from salm_dicom.batch.selection import Selection, choose
 from salm_dicom.batch.settle import planned, settle
@@ -34,7 +35,7 @@ from salm_dicom.batch.source import fill, read_chunk
 from salm_dicom.batch.uids import write_uids
 from salm_dicom.batch.vault import Vault
 from salm_dicom.dicom.deidentify import Deidentifier
-from salm_dicom.errors import DiskFull, PlanError, Rejected, UnsafeError
+from salm_dicom.errors import DiskFull, PlanError, UnsafeError
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, load, save
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from salm_dicom.dicom.header import identity_of
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.pixels import PIXEL_DATA
-from salm_dicom.errors import BadReview, InputError
+from salm_dicom.errors import InputError
 from salm_dicom.nifti.image import is_nifti
 
 SCHEMA = "salm_dicom review 1"
@@ -18,6 +18,18 @@ ACCEPT, REJECT, COMMENT = "accept", "reject", "comment"
 DECISIONS = (ACCEPT, REJECT, COMMENT)
 # A page allows comments of 4000 characters; escaped, each takes up to twelve bytes.
 _MOST_BYTES = 100_000
+
+
+class Rejected(InputError):
+    """A reviewer rejected the protected series; it is kept in the vault, not in the output."""
+
+    code = "E_REJECTED"
+
+
+class BadReview(InputError):
+    """A file is no review, or is one of something that this output does not hold."""
+
+    code = "E_REVIEW"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

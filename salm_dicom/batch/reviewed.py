@@ -15,13 +15,21 @@ from salm_dicom.batch.ledger import Ledger, Row
 from salm_dicom.batch.manifest import note_decisions, read_manifest, write_json
 from salm_dicom.batch.nifti import PREFIX
 from salm_dicom.batch.places import check_apart
-from salm_dicom.batch.review import COMMENT, REJECT, Review, digest_of, read_review
+from salm_dicom.batch.review import (
+    COMMENT,
+    REJECT,
+    BadReview,
+    Rejected,
+    Review,
+    digest_of,
+    read_review,
+)
 from salm_dicom.batch.settle import refer
 from salm_dicom.batch.vault import Vault, atomic
 from salm_dicom.dicom.conformance import derivations
 from salm_dicom.dicom.header import SERIES_UID, identity_of, text_of
 from salm_dicom.dicom.part10 import read
-from salm_dicom.errors import BadReview, MismatchError, PlanError, Rejected, SalmDicomError
+from salm_dicom.errors import MismatchError, PlanError, SalmDicomError
 from salm_dicom.folder import WholeFolder, flush, make_private
 
 _REASON = "a reviewer rejected the protected series; it lies in the vault, below rejected/"
