@@ -12,12 +12,11 @@ SalmDicomError
 ├── Unmeasurable              a metric says nothing of this volume; the row says so
 └── InputError                one file or series cannot be protected; it is listed with its code
     ├── NotDicom, EmptyFile, NotRegularFile, Unreadable, ParseError, Truncated
-    ├── TooLarge, Bomb
-    ├── MissingTag, BadValue, BadUid, DuplicateUid, DuplicatePosition
+    ├── TooLarge, Bomb, MissingTag, BadValue, BadUid, DuplicateUid, DuplicatePosition
     ├── NotImage, UnsupportedPixels, UnsupportedTransferSyntax, DecodeError
     ├── GeometryError, UnevenSpacing, NonLinearRescale
     ├── AlreadyProtected, Quantitative, Changed, NoModality, NoLabel, NoChange, NoForeground
-    ├── NotProtected, NotDeidentified, NotTransferred
+    ├── NotProtected, NotDeidentified, NotTransferred, and those of batch/review
     └── WorkerCrashed, TimedOut, UnexpectedFailure
 ```
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from salm_dicom import plots
 from salm_dicom.errors import BadValue, MismatchError
 
 Integers = NDArray[np.integer]
@@ -249,3 +250,53 @@ class Volume:
             )
             for part in self.parts
         ) or (self,)
+
+    @property
+    def units(self) -> str:
+        """Name of the modality units: HU for CT."""
+        return "HU" if self.modality == "CT" else "modality units"
+
+    def picture(
+        self, index: int, window: tuple[float, float] | None = None, title: str = ""
+    ) -> plots.Picture:
+        """Return one slice to be drawn; a window is found if none is given."""
+        values = self.pixels.at(index).modality_values()[0]
+        return plots.Picture(
+            title=title,
+            values=values,
+            window=window or plots.default_window(values, self.modality),
+            unit=self.units,
+            colours=plots.INVERTED if self.photometric == "MONOCHROME1" else plots.GRAY,
+        )
+
+    @property
+    def aspect(self) -> float:
+        """Height of a voxel as a multiple of its width."""
+        across, down = np.linalg.norm(self.affine[:3, :2], axis=0).tolist()
+        return float(down / across) if across and down else 1.0
+
+    def plot(self, index: int | None = None, *, window: tuple[float, float] | None = None) -> Any:
+        """Return a matplotlib figure of one slice; the middle one if none is named.
+
+        `window` is what is black and white, modality values. PlanError without matplotlib.
+        """
+        count = len(self.pixels.values)
+        at = count // 2 if index is None else plots.slice_at(index, count)
+        shown = self.picture(at, window)
+        return plots.pictures([shown], self.aspect, f"{self.modality}, slice {at + 1} of {count}")
+
+    def histogram(self) -> Any:
+        """Return a matplotlib figure of how often modality values occur, padding left out."""
+        values = self.pixels.modality_values()[~self.pixels.is_padding()]
+        return plots.histogram(values, title=self.modality, xlabel=self.units)
+
+    def _repr_html_(self) -> str:
+        """Return size, place and the middle slice, for notebooks; without matplotlib no slice."""
+        spacing_mm = np.linalg.norm(self.affine[:3, :3], axis=0)
+        facts = {
+            "modality": self.modality,
+            "slices, rows, columns": " x ".join(map(str, self.pixels.values.shape)),
+            "spacing": " x ".join(f"{mm:.4g}" for mm in spacing_mm) + " mm",
+            "irregular": self.irregular or "no",
+        }
+        return plots.as_html(facts, plots.if_installed(self.plot))

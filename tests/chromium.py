@@ -114,6 +114,18 @@ class Chromium:
                 windowsVirtualKeyCode=code,
             )  # fmt: skip
 
+    def downloads(self, folder: Path) -> None:
+        """Let pages download files, to a folder."""
+        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
+    def downloaded(self, path: Path) -> Path:
+        """Return a downloaded file, when it is there."""
+        end = time.monotonic() + _SECONDS
+        while not path.is_file():
+            assert time.monotonic() < end, f"{path.name} was not downloaded"
+            self.value("new Promise((done) => requestAnimationFrame(done))")
+        return path
+
     def screenshot(self, path: Path) -> None:
         """Write the whole page as PNG."""
         found = self.call("Page.captureScreenshot", captureBeyondViewport=True)

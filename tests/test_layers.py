@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "salm_dicom"
 # Lowest first. A part imports itself and the rows above its own; parts of one row are siblings.
 LAYERS = (
     ("errors",),
+    ("plots",),
     ("volume", "grid", "record", "quantity", "folder", "trace"),
     ("dicom", "nifti", "foreground", "perturb", "learning", "fidelity", "report"),
     ("plan",),
@@ -36,7 +37,7 @@ OWNERS = {
     "click": {"cli"},
     "jinja2": {"report"},
     "monai": {"learning", "fidelity", "transforms", "audit"},
-    "matplotlib": {"audit"},
+    "matplotlib": {"plots"},
     "mirp": {"fidelity"},
     "distributed": {"batch"},
     "torch": {"perturb", "learning", "fidelity", "protector", "transforms", "batch", "audit"},

@@ -8,41 +8,25 @@ from typing import Any
 
 from salm_dicom.audit.score import PARTIAL, STRONG, WEAK
 from salm_dicom.audit.summary import Row, Summary
-from salm_dicom.errors import PlanError
+from salm_dicom.plots import figure, save_svg
 
 _LIMITS = {"protected": STRONG, "partly": PARTIAL, "weakly": WEAK}
 _XLABEL = "share of what could be learned that is lost (95 % interval; dots: single victims)"
-
-
-def check_plots() -> None:
-    """Refuse to go on where plots cannot be drawn.
-
-    Raises
-    ------
-    PlanError
-        matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise PlanError(
-            "plots need matplotlib: pip install 'salm_dicom[report]', or leave --plots out"
-        ) from error
 
 
 def draw(summary: Summary, folder: Path) -> list[Path]:
     """Write `countermeasures.svg`, and `coverage.svg` where it was measured; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "countermeasures.svg"]
-    _save(_countermeasures(summary.countermeasures), files[0])
+    save_svg(_countermeasures(summary.countermeasures), files[0])
     if len(summary.coverage) > 1:
         files.append(folder / "coverage.svg")
-        _save(_coverage(summary.coverage), files[1])
+        save_svg(_coverage(summary.coverage), files[1])
     return files
 
 
 def _countermeasures(rows: Sequence[Row]) -> Any:
-    figure, axes = _figure(0.9 + 0.35 * len(rows))
+    made, axes = figure(7, 0.9 + 0.35 * len(rows))
     for place, row in enumerate(rows):
         found = row.protection
         if found is None:
@@ -59,11 +43,11 @@ def _countermeasures(rows: Sequence[Row]) -> Any:
         axes.text(limit, -0.55, word, fontsize=7, color="grey", ha="center", va="bottom")
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set_xlabel(_XLABEL)
-    return figure
+    return made
 
 
 def _coverage(rows: Sequence[Row]) -> Any:
-    figure, axes = _figure(3.6)
+    made, axes = figure(7, 3.6)
     shares = [row.coverage for row in rows]
     for values, name in (
         ([row.protected for row in rows], "trained on the share that is protected"),
@@ -76,19 +60,4 @@ def _coverage(rows: Sequence[Row]) -> Any:
     axes.set_xlabel("patients that are protected, %")
     axes.set_ylabel("balanced accuracy on clean test images")
     axes.legend(frameon=False)
-    return figure
-
-
-def _figure(height: float) -> tuple[Any, Any]:
-    # heavy, and needs no display this way
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _save(figure: Any, path: Path) -> None:
-    from matplotlib import rc_context
-
-    with rc_context({"svg.hashsalt": "salm_dicom", "svg.fonttype": "none"}):
-        figure.savefig(path, metadata={"Date": None})
+    return made

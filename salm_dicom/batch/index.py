@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import chain
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from salm_dicom.batch.manifest import Index
 from salm_dicom.batch.names import for_media
 from salm_dicom.batch.nifti import PREFIX
 from salm_dicom.batch.vault import atomic
-from salm_dicom.dicom.index import INDEX, index_of
+from salm_dicom.dicom.index import INDEX, index_of, uid_of
 from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.dicom.uids import new_uid
 from salm_dicom.errors import NotImage
+
+# Names that an instance has in an output with a DICOMDIR.
+_IN_INDEX = re.compile(r"[A-Z]{2}\d{6}")
 
 
 def write_index(
@@ -28,13 +32,26 @@ def write_index(
         place = output / row.name
         if row.done and not row.name.startswith(PREFIX):
             files += sorted(place.iterdir()) if place.is_dir() else [place]
-    uid = new_uid(site_key, digest, "index", "")
+    return _written(output, files, new_uid(site_key, digest, "index", ""))
+
+
+def _written(output: Path, files: list[Path], uid: str) -> Index | None:
     data, lacking = index_of(output, sorted(files), uid)
     if not data:
         return None
     with atomic(output / INDEX) as stream:
         stream.write(data)
     return Index(instances=len(files) - len(lacking), lacking=len(lacking))
+
+
+def renew_index(output: Path) -> None:
+    """Make the DICOMDIR of an output agree with its files; it keeps its UID."""
+    place = output / INDEX
+    if not place.is_file():
+        return
+    files = [p for p in output.rglob("*") if p.is_file() and _IN_INDEX.fullmatch(p.name)]
+    if _written(output, files, uid_of(place)) is None:
+        place.unlink()
 
 
 def not_indexed(catalog: Catalog, index: Index | None) -> list[LeftOut]:

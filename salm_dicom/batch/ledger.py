@@ -25,6 +25,9 @@ CREATE TABLE IF NOT EXISTS objects (
     record TEXT NOT NULL DEFAULT '', done INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS settled (source TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS reviews (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL, decision TEXT NOT NULL, document TEXT NOT NULL
+);
 """
 _COLUMNS = "source, name, slices, code, reason, record, done"
 _PAGE = 256
@@ -106,6 +109,27 @@ class Ledger:
         while rows := self._connection.execute(query, (last, _PAGE)).fetchall():
             yield from map(_row, rows)
             last = rows[-1][1]
+
+    def below(self, place: str) -> list[Row]:
+        """Return the rows of series that are `place` in the output, or in that folder."""
+        query = f"SELECT {_COLUMNS} FROM series WHERE name = ? OR (name > ? AND name < ?)"
+        ends = (place, f"{place}/", f"{place}0")  # "0" is the character after "/"
+        return list(map(_row, self._connection.execute(f"{query} ORDER BY name", ends)))
+
+    def note_review(self, name: str, decision: str, document: str) -> None:
+        """Add a review of a series, unless it is the last that was added for it."""
+        query = "SELECT document FROM reviews WHERE name = ? ORDER BY number DESC LIMIT 1"
+        with self._connection as transaction:
+            if transaction.execute(query, (name,)).fetchone() != (document,):
+                transaction.execute(
+                    "INSERT INTO reviews (name, decision, document) VALUES (?, ?, ?)",
+                    (name, decision, document),
+                )
+
+    def reviewed(self) -> dict[str, str]:
+        """Return the last decision on each series that was accepted or rejected, by name."""
+        query = "SELECT name, decision FROM reviews WHERE decision != 'comment' ORDER BY number"
+        return dict(self._connection.execute(query))
 
     def row(self, source: str, table: Table = "series") -> Row | None:
         """Return what is known of a series or object."""

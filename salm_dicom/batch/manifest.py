@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -134,11 +134,7 @@ def write_manifest(
         "objects": ({"file": one.name, "kind": one.kind} for one in result.copied),
         "left_out": dict(sorted(Counter(entry.code for entry in result.left_out).items())),
     }
-    partial = output / f"{MANIFEST}.partial"
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.writelines(_json(content))
-    partial.rename(output / MANIFEST)
+    write_json(output, content)
 
 
 def read_manifest(output: Path) -> dict[str, Any]:
@@ -148,6 +144,25 @@ def read_manifest(output: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def note_decisions(output: Path, decisions: Mapping[str, str]) -> None:
+    """Say in the manifest which series a reviewer accepted; who, and why, stays in the vault."""
+    content = read_manifest(output)
+    entries = [one for one in content.get("series", ()) if one["folder"] in decisions]
+    for entry in entries:
+        entry["review"] = decisions[entry["folder"]]
+    if entries:
+        write_json(output, content)
+
+
+def write_json(output: Path, content: dict[str, object]) -> None:
+    """Write a manifest, atomically; iterators in it are written by and by."""
+    partial = output / f"{MANIFEST}.partial"
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.writelines(_json(content))
+    partial.rename(output / MANIFEST)
 
 
 def _json(content: dict[str, object]) -> Iterator[str]:

@@ -21,12 +21,13 @@ from salm_dicom.batch.index import not_indexed, write_index
 from salm_dicom.batch.job import Job, protect_series
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger
-from salm_dicom.batch.manifest import Result, write_manifest
+from salm_dicom.batch.manifest import Result, note_decisions, write_manifest
 from salm_dicom.batch.names import plan_names
 from salm_dicom.batch.nifti import note_images
 from salm_dicom.batch.objects import alone, copy_object, leave_out_objects, object_jobs
 from salm_dicom.batch.places import check_output, check_places
 from salm_dicom.batch.results import leave_out_failed, result_of
+from salm_dicom.batch.review import Rejected
 from salm_dicom.batch.run import in_order, run
 from salm_dicom.batch.selection import Selection, choose
 from salm_dicom.batch.settle import planned, settle
@@ -181,6 +182,7 @@ def _protect(
     result = result_of(vault, resumed=labelled - todo, log=log, index=index)
     try:
         write_manifest(request.output, protector, created, result, request.deidentify)
+        note_decisions(request.output, ledger.reviewed())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull("no space left for the manifest; run the same again") from error
@@ -224,7 +226,7 @@ def _todo(output: Path, catalog: Catalog, ledger: Ledger) -> Iterator[tuple[int,
     """Yield number in the catalog and name of each series that is to be done."""
     for number, key in catalog.pages("key", where="is_in AND is_labelled"):
         row = ledger.row(key)
-        if row and not (row.done and (output / row.name).is_dir()):
+        if row and row.code != Rejected.code and not (row.done and (output / row.name).is_dir()):
             yield number, row.name
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from salm_dicom.batch.compared import Compared, Scope
 from salm_dicom.batch.manifest import read_manifest
 from salm_dicom.batch.places import check_apart
+from salm_dicom.batch.review import SCHEMA, digest_of
 from salm_dicom.batch.sheet import entry_of, judgement, sheet_of, summary_of
 from salm_dicom.batch.verified import Verification, Verified
 from salm_dicom.batch.verify import Progress, verify
@@ -19,7 +20,7 @@ from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.errors import UnsafeError
 from salm_dicom.fidelity import Limits
 from salm_dicom.folder import WholeFolder, make_private
-from salm_dicom.report import Sheet, index_page, series_page
+from salm_dicom.report import Asked, Sheet, index_page, series_page
 
 INDEX_PAGE = "index.html"
 
@@ -71,8 +72,9 @@ def report(request: Request, progress: Progress = lambda *_: None) -> Verificati
 
         def see(verified: Verified, pixels: tuple[Compared, ...]) -> None:
             sheet = sheet_of(verified, pixels, stated, request.cap)
+            digest = digest_of(request.output / verified.name)
             spooled.append(Path(spool, str(len(spooled))))
-            spooled[-1].write_bytes(pickle.dumps(sheet))
+            spooled[-1].write_bytes(pickle.dumps((sheet, digest)))
 
         found = verify(
             request.source,
@@ -97,10 +99,16 @@ def _write(
     entries = []
     with WholeFolder(target) as out:
         for verified, path in zip(found.series, spooled, strict=True):
-            sheet: Sheet = pickle.loads(path.read_bytes())  # written above, by ourselves
+            sheet, digest = pickle.loads(path.read_bytes())  # written above, by ourselves
             path.unlink()
             name = _page_name(verified.name, names)
-            out.write(name, series_page(_judged(sheet, verified)))
+            asked = Asked(
+                schema=SCHEMA,
+                folder=verified.name,
+                digest=digest,
+                file=f"{Path(name).stem}.review.json",
+            )
+            out.write(name, series_page(replace(_judged(sheet, verified), asked=asked)))
             entries.append(entry_of(verified, name))
         out.write(INDEX_PAGE, index_page(summary_of(found, entries, stated)))
 

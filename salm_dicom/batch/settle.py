@@ -81,9 +81,14 @@ def settle(output: Path, ledger: Ledger, planned: Planned) -> int:
                     back[new] = old
     # a series of which another volume is done keeps its new UID
     other = {new: old for new, old in back.items() if forth.get(old) != new} | forth
-    count = sum(_settle_file(path, other) for path in _files(output, patients))
+    count = refer(output, patients, other)
     ledger.settle()
     return count
+
+
+def refer(output: Path, patients: set[str], other: dict[str, str]) -> int:
+    """Replace UIDs in the files of some patients; return how many files were written anew."""
+    return sum(_settle_file(path, other) for path in _files(output, patients))
 
 
 def _patient(name: str) -> str:

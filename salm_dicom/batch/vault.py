@@ -58,6 +58,10 @@ class Vault:
         """Return the file with what the restoration of one object needs."""
         return self.folder / "kept" / f"{name.replace('/', '_')}.object"
 
+    def rejected(self, name: str) -> Path:
+        """Return the folder of a series that a reviewer rejected; the output has it no more."""
+        return self.folder / "rejected" / name.replace("/", "_")
+
     @property
     def uids(self) -> Path:
         """SQLite file with the new UID of everything that this run changes."""

@@ -130,14 +130,15 @@ def command(**asked: Any) -> int:
 
 
 def _run(asked: Asked) -> int:
-    from salm_dicom.audit.plots import check_plots, draw
+    from salm_dicom.audit.plots import draw
     from salm_dicom.cli.audit_text import lines
     from salm_dicom.errors import TooFew
+    from salm_dicom.plots import check_installed
 
     settings, view = settings_of(asked), view_of(asked)
     check_places(asked)
     if asked.plots is not None:
-        check_plots()
+        check_installed()
     pairs, left_out = pairs_of(asked)
     if pairs:
         _warn_of_unknown(pairs)

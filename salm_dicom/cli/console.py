@@ -43,7 +43,12 @@ _EXIT_OF: dict[type[SalmDicomError], int] = {
     MismatchError: MISMATCH,
 }
 # Codes of left-out series that mean more than "partial", or less.
-_EXIT_OF_CODE = {"E_UNEXPECTED": UNEXPECTED, "E_MISMATCH": MISMATCH, "E_NOT_CHOSEN": DONE}
+_EXIT_OF_CODE = {
+    "E_UNEXPECTED": UNEXPECTED,
+    "E_MISMATCH": MISMATCH,
+    "E_NOT_CHOSEN": DONE,
+    "E_REJECTED": DONE,
+}
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 # So many files of one code are listed by name; --json lists all.
 _LISTED = 10
@@ -55,6 +60,11 @@ def worst(codes: Iterable[int]) -> int:
     """Return the exit code that wins; 0 when there is none."""
     found = set(codes)
     return next((code for code in _ORDER if code in found), DONE)
+
+
+def exit_of(kind: type[SalmDicomError]) -> int:
+    """Return the exit code of a command that an error ends."""
+    return next((code for base, code in _EXIT_OF.items() if issubclass(kind, base)), PARTIAL)
 
 
 def exit_of_left_out(codes: Iterable[str]) -> list[int]:
@@ -75,7 +85,7 @@ def reports_errors(function: Callable[P, int]) -> Callable[P, None]:
         try:
             code = function(*args, **kwargs)
         except SalmDicomError as error:
-            code = next((c for kind, c in _EXIT_OF.items() if isinstance(error, kind)), PARTIAL)
+            code = exit_of(type(error))
             say(f"error: {error} [{error.code}]")
         except KeyboardInterrupt:
             code = INTERRUPTED

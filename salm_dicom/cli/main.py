@@ -20,6 +20,7 @@ COMMANDS = {
     "verify": "Measure a protected export against its source.",
     "audit": "Train victims on a protected export, and say what they could not learn.",
     "report": "Write what verify measures as HTML pages with a viewer, one for each series.",
+    "review": "Apply what reviewers decided in the pages of a report.",
     "restore": "Give back the sources of a protected export, from the vault.",
     "pull": "Fetch studies from a PACS.",
     "push": "Send an output to a PACS.",

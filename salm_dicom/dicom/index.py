@@ -57,6 +57,11 @@ def index_of(root: Path, files: Iterable[Path], uid: str) -> tuple[bytes, list[P
     return _FILE_ID.sub(lambda found: names[found.group()], data), left_out
 
 
+def uid_of(path: Path) -> str:
+    """Return the SOP Instance UID of a DICOMDIR that `index_of` made."""
+    return str(pydicom.dcmread(path).file_meta.MediaStorageSOPInstanceUID)
+
+
 def strays(path: Path) -> list[str]:
     """Return what is wrong with a DICOMDIR: each file that is not there or is another instance."""
     found: list[str] = []

@@ -128,7 +128,7 @@ def to_integers(
     Returns
     -------
     NDArray
-        int16, or int32 for a budget beyond it; shape of x (samples, 1, *spatial).
+        int16, or int32 for a budget beyond it; shape of x: (samples, 1, [slices,] rows, columns).
     """
     budget = np.broadcast_to(limits.budget, (len(x), *limits.budget.shape[1:]))
     kind = np.int16 if budget.max() <= np.iinfo(np.int16).max else np.int32

@@ -99,7 +99,7 @@ class Protector:
         )
         if not record.largest_change_stored:
             raise NoChange("the method found nothing to change within the budget")
-        return Protected(delta=delta, outline=anatomy, record=record)
+        return Protected(source=volume, delta=delta, outline=anatomy, record=record)
 
     def _extent(self, volume: Volume) -> tuple[str, tuple[str, ...]]:
         if self.plan.extent == "volume":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from salm_dicom import plots
 from salm_dicom.errors import NoChange
 from salm_dicom.foreground import outline
 from salm_dicom.record import ProtectionRecord
@@ -25,6 +26,7 @@ class Anatomy(Protocol):
 class Protected:
     """What a protector found for one volume: stored units to add, the foreground, the record."""
 
+    source: Volume
     delta: Integers
     outline: Anatomy
     record: ProtectionRecord
@@ -33,6 +35,87 @@ class Protected:
     def mask(self) -> Booleans:
         """Where a voxel may differ, shape of `delta`."""
         return np.stack([self.outline.at(index) for index in range(len(self.delta))])
+
+    @property
+    def volume(self) -> Volume:
+        """The protected volume."""
+        return replace(self.source, pixels=self.source.pixels.shifted(self.delta))
+
+    def plot(self, index: int | None = None, *, window: tuple[float, float] | None = None) -> Any:
+        """Return a matplotlib figure of one slice: source, protected, difference.
+
+        Parameters
+        ----------
+        index
+            Slice; the one that changed most if none is named.
+        window
+            Modality values that are black and white, in source and protected.
+
+        Raises
+        ------
+        PlanError
+            matplotlib is not installed.
+        """
+        count = len(self.delta)
+        most = int(np.argmax([np.square(one.astype(np.float32)).sum() for one in self.delta]))
+        at = most if index is None else plots.slice_at(index, count)
+        source = self.source.picture(at, window, "source")
+        change = self.delta[at] * self.source.pixels.slope[at]
+        largest = max(float(np.abs(change).max()), 1e-9)
+        difference = plots.Picture(
+            title="difference",
+            values=change,
+            window=(-largest, largest),
+            unit=self.source.units,
+            colours=plots.SIGNED,
+        )
+        protected = replace(source, title="protected", values=source.values + change)
+        name = f"{self.source.modality}, slice {at + 1} of {count}, {self.record.method}"
+        return plots.pictures([source, protected, difference], self.source.aspect, name)
+
+    def histogram(self) -> Any:
+        """Return a matplotlib figure of the change in the foreground, stored units."""
+        return plots.histogram(
+            self.delta[self.mask], title="change in the foreground", xlabel="stored units"
+        )
+
+    def curves(self) -> Any:
+        """Return a matplotlib figure by slice: PSNR, shift of the mean, share of changed voxels."""
+        from salm_dicom.fidelity import Subject, measure  # not for every job of a run
+
+        rows, columns = np.linalg.norm(self.source.affine[:3, 1::-1], axis=0).tolist()
+        mask = self.mask
+        subject = Subject(
+            pixels=self.source.pixels,
+            after=self.volume.pixels.values,
+            mask=mask,
+            spacing_mm=(rows, columns),
+            modality=self.source.modality,
+            intensity_range=self.record.intensity_range,
+        )
+        found = measure(subject, rows=()).slices
+        inside = np.maximum(mask.sum(axis=(1, 2)), 1)
+        changed = 100 * np.count_nonzero(self.delta, axis=(1, 2)) / inside
+        return plots.curves(
+            {
+                "PSNR, dB": [one.psnr_db for one in found],
+                f"mean shift, {self.source.units}": [one.mean_shift for one in found],
+                "changed, % of foreground": changed.tolist(),
+            },
+            title=f"{self.source.modality}, {self.record.method}, by slice",
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the record and the slice that changed most, for notebooks."""
+        record = self.record
+        facts = {
+            "method, extent": f"{record.method}, {record.extent}",
+            "budget": f"{record.budget_modality:.4g} {record.units}",
+            "largest change": f"{record.largest_change_modality:.4g} {record.units}",
+            "changed voxels of the foreground": f"{100 * record.changed_share:.1f} %",
+            "warnings": "; ".join(record.warnings) or "none",
+        }
+        return plots.as_html(facts, plots.if_installed(self.plot))
 
 
 class _Outlines:
@@ -81,6 +164,7 @@ def each(volume: Volume, apply: Callable[[Volume, int], Protected]) -> Protected
         raise NoChange(warnings[0])
     record = _joined(records, volume.pixels.values.size)
     return Protected(
+        source=volume,
         delta=np.concatenate(deltas),
         outline=_Outlines(outlines),
         record=replace(record, warnings=tuple(dict.fromkeys([*record.warnings, *warnings]))),

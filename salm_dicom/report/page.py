@@ -28,7 +28,8 @@ _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 def series_page(sheet: Sheet) -> bytes:
     """Return the page of one series, UTF-8."""
-    script = _file("pixels.js") + _file("viewer.js")
+    script = _file("pixels.js") + _file("viewer.js") if sheet.view else ""
+    script += _file("review.js") if sheet.asked else ""
     data = None if sheet.view is None else _data(sheet.view)
     return _rendered("series.html", script, sheet=sheet, data=data)
 

@@ -65,6 +65,26 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a reviewer is asked about, as their review names it.
+
+    Parameters
+    ----------
+    schema
+        Of the review.
+    folder, digest
+        Which series in OUT, and of which pixels.
+    file
+        Name of the file that the page gives.
+    """
+
+    schema: str
+    folder: str
+    digest: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
     """The page of one series.
 
@@ -88,6 +108,8 @@ class Sheet:
         None where the pixels cannot be compared.
     notes
         What a reader must know of the pixels shown.
+    asked
+        What the reviewer's decision is about; None where nothing can be decided.
     """
 
     name: str
@@ -100,6 +122,7 @@ class Sheet:
     charts: tuple[tuple[Chart, str], ...]
     view: View | None
     notes: tuple[str, ...]
+    asked: Asked | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -120,6 +121,41 @@ def test_a_reader_opens_a_report_and_reads_flickers_and_windows(journey, tmp_pat
         assert browser.complaints == []
         assert all(re.match("file:|about:", address) for address in browser.asked_for)
         assert len(browser.asked_for) >= 2
+
+
+@pytest.mark.programs("chromium")
+def test_a_reader_rejects_a_series_in_the_page_and_the_file_takes_it_out_of_the_output(
+    journey, tmp_path
+):
+    export, out, _ = journey
+    (out / NAME.replace("/", "")).rename(out / "patient-0001" / "study-01" / "series-001")
+    pages, downloads = tmp_path / "reviewed", tmp_path / "downloads"
+    report = ["report", out, "--source", export, "-o", pages, "--progress=none"]
+    assert CliRunner().invoke(main, [*map(str, report)]).exit_code == 0
+    name = "patient-0001-study-01-series-001"
+    with Chromium(tmp_path / "profile") as browser:
+        browser.downloads(downloads)
+        browser.open(pages / f"{name}.html")
+        said = "document.getElementById('review-said').textContent"
+        browser.click("#review-save")
+        browser.wait_for(f"{said}.startsWith('Choose accept, reject')")
+        browser.click("#review input[value=reject]")
+        browser.click("#review-comment")
+        browser.call("Input.insertText", text="stripes <b>\u00fcber</b> the liver")
+        browser.click("#review-save")
+        browser.wait_for(f"{said} === '{name}.review.json is in your downloads.'")
+        path = browser.downloaded(downloads / f"{name}.review.json")
+        assert browser.complaints == []
+        assert all(re.match("file:|about:|blob:", address) for address in browser.asked_for)
+    review = json.loads(path.read_text(encoding="utf-8"))
+    assert review["comment"] == "stripes <b>\u00fcber</b> the liver"
+    assert (review["decision"], review["reviewer"]) == ("reject", "")
+    done = CliRunner().invoke(main, ["review", "apply", str(path), str(out)])
+    assert (done.exit_code, done.stdout.split()[1]) == (0, "REJECTED:")
+    assert [place.name for place in out.iterdir()] == ["manifest.json"]
+    path.write_text(path.read_text().replace('"reject"', '"accept"'))
+    assert CliRunner().invoke(main, ["review", "apply", str(path), str(out)]).exit_code == 0
+    assert len(hounsfield(out)) == 5
 
 
 @pytest.mark.programs("chromium")

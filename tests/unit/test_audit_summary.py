@@ -16,12 +16,11 @@ from salm_dicom.audit.document import write_document
 from salm_dicom.audit.experiment import Found, Settings, Spec, planned
 from salm_dicom.audit.images import Images
 from salm_dicom.audit.interval import Draws, Interval
-from salm_dicom.audit.plots import check_plots, draw
+from salm_dicom.audit.plots import draw
 from salm_dicom.audit.run import Audit
 from salm_dicom.audit.summary import CLEAN_CHOICE, Summary, judged, sentence, summarise
 from salm_dicom.audit.trial import Trial
 from salm_dicom.cli.audit_text import lines
-from salm_dicom.errors import PlanError
 from salm_dicom.plan import ProtectionPlan
 
 SETTINGS = Settings(
@@ -246,9 +245,3 @@ def test_plots_are_svg_with_every_countermeasure_and_always_the_same(tmp_path):
     text = files[0].read_text()
     for name in ("none", "jpeg10", "blur1", "clean victims learn nothing"):
         assert name in text
-
-
-def test_without_matplotlib_plots_are_refused_with_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(PlanError, match=r"salm_dicom\[report\]"):
-        check_plots()

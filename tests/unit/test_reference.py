@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from salm_dicom import errors
+from salm_dicom.batch import review  # noqa: F401, its errors
 from salm_dicom.cli import console
 from salm_dicom.cli.main import COMMANDS
 from salm_dicom.dicom.derive import REMOVED

@@ -22,10 +22,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from salm_dicom.batch.report import Request, report
+from salm_dicom.batch.review import digest_of
 from salm_dicom.cli.main import main
 from salm_dicom.errors import UnsafeError
 from salm_dicom.fidelity import Limits, metrics
-from salm_dicom.report import Entry, Preset, Row, Sheet, Summary, embed, index_page, series_page
+from salm_dicom.report import (
+    Asked,
+    Entry,
+    Preset,
+    Row,
+    Sheet,
+    Summary,
+    embed,
+    index_page,
+    series_page,
+)
 from salm_dicom.report.charts import curve, histogram
 from salm_dicom.report.page import shown
 from salm_dicom.report.sheet import RIGHT, View
@@ -105,6 +116,7 @@ def sheet(text: str = "x", shows: View | None = None) -> Sheet:
     return Sheet(
         name=text, facts=(text,), verdict=text, state=RIGHT, problems=(text,), fidelity=(row,),
         record=(row,), charts=((chart, text), (bars, text)), view=shows, notes=(text,),
+        asked=Asked(schema=text, folder=text, digest=text, file=text) if shows else None,
     )  # fmt: skip
 
 
@@ -315,6 +327,28 @@ def test_a_page_says_what_was_done_and_what_was_measured(protected, pages):
     assert {stat.S_IMODE(path.stat().st_mode) for path in pages.iterdir()} == {0o600}
     assert stat.S_IMODE(pages.stat().st_mode) == 0o700
     assert not list(pages.parent.glob(".pages*"))
+
+
+def test_a_page_asks_for_a_review_of_the_pixels_it_shows_and_one_without_pixels_too(
+    protected, pages
+):
+    _, output = protected
+    for path in pages.glob("patient-*.html"):
+        page = Page(path.read_bytes())
+        (asked,) = (one for tag, one in page.elements if one.get("id") == "review")
+        folder = output / asked["data-folder"]
+        assert path.name == f"{asked['data-folder'].replace('/', '-')}.html"
+        assert asked["data-digest"] == digest_of(folder)
+        assert asked["data-schema"] == "salm_dicom review 1"
+        assert asked["data-file"] == f"{path.stem}.review.json"
+        assert "salm-dicom review apply REVIEW.json OUT" in page.text
+    asked = Asked(schema="s", folder=HOSTILE, digest="d", file="f")
+    page = Page(series_page(replace(sheet(), asked=asked)))
+    assert [tag for tag, one in page.elements if one.get("id") == "review-save"] == ["button"]
+    assert len(page.code["script"]) == 1
+    assert "review-save" in page.code["script"][0]
+    assert not page.code["data"]
+    assert "review" not in Page(series_page(sheet())).code["script"]
 
 
 def test_nothing_is_measured_twice(protected, tmp_path, monkeypatch):
