@@ -276,10 +276,7 @@ class Volume:
         return float(down / across) if across and down else 1.0
 
     def plot(self, index: int | None = None, *, window: tuple[float, float] | None = None) -> Any:
-        """Return a matplotlib figure of one slice; the middle one if none is named.
-
-        `window` is what is black and white, modality values. PlanError without matplotlib.
-        """
+        """Return a matplotlib figure of one slice; by default of the middle one."""
         count = len(self.pixels.values)
         at = count // 2 if index is None else plots.slice_at(index, count)
         shown = self.picture(at, window)
