@@ -9,6 +9,7 @@ from salm_dicom.batch.bounds import memory_of
 from salm_dicom.batch.catalog import Catalog
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger
+from salm_dicom.batch.review import Rejected
 from salm_dicom.batch.source import load
 from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.errors import Changed, NoLabel, PlanError, TooLarge
@@ -75,8 +76,8 @@ def leave_out_changed(catalog: Catalog, ledger: Ledger) -> None:
 
     Protecting them again would give one SOP Instance UID to two files with different pixels.
     """
-    gone = (row for row in ledger.rows() if row.done and not catalog.has(row.source))
-    lost = {row.source.split("/")[0] for row in gone}
+    kept = (row for row in ledger.rows() if row.done or row.code == Rejected.code)
+    lost = {row.source.split("/")[0] for row in kept if not catalog.has(row.source)}
     text = "the series has other slices than when it was protected; use a new output folder"
     for entry in catalog.series() if lost else ():
         if entry.series.series_uid in lost and ledger.row(entry.key) is None:

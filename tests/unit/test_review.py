@@ -141,6 +141,19 @@ def test_later_runs_leave_a_rejected_series_out_and_say_so(export):
     assert back.exit_code == 0, back.output
 
 
+def test_a_rejected_series_that_has_grown_is_not_protected_under_the_same_uids(export):
+    out = export.parent / "out"
+    assert run("review", "apply", review(out, SECOND, "reject"), out).exit_code == 0
+    shared = {"study_uid": uid("study"), "patient_id": "SYN001"}
+    write_ct_series(export / "b", slices=3, series_number=2, seed=1, **shared)
+    again = protect(export, "--json")
+    assert again.exit_code == 3
+    left_out = [json.loads(line) for line in again.stdout.splitlines()]
+    codes = {one["code"] for one in left_out if one["type"] == "left_out"}
+    assert "E_CHANGED" in codes
+    assert not (out / SECOND).exists()
+
+
 def test_reviews_of_several_series_are_applied_in_one_call_or_one_after_the_other(export):
     out = export.parent / "out"
     both = [review(out, FIRST, "reject"), review(out, SECOND, "reject")]
