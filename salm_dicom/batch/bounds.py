@@ -16,7 +16,8 @@ from typing import Protocol
 from salm_dicom.batch.vault import Vault
 from salm_dicom.plan import ProtectionPlan
 
-# Measured, see docs/scaling.md: bytes of a worker, of torch and a network in it, and of each voxel.
+# Measured, see docs/explanation/scaling.md: bytes of a worker, of torch and a network in it, and
+# of each voxel.
 _WORKER = 190 << 20
 _NETWORK = 290 << 20
 _VOXEL = 6

@@ -30,6 +30,9 @@ from salm_dicom.errors import PlanError
 from salm_dicom.plan import ProtectionPlan
 from tests.synthetic import write_ct_series
 
+# Scheduler and workers talk over the loopback interface.
+pytestmark = pytest.mark.loopback
+
 CREATED = datetime(2026, 1, 2, tzinfo=UTC)
 
 

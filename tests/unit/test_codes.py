@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import salm_dicom.batch.review  # noqa: F401  has errors of its own
 from salm_dicom import errors
 from salm_dicom.cli.main import main
 from salm_dicom.dicom.scan import scan
@@ -73,6 +74,9 @@ CODES = {
                   "test_a_full_disk_while_the_manifest_is_written_is_a_full_disk",
     "E_LOCKED": "unit/test_batch.py::test_two_runs_do_not_write_to_one_output",
     "E_MISMATCH": "unit/test_volume.py::test_padding_that_would_appear_or_vanish_is_refused",
+    "E_REJECTED": "unit/test_review.py::test_later_runs_leave_a_rejected_series_out_and_say_so",
+    "E_REVIEW": "unit/test_review.py::"
+                "test_a_hostile_review_is_listed_with_its_code_and_touches_nothing",
 }  # fmt: skip
 # Codes that only stand for the errors below them.
 BASES = {"E_INPUT"}
