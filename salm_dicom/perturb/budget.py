@@ -180,9 +180,16 @@ def _balance(change: Floats, strength: Floats, region_of: NDArray[np.intp] | Non
     `region_of` tells the region of each change; None when all lie in one.
     """
     if region_of is None:
+        sums = change.sum(dtype=np.float64, keepdims=True)
         region_of = np.zeros(change.shape, dtype=np.intp)
-    sums = np.bincount(region_of, weights=change)
+    else:
+        sums = np.bincount(region_of, weights=change)
+    if not sums.any():
+        return
     where = np.flatnonzero(change * sums[region_of] > 0)
+    if len(sums) == 1:  # each gives at least 1, so no more than the surplus of them are needed
+        spared = len(where) - min(len(where), round(abs(float(sums[0]))))
+        where = where[~_strongest(strength[where], spared)]
     where = where[np.lexsort((strength[where], region_of[where]))]
     amount, region = np.abs(change[where]), region_of[where]
     total = np.cumsum(amount, dtype=np.float64)
