@@ -5,8 +5,9 @@
 in rounds: a surrogate phase (batches of SGD on what is protected so far) and a noise phase (K
 signed gradient steps for every sample). It ends after `plan.rounds`, or when three rounds have
 not lowered the surrogate's error on what it was trained on. That is measured between the two
-phases: on the perturbation just made for it, it hardly ever errs. Targeted methods have no noise
-phase; those without a gradient need the names of the labels only.
+phases: on the perturbation just made for it, it hardly ever errs. The report also has its error on
+the source images: where that is small it has learned anatomy, and the perturbation is no short way
+for a victim. Targeted methods have no noise phase; those without a gradient need labels only.
 """
 
 from __future__ import annotations
@@ -218,6 +219,7 @@ def _min_min(
         f"{extent}_samples": float(len(places)),
         f"{extent}_rounds": float(rounds),
         f"{extent}_error_on_protected": error,
+        f"{extent}_error_on_source": _error(network, found, size, plain=True),
         f"{extent}_passes_per_image": passes,
     }
     weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
@@ -280,14 +282,16 @@ def _input(sample: _Sample, index: int, size: tuple[int, ...], *, plain: bool = 
     )
 
 
-def _error(network: nn.Module, found: Sequence[_Sample], size: tuple[int, ...]) -> float:
-    wrong = total = 0.0
-    for sample in found:
-        for index in range(len(sample)):
-            label = torch.tensor([sample.target])
-            wrong += error_rate(network, _input(sample, index, size), label)
-            total += 1
-    return wrong / total
+def _error(
+    network: nn.Module, found: Sequence[_Sample], size: tuple[int, ...], *, plain: bool = False
+) -> float:
+    """Return the share of samples, protected or plain, whose label the network does not see."""
+    wrong = [
+        error_rate(network, _input(one, i, size, plain=plain), torch.tensor([one.target]))
+        for one in found
+        for i in range(len(one))
+    ]
+    return sum(wrong) / len(wrong)
 
 
 def _on_disk(path: Path, values: np.ndarray) -> np.memmap:
