@@ -42,6 +42,7 @@ PLAN = ProtectionPlan(
 )  # fmt: skip
 CONTENDERS: dict[str, ProtectionPlan] = {
     "one_sided": replace(PLAN, method="one_sided"),
+    "hybrid": replace(PLAN, method="hybrid", steps=30, step_size=0.1, momentum=0.9),
     "one_sided, 2 x 2 cells": replace(PLAN, method="one_sided", block=2),
     "salm": PLAN,
     "salm, swap": replace(PLAN, swap=1.0, momentum=0.9, batches=30),
@@ -64,6 +65,7 @@ CONTENDERS: dict[str, ProtectionPlan] = {
 # Fitted with every seed even in the small size: they are compared in pairs.
 PAIRED = (
     "one_sided",
+    "hybrid",
     "texture",
     "salm",
     "salm, swap",
@@ -74,6 +76,7 @@ PAIRED = (
 # Attacked with every countermeasure.
 ROBUST = (
     "one_sided",
+    "hybrid",
     "one_sided, 2 x 2 cells",
     "texture",
     "salm",

@@ -18,6 +18,7 @@ from salm_dicom.perturb.random import Random, Uniform
 
 if TYPE_CHECKING:
     from salm_dicom.perturb.loss import Loss
+    from salm_dicom.perturb.salm import Salm
 
 __all__ = [
     "EOT",
@@ -125,7 +126,7 @@ class Settings:
     region: int | None = None
 
 
-def _salm(s: Settings, **changes: Any) -> Method:
+def _salm(s: Settings, **changes: Any) -> Salm:
     from salm_dicom.perturb.salm import Salm
 
     known: dict[str, Any] = {
@@ -140,6 +141,16 @@ def _salm(s: Settings, **changes: Any) -> Method:
         "block": s.block,
     }
     return Salm(**known | changes)
+
+
+def _one_sided(s: Settings) -> OneSided:
+    return OneSided(rho=s.rho, place=s.place, cell=s.block, grid=s.grid)
+
+
+def _hybrid(s: Settings) -> Method:
+    from salm_dicom.perturb.hybrid import Hybrid
+
+    return Hybrid(texture=_one_sided(s), salient=_salm(s, label_shift=1))
 
 
 def _patches(s: Settings) -> Method:
@@ -161,7 +172,8 @@ def _autoregressive(s: Settings) -> Method:
 
 
 METHODS: dict[str, Callable[[Settings], Method]] = {
-    "one_sided": lambda s: OneSided(rho=s.rho, place=s.place, cell=s.block, grid=s.grid),
+    "one_sided": _one_sided,
+    "hybrid": _hybrid,
     "salm": _salm,
     "dense": lambda s: _salm(s, rho=1.0),
     "random_mask": lambda s: _salm(s, mask="random"),
