@@ -15,9 +15,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from torch.nn import functional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.method import CHANCE, held_out  # noqa: E402
+from benchmarks import method  # noqa: E402
 from benchmarks.pneumonia import load, volumes  # noqa: E402
 from salm_dicom.audit import Images, normalised_protection, trial  # noqa: E402
 from salm_dicom.foreground import outline  # noqa: E402
@@ -35,6 +36,7 @@ from salm_dicom.learning import NetworkSpec, train  # noqa: E402
 from salm_dicom.perturb import Limits, quota, to_integers  # noqa: E402
 from salm_dicom.perturb.pairs import top_pairs  # noqa: E402
 from salm_dicom.perturb.robust import blur, half_and_back  # noqa: E402
+from salm_dicom.protector import Protector  # noqa: E402
 
 BUDGET, RHO, REGION, SIDE = 8.0, 0.2, 10, 28
 LIMITS = Limits(budget=np.full((1, 1, 1, 1), BUDGET, np.float32), low=0, high=255)
@@ -43,6 +45,7 @@ ROW, COLUMN = np.mgrid[:SIDE, :SIDE]
 
 # Balanced in every region, as the package does it for methods that follow a gradient.
 BY_GRADIENT = (
+    "salm", "hybrid",
     "targeted, 1 surrogate", "targeted, 3 surrogates", "texture and targeted", "learned class-wise",
 )  # fmt: skip
 
@@ -72,22 +75,6 @@ def central(images: Images, inside: np.ndarray) -> np.ndarray:
     """Return the share of each foreground that lies nearest its middle."""
     far = np.maximum(abs(ROW - (SIDE - 1) / 2), abs(COLUMN - (SIDE - 1) / 2))
     return nearest(np.broadcast_to(far, inside.shape), inside)
-
-
-def rows_in_the_middle(images: Images, inside: np.ndarray) -> np.ndarray:
-    """Return a band from left to right."""
-    return nearest(np.broadcast_to(abs(ROW - (SIDE - 1) / 2), inside.shape), inside)
-
-
-def smooth(images: Images, inside: np.ndarray, edge: int, sign: int = 1) -> np.ndarray:
-    """Return the squares in which neighbouring columns of the image differ least (sign 1)."""
-    steps = np.diff(stored(images), axis=3, append=0).astype(np.float32) ** 2
-    steps[..., -1] = 0
-    means = functional.avg_pool2d(torch.from_numpy(steps), edge).numpy()
-    rough = sign * means.repeat(edge, 2).repeat(edge, 3)
-    full = np.full(inside.shape, np.inf, np.float32)
-    full[..., : rough.shape[2], : rough.shape[3]] = rough
-    return nearest(full, inside)
 
 
 def smooth_window(images: Images, inside: np.ndarray, sign: int = 1) -> np.ndarray:
@@ -222,22 +209,36 @@ def texture_and_targeted(images: Images, inside: np.ndarray, seed: int) -> np.nd
     return np.where((images.labels.numpy() == 0)[:, None, None, None], salient, texture)
 
 
-def class_wise(images: Images, inside: np.ndarray, seed: int, *, early: Images) -> np.ndarray:
+@cache
+def _fitted(contender: str) -> Protector:
+    with TemporaryDirectory() as folder:
+        found = method.fitted(method.CONTENDERS[contender], load().early, Path(folder))
+    print(contender, dict(found.report), file=sys.stderr, flush=True)
+    return found
+
+
+def of_the_package(images: Images, inside: np.ndarray, seed: int, *, contender: str) -> np.ndarray:
+    """Return what a contender of `method.py` does, fitted on the early images."""
+    found, _, _ = method.protected(_fitted(contender), images)
+    return stored(found) - stored(images)
+
+
+def class_wise(images: Images, inside: np.ndarray, seed: int) -> np.ndarray:
     """One learned sparse pattern for label 1, that fresh networks of three kinds learn first.
 
     In each of 40 rounds a new network trains for 4 to 20 batches, half of them through a blur or
     half resolution; four further batches give the gradient of the pattern. Label 0 gets noise of
     varying strength on the same voxels.
     """
-    pattern = _learned(early)
-    rng = np.random.default_rng(seed)
-    noise = rng.integers(0, 2, inside.shape) * 2.0 - 1
-    strength = 1 + np.floor(rng.random((len(inside), 1, 1, 1)) * BUDGET)
-    marked = (images.labels.numpy() == 1)[:, None, None, None]
-    return np.where(marked, pattern, noise * strength * (pattern != 0)) * inside
+    pattern = _learned()
+    return one_sided(
+        images, inside, seed, texture=pattern / BUDGET, place=lambda _, mask: mask & (pattern != 0)
+    )
 
 
-def _learned(images: Images) -> np.ndarray:
+@cache
+def _learned() -> np.ndarray:
+    images = load().early
     rng, draws = torch.Generator().manual_seed(0), np.random.default_rng(0)
     x, whole = torch.from_numpy(stored(images)).float(), torch.ones((1, 1, SIDE, SIDE)).bool()
     pattern, mean = torch.zeros((1, 1, SIDE, SIDE)), torch.zeros((1, 1, SIDE, SIDE))
@@ -269,7 +270,7 @@ def _learned(images: Images) -> np.ndarray:
     return pattern.numpy()
 
 
-def ideas(early: Images) -> dict[str, Idea]:
+def ideas() -> dict[str, Idea]:
     """Return every idea by name."""
     textures = {
         "rows of 1": wave(ROW / 2), "columns of 2": wave(COLUMN / 4), "rows of 2": wave(ROW / 4),
@@ -280,22 +281,22 @@ def ideas(early: Images) -> dict[str, Idea]:
         ),
     }  # fmt: skip
     places: dict[str, Callable[[Images, np.ndarray], np.ndarray]] = {
-        "a band": rows_in_the_middle,
         "smoothest window": smooth_window,
         "roughest window": partial(smooth_window, sign=-1),
-        "smoothest 4 x 4 squares": partial(smooth, edge=4),
     }
     return {
         "one_sided": one_sided,
-        **{f"texture: {k}": partial(one_sided, texture=v) for k, v in textures.items()},
-        **{f"place: {k}": partial(one_sided, place=v) for k, v in places.items()},
+        "no noise": partial(one_sided, noisy=False),
+        "hybrid": partial(of_the_package, contender="hybrid"),
+        "salm": partial(of_the_package, contender="salm"),
         "other label without": partial(one_sided, without=1),
         "fainter noise": partial(one_sided, power=2.0),
-        "no noise": partial(one_sided, noisy=False),
-        "targeted, 1 surrogate": partial(targeted, kinds=1),
+        "learned class-wise": class_wise,
         "targeted, 3 surrogates": targeted,
+        **{f"texture: {k}": partial(one_sided, texture=v) for k, v in textures.items()},
+        **{f"place: {k}": partial(one_sided, place=v) for k, v in places.items()},
+        "targeted, 1 surrogate": partial(targeted, kinds=1),
         "texture and targeted": texture_and_targeted,
-        "learned class-wise": partial(class_wise, early=early),
     }
 
 
@@ -315,8 +316,9 @@ def main() -> None:
     def last(train_on: Images, other: Images, measure: str) -> list[float]:
         return [
             trial(
-                victim, train_on, validation=held_out(other), clean_validation=data.validation,
-                test=data.validation, seed=seed, countermeasure=measure, epochs=asked.epochs,
+                victim, train_on, validation=method.held_out(other),
+                clean_validation=data.validation, test=data.validation, seed=seed,
+                countermeasure=measure, epochs=asked.epochs,
             ).last
             for victim in VICTIMS for seed in asked.seeds
         ]  # fmt: skip
@@ -325,7 +327,7 @@ def main() -> None:
     rows = []
     print(f"| idea | {' | '.join(asked.measures)} | PSNR dB | changed | seconds |")
     print("|---|" + "---|" * (len(asked.measures) + 3))
-    known = ideas(data.early)
+    known = ideas()
     for name in asked.only or known:
         began = time.perf_counter()
         region = REGION if name in BY_GRADIENT else None
@@ -339,7 +341,7 @@ def main() -> None:
         row["psnr"] = 10 * math.log10(255**2 / float((change**2).mean()))
         for measure in asked.measures:
             pairs = zip(clean[measure], last(*shown, measure), strict=True)
-            row[measure] = [normalised_protection(a, b, CHANCE) for a, b in pairs]
+            row[measure] = [normalised_protection(a, b, method.CHANCE) for a, b in pairs]
         rows.append(row)
         scores = " | ".join(f"{fmean(row[m]):.2f}" for m in asked.measures)
         print(f"| {name} | {scores} | {row['psnr']:.1f} | {row['changed']:.2f} | {seconds:.0f} |",

@@ -54,7 +54,7 @@ class ProtectionPlan:
         Keys of `EOT`: random transforms that the perturbation is optimised through.
     block
         Edge of the squares that share one mask and one sign: in voxels, or for `one_sided` in
-        pixels of the image that networks are expected to see.
+        pixels of the image that networks are expected to see; for `hybrid` each of the two.
     zero_mean
         Make the changes of every slice add up to 0, and for methods with a gradient those of
         every region of it.

@@ -44,7 +44,10 @@ OTHERS = {
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"method": "magic"}, "method 'magic' is unknown; known are one_sided, salm, dense"),
+        (
+            {"method": "magic"},
+            "method 'magic' is unknown; known are one_sided, hybrid, salm, dense",
+        ),
         ({"extent": "patient"}, "extent 'patient' is unknown; known are slice, volume"),
         ({"schedule": "never"}, "schedule 'never' is unknown; known are round, step, once"),
         ({"epsilon": "six"}, "epsilon 'six' is not understood"),
