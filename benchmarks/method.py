@@ -98,6 +98,7 @@ class Size:
     victim_seeds: tuple[int, ...]
     victims: tuple[str, ...]
     countermeasures: tuple[str, ...]
+    late: bool = True
     robust_victims: tuple[str, ...] = ("resnet-10", "densenet-small", "convnet")
 
 
@@ -201,7 +202,7 @@ class Bench:
             "passes": passes, "fit_seconds": fit_seconds, "apply_seconds": apply_seconds / 2,
         }  # fmt: skip
         sets = {"early": (early, late)}
-        if name in LATE:
+        if name in LATE and self.size.late:
             sets["late"] = (late, early)
         for (which, (train, other)), victim, seed in product(
             sets.items(), self.size.victims, self.size.victim_seeds
@@ -273,6 +274,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="3 x 3 seeds, 5 victims; many hours")
     parser.add_argument("--fit-seeds", type=int, nargs="*", help="instead of those of the size")
     parser.add_argument("--victim-seeds", type=int, nargs="*", help="instead of those of the size")
+    parser.add_argument("--early-only", action="store_true", help="measure no late arrival")
     parser.add_argument("--countermeasures", nargs="*", choices=COUNTERMEASURES)
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("-o", type=Path, default=ROOT / "benchmarks" / "results" / "method.json")
@@ -283,6 +285,7 @@ def main() -> None:
         size,
         fit_seeds=tuple(asked.fit_seeds or size.fit_seeds),
         victim_seeds=tuple(asked.victim_seeds or size.victim_seeds),
+        late=not asked.early_only,
         countermeasures=tuple(
             size.countermeasures if asked.countermeasures is None else asked.countermeasures
         ),
