@@ -61,7 +61,7 @@ def leave_out_large(
 ) -> None:
     """Leave out the series that need more memory than there may be, unless they are done."""
     for entry in catalog.series() if max_memory else ():
-        needed = memory_of(entry.series.voxels, plan)
+        needed = memory_of(entry.series.voxels, entry.series.images, plan)
         if needed > max_memory and not ledger.is_done(entry.key):
             text = (
                 f"needs about {needed / 1e9:.1f} GB of memory, --max-memory allows "

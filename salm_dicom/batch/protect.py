@@ -258,6 +258,6 @@ def _jobs(
             deidentifier=cleaner,
             bounds=Bounds(
                 seconds=request.max_seconds_per_file * entry.series.images,
-                memory=memory_of(entry.series.voxels, plan),
+                memory=memory_of(entry.series.voxels, entry.series.images, plan),
             ),
         )

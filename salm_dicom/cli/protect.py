@@ -109,10 +109,9 @@ def command(
     from salm_dicom.perturb import WITHOUT_TORCH
 
     jobs = jobs or len(os.sched_getaffinity(0))
-    if (
-        jobs > 1 and engine == "local" and not dry_run
-    ):  # while this process imports the same and scans
-        warm_up(with_torch=protector is not None or settings.get("method") not in WITHOUT_TORCH)
+    if (jobs > 1 or engine != "local") and not dry_run:  # while this process imports the same
+        with_torch = protector is not None or settings.get("method") not in WITHOUT_TORCH
+        warm_up(engine, with_torch=with_torch)
     from salm_dicom.batch.labels import Labels
     from salm_dicom.batch.places import check_places
     from salm_dicom.batch.protect import Request, protect

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # torch takes longer to import than most series to protect wi
     from salm_dicom.protector.surrogate import Surrogate
 
 # Voxels that go through a method together; bounds memory whatever the length of a series.
-_VOXELS_AT_ONCE = 2**20
+VOXELS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +246,7 @@ def slices_at_once(shape: tuple[int, ...]) -> int:
     shape
         Ends in rows and columns.
     """
-    return max(_VOXELS_AT_ONCE // (shape[-2] * shape[-1]), 1)
+    return max(VOXELS_AT_ONCE // (shape[-2] * shape[-1]), 1)
 
 
 def samples(values: NDArray[Any], extent: str) -> NDArray[Any]:
