@@ -98,6 +98,22 @@ def loads() -> int:
     return store.loads
 
 
+def has_module(name: str) -> bool:
+    return name in sys.modules
+
+
+def test_workers_import_what_they_need_while_the_driver_is_at_something_else(scheduler):
+    with Client(scheduler.replace("dask://", ""), set_as_default=False) as client:
+        assert not any(client.run(has_module, "turtledemo").values())
+        executor = connect(scheduler.replace("dask://", ""))
+        executor.warm_up(("turtledemo",))
+        executor.shutdown()
+        until = time.monotonic() + 20
+        while not all(client.run(has_module, "turtledemo").values()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
 def test_every_engine_gives_the_same_bytes_and_a_worker_loads_the_protector_once(
     export_of_six, scheduler
 ):
@@ -161,22 +177,6 @@ def test_a_series_that_kills_dask_workers_three_times_is_left_out(tmp_path, sche
     codes = {o.name: o.code for o in found}
     assert codes == {str(n): "E_CRASH" if n == 2 else "" for n in range(6)}
     assert (tmp_path / "2.starts").stat().st_size == 3
-
-
-def has_module(name: str) -> bool:
-    return name in sys.modules
-
-
-def test_workers_import_what_they_need_while_the_driver_is_at_something_else(scheduler):
-    with Client(scheduler.replace("dask://", ""), set_as_default=False) as client:
-        assert not any(client.run(has_module, "turtledemo").values())
-        executor = connect(scheduler.replace("dask://", ""))
-        executor.warm_up(("turtledemo",))
-        executor.shutdown()
-        until = time.monotonic() + 20
-        while not all(client.run(has_module, "turtledemo").values()):
-            assert time.monotonic() < until
-            time.sleep(0.05)
 
 
 def test_a_worker_with_other_software_or_other_disks_is_refused(tmp_path, scheduler):
