@@ -93,7 +93,8 @@ class Salm:
         mask = shadow != 0 if self.schedule == "once" and bool(shadow.any()) else None
         for step in range(self.steps):
             slope = gradient(self._seen(loss, rng), x + torch.round(shadow))
-            mean.mul_(self.momentum).add_(in_blocks(slope, self.block))
+            may_change = limits.budget > 0
+            mean.mul_(self.momentum).add_(in_blocks(slope, self.block) * may_change)
             if mask is None or self.schedule == "step":
                 mask = self._chosen(mean, foreground, rng)
                 if step == 0 and self.schedule == "round":
