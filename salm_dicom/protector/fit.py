@@ -24,7 +24,7 @@ from salm_dicom.errors import NoLabel
 from salm_dicom.learning import OBJECTIVES, NetworkSpec, network_input, one_thread, train
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import Protector
-from salm_dicom.protector.sampled import Progress, Sample, Study, read_samples
+from salm_dicom.protector.sampled import Failed, Progress, Sample, Study, read_samples
 from salm_dicom.protector.samples import slices_at_once
 from salm_dicom.protector.surrogate import Surrogate
 
@@ -39,11 +39,17 @@ def fit(
     plan: ProtectionPlan,
     workspace: Path,
     progress: Progress = lambda *_: None,
+    failed: Failed = lambda *_: None,
 ) -> Protector:
     """Return a protector whose surrogates were trained on the studies.
 
     Memory does not grow with the number of studies: samples lie in a temporary folder inside
     `workspace` and go when the fit ends.
+
+    Parameters
+    ----------
+    failed
+        Told of each study that cannot be used, once for each extent; the fit goes on without it.
 
     Raises
     ------
@@ -61,7 +67,7 @@ def fit(
     for extent in extents:
         with TemporaryDirectory(dir=workspace, prefix="fit-") as folder, one_thread():
             found, classes, skipped = read_samples(
-                studies, classes, plan, extent, Path(folder), progress
+                studies, classes, plan, extent, Path(folder), progress, failed
             )
             report[f"{extent}_skipped_series"] = float(skipped)
             surrogates[extent] = _min_min(found, plan, extent, len(classes), progress, report)

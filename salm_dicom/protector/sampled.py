@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from salm_dicom.errors import InputError, NoForeground, NoLabel, PlanError
+from salm_dicom.errors import InputError, NoForeground, NoLabel, PlanError, SalmDicomError
 from salm_dicom.foreground import foreground
 from salm_dicom.learning import network_input, network_target
 from salm_dicom.perturb import Limits
@@ -27,6 +27,8 @@ _MARKED_SLICES = 16
 
 # Called with what is going on, how much is done and how much there is.
 Progress = Callable[[str, int, int], None]
+# Called with the place of a study that cannot be used, and why.
+Failed = Callable[[int, SalmDicomError], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +118,7 @@ def read_samples(
     extent: str,
     folder: Path,
     progress: Progress,
+    failed: Failed,
 ) -> tuple[list[Sample], tuple[str, ...], int]:
     """Return the samples of every study that can be read, the classes, and how many cannot.
 
@@ -134,7 +137,7 @@ def read_samples(
     found: list[Sample] = []
     names: list[tuple[str, ...]] = []
     shown: set[str] = set()
-    skipped = 0
+    unfit: list[SalmDicomError] = []
     for index, study in enumerate(studies):
         progress(f"read ({extent})", index, len(studies))
         try:
@@ -145,11 +148,15 @@ def read_samples(
                     found.append(_sample(one, target, plan, extent, stem))
                     names.append(mask.names if mask else ())
                     shown |= mask.occurring if mask else {study.label}
-        except (InputError, PlanError):
-            skipped += 1  # protecting the series will name the reason
+        except (InputError, PlanError) as error:
+            failed(index, error)
+            unfit.append(error)
     progress(f"read ({extent})", len(studies), len(studies))
     if not found:
-        raise NoForeground(f"no labelled series can be used to fit a surrogate of {extent} extent")
+        text = f"no labelled series can be used to fit a surrogate of {extent} extent"
+        first = next(iter(unfit), NoForeground("none is a regular volume"))
+        kind = NoLabel if isinstance(first, NoLabel) else NoForeground
+        raise kind(f"{text}; the first: {first}")
     if plan.needs_masks:
         if not shown:
             raise NoLabel("every mask is empty; at least one class must occur")
@@ -158,7 +165,7 @@ def read_samples(
             _number(sample, known, classes)
     elif len(shown) < 2:
         raise NoLabel(f"the series that suit {extent} extent have one label only; 2 are needed")
-    return found, tuple(classes), skipped
+    return found, tuple(classes), len(unfit)
 
 
 def _volumes(study: Study) -> Iterator[tuple[Volume, Mask | None]]:
