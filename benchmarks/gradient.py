@@ -36,8 +36,8 @@ from salm_dicom.perturb.loss import gradient  # noqa: E402
 from salm_dicom.perturb.pairs import top_pairs  # noqa: E402
 from salm_dicom.plan import ProtectionPlan, intensity_range  # noqa: E402
 from salm_dicom.protector import Protector, save  # noqa: E402
-from salm_dicom.protector.apply import slices_at_once  # noqa: E402
 from salm_dicom.protector.fit import Study, fit  # noqa: E402
+from salm_dicom.protector.samples import slices_at_once  # noqa: E402
 from tests.synthetic import write_ct_series  # noqa: E402
 
 LIBRARIES = ("salm_dicom", "torch", "monai", "numpy")
@@ -77,7 +77,7 @@ def measure(slices: int, repeats: int, folder: Path) -> dict[str, float]:
     pixels, surrogate = volume.pixels, protector.surrogates["slice"]
     anatomy = outline(pixels, volume.modality, volume.photometric)
     window = intensity_range(PLAN, volume, anatomy.at)
-    together = slices_at_once(pixels.values.shape)
+    together = slices_at_once(pixels.values.shape, surrogate.spec.values)
     parts = []
     for first in range(0, slices, together):
         which = slice(first, first + together)

@@ -1,4 +1,4 @@
-"""Scores of an audit: balanced accuracy, normalised protection, and a verdict in plain words."""
+"""Scores of an audit: balanced accuracy, Dice, normalised protection, a verdict in plain words."""
 
 from __future__ import annotations
 
@@ -6,10 +6,25 @@ import torch
 from torch import Tensor
 
 from salm_dicom.errors import PlanError
+from salm_dicom.learning import dice, overlaps_of
 
 STRONG = 0.9
 PARTIAL = 0.5
 WEAK = 0.2
+
+
+def score(predicted: Tensor, labels: Tensor) -> float:
+    """Return balanced accuracy of labels (n,), or Dice of masks (n, 1, *spatial), 0 to 1."""
+    if labels.ndim == 1:
+        return balanced_accuracy(predicted, labels)
+    return dice(overlaps_of(predicted, labels, int(labels.max())))
+
+
+def chance_of_masks(masks: Tensor) -> float:
+    """Return the Dice of the best constant answer: every voxel of one class."""
+    classes = int(masks.max())
+    shares = [float((masks == one).double().mean()) for one in range(1, classes + 1)]
+    return max((2 * share / (1 + share) for share in shares), default=0.0) / max(classes, 1)
 
 
 def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from salm_dicom.batch.vault import Vault
 from salm_dicom.plan import ProtectionPlan
-from salm_dicom.protector.apply import VOXELS_AT_ONCE
+from salm_dicom.protector.samples import VOXELS_AT_ONCE
 
 # Measured by benchmarks/memory.py: bytes of a worker, of torch and networks in it, of each voxel
 # of a series, and of each that a method looks at together, without a network and with one.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from salm_dicom.batch import engines
 from salm_dicom.batch.bounds import Bounds, memory_of
-from salm_dicom.batch.candidates import label, leave_out_changed, leave_out_large, studies
+from salm_dicom.batch.candidates import Asked, label, leave_out_changed, leave_out_large, studies
 from salm_dicom.batch.catalog import Catalog
 from salm_dicom.batch.deidentify import deidentifier_of, leave_out_uncleanable
 from salm_dicom.batch.index import not_indexed, write_index
@@ -57,6 +57,8 @@ class Request:
         Folder of a fitted protector, or None.
     labels
         Labels of the series, or None.
+    masks
+        File or folder of masks, which are the labels of objective segmentation, or None.
     created
         When the run began; a resumed run keeps the first one's.
     site_key
@@ -89,6 +91,7 @@ class Request:
     labels: Labels | None
     created: datetime
     site_key: bytes
+    masks: Path | None = None
     jobs: int = 1
     engine: str = "local"
     max_memory: int = 0
@@ -150,7 +153,8 @@ def _protect(
     plan = given.plan if given else request.plan
     leave_out_changed(catalog, ledger)
     leave_out_large(catalog, ledger, plan, request.max_memory)
-    label(catalog, plan, request.labels)
+    asked = Asked(source=request.source, labels=request.labels, masks=request.masks)
+    label(catalog, plan, asked)
     protector = given or _fitted(request, vault, catalog, progress)
     save(protector, vault.protector)
     cleaner = deidentifier_of(vault, request.deidentify)
@@ -211,7 +215,8 @@ def _fitted(request: Request, vault: Vault, catalog: Catalog, progress: Progress
         return protector
     from salm_dicom.protector.fit import fit  # with torch, which takes a second
 
-    return fit(studies(catalog), request.plan, vault.folder, progress)
+    found, _ = studies(catalog, request.plan)
+    return fit(found, request.plan, vault.folder, progress)
 
 
 def _images(catalog: Catalog, ledger: Ledger) -> Iterator[tuple[str, Path]]:

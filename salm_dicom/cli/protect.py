@@ -17,6 +17,7 @@ from salm_dicom.cli.options import (
     json_option,
     labels_options,
     log_option,
+    masks_option,
     modality_option,
     plan_options,
     progress_option,
@@ -36,6 +37,7 @@ EXAMPLES = """\b
 Examples:
   salm-dicom protect export/ -o shared/ --labels labels.csv
   salm-dicom protect export/ -o shared/ --protector protector/ --labels labels.csv
+  salm-dicom protect export/ -o shared/ --objective segmentation --masks masks/
   salm-dicom protect export/ -o try/ --method random
 """
 
@@ -46,6 +48,7 @@ Examples:
 @click.option("--vault", type=FOLDER, help="What stays private. Default: OUT.vault")
 @click.option("--protector", type=FOLDER, help="From `salm-dicom fit`; brings its own settings.")
 @labels_options
+@masks_option
 @modality_option
 @selection_options
 @quantitative_option
@@ -79,6 +82,7 @@ def command(
     protector: Path | None,
     labels: Path | None,
     labels_by: str,
+    masks: Path | None,
     modality: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -139,6 +143,7 @@ def command(
         plan=ProtectionPlan.from_dict(settings),
         protector=protector,
         labels=None if labels is None else Labels.read(labels, by=labels_by, root=source),
+        masks=masks,
         created=creation_time(created),
         site_key=site_key(key_file, PUBLIC_SITE_KEY),
         jobs=jobs,

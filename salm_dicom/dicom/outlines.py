@@ -23,9 +23,17 @@ _TROUBLE = (ValueError, KeyError, AttributeError, IndexError, TypeError, Runtime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outline:
-    """One segment or structure, shape of the stored values; the name holds no free text."""
+    """One segment or structure, shape of the stored values; names hold no free text.
+
+    Parameters
+    ----------
+    kind
+        What it is a segment of: the meaning of its coded type, the same in every object; of a
+        structure its number.
+    """
 
     name: str
+    kind: str
     where: Booleans
 
 
@@ -45,16 +53,34 @@ class Marks:
             It cannot be understood.
         """
         try:
+            kind = pydicom.dcmread(path, specific_tags=["SOPClassUID"]).get("SOPClassUID")
+            if kind not in (SegmentationStorage, RTStructureSetStorage):
+                return None
             dataset = pydicom.dcmread(path)
         except (InvalidDicomError, OSError):
             return None
-        kind = dataset.get("SOPClassUID")
         if kind == SegmentationStorage:
             try:
                 return cls(dataset=highdicom.seg.Segmentation.from_dataset(dataset, copy=False))
             except _TROUBLE as error:
                 raise BadValue(f"a SEG is not understood ({type(error).__name__})") from error
-        return cls(dataset=dataset) if kind == RTStructureSetStorage else None
+        return cls(dataset=dataset)
+
+    def instances(self) -> frozenset[str]:
+        """Return the SOP Instance UIDs of the images that it marks something on.
+
+        Raises
+        ------
+        BadValue
+            The object does not say.
+        """
+        try:
+            if isinstance(self.dataset, highdicom.seg.Segmentation):
+                return frozenset(str(uid) for _, _, uid in self.dataset.get_source_image_uids())
+            return frozenset(uid for uid, _ in _contours(self.dataset))
+        except _TROUBLE as error:
+            kind = type(error).__name__
+            raise BadValue(f"an outline does not say what it is of ({kind})") from error
 
     def on(self, volume: Volume, instances: Sequence[str], frames: Sequence[int]) -> list[Outline]:
         """Return what is marked on a series; nothing where the object is about others.
@@ -98,16 +124,14 @@ def _segments(
         meaning = seg.get_segment_description(number).segmented_property_type.meaning
         where = np.asarray(found[..., place] >= _COVERED)
         if where.any():
-            yield Outline(name=f"segment {number} ({meaning})", where=where)
+            yield Outline(name=f"segment {number} ({meaning})", kind=meaning, where=where)
 
 
 def _structures(dataset: Any, volume: Volume, instances: Sequence[str]) -> Iterator[Outline]:
     to_index = np.linalg.inv(volume.affine)
     for structure in dataset.get("ROIContourSequence", ()):
         where = np.zeros(volume.pixels.values.shape, dtype=bool)
-        for contour in structure.get("ContourSequence", ()):
-            images = contour.get("ContourImageSequence", ())
-            uid = images[0].ReferencedSOPInstanceUID if images else ""
+        for uid, contour in _contours_of(structure):
             if uid not in instances or contour.ContourGeometricType != "CLOSED_PLANAR":
                 continue
             if volume.irregular:
@@ -117,7 +141,20 @@ def _structures(dataset: Any, volume: Volume, instances: Sequence[str]) -> Itera
             # an inner contour is a hole (PS3.3 C.8.8.6.3: the exclusive or of nested contours)
             where[instances.index(uid)] ^= _filled(columns_and_rows, where.shape[1:])
         if where.any():
-            yield Outline(name=f"structure {structure.ReferencedROINumber}", where=where)
+            name = f"structure {structure.ReferencedROINumber}"
+            yield Outline(name=name, kind=name, where=where)
+
+
+def _contours(dataset: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every contour with the UID of the image that it lies on."""
+    for structure in dataset.get("ROIContourSequence", ()):
+        yield from _contours_of(structure)
+
+
+def _contours_of(structure: Any) -> Iterator[tuple[str, Any]]:
+    for contour in structure.get("ContourSequence", ()):
+        images = contour.get("ContourImageSequence", ())
+        yield str(images[0].ReferencedSOPInstanceUID) if images else "", contour
 
 
 def _filled(points: Floats, shape: tuple[int, ...]) -> Booleans:

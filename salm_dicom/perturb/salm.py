@@ -107,7 +107,8 @@ class Salm:
         """Return the shadow where the mask is made anew at every step, or is the foreground."""
         mean = torch.zeros_like(x)
         for _ in range(self.steps):
-            mean.mul_(self.momentum).add_(self._slope(loss, x + torch.round(shadow), rng))
+            slope = self._slope(loss, x + torch.round(shadow), rng)
+            mean.mul_(self.momentum).add_(slope * (limits.budget > 0))
             mask = self._chosen(mean, foreground, rng)
             moved = self._moved(shadow, mean, limits.budget)
             shadow = torch.where(mask, moved, shadow)
@@ -123,7 +124,7 @@ class Salm:
         shadow: Tensor,
     ) -> Tensor:
         """Return the shadow where the first step chooses the mask: the others look inside only."""
-        slope = self._slope(loss, x + torch.round(shadow), rng)
+        slope = self._slope(loss, x + torch.round(shadow), rng) * (limits.budget > 0)
         is_kept = self.schedule == "once" and bool(shadow.any())
         mask = shadow != 0 if is_kept else self._chosen(slope, foreground, rng)
         at = torch.nonzero(mask.reshape(-1)).squeeze(1)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
-from torch.nn import functional
 
-from salm_dicom.learning import NetworkSpec, network_input
+from salm_dicom.learning import OBJECTIVES, NetworkSpec, network_input
 from salm_dicom.perturb.loss import Loss
 
 
@@ -48,9 +48,9 @@ class Surrogate:
         slope: NDArray[Any],
         intercept: NDArray[Any],
         window: tuple[float, float],
-        wanted: int,
+        wanted: NDArray[np.int64],
     ) -> Loss:
-        """Return the summed cross-entropy, at stored values, of showing the label `wanted`.
+        """Return the objective's summed loss, at stored values, of showing what is wanted.
 
         Parameters
         ----------
@@ -58,24 +58,24 @@ class Surrogate:
             To modality values; broadcast to the stored values.
         window
             Modality values that map to [0, 1].
+        wanted
+            Target of each sample, see `learning.Objective`.
         """
-        network, size = self.network, self.spec.size
+        network, size, measure = self.network, self.spec.size, OBJECTIVES[self.spec.objective].loss
         a, b = torch.from_numpy(slope), torch.from_numpy(intercept)
+        targets = torch.from_numpy(wanted)
 
         def loss(stored: Tensor) -> Tensor:
-            logits = network(network_input(stored, a, b, window, size))
-            labels = torch.full((len(logits),), wanted)
-            return functional.cross_entropy(logits, labels, reduction="sum")
+            return measure(network(network_input(stored, a, b, window, size)), targets)
 
         return loss
 
 
-def from_bytes(weights: bytes, *, size: tuple[int, ...], classes: int, width: int) -> Surrogate:
+def from_bytes(weights: bytes, spec: NetworkSpec) -> Surrogate:
     """Return the surrogate whose `to_bytes` gave `weights`.
 
     Raises
     ------
     SafetensorError
     """
-    spec = NetworkSpec(size=size, classes=classes, width=width)
     return Surrogate(spec=spec, weights=load_tensors(weights))

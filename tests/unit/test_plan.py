@@ -22,12 +22,15 @@ OTHERS = {
     "eot": ("blur",),
     "block": 2,
     "swap": 0.5,
-    "method": "random",
+    "method": "dense",
     "epsilon": "8/255",
     "rho": 0.3,
     "steps": 11,
     "step_size": 0.1,
     "schedule": "step",
+    "objective": "segmentation",
+    "mask": "roi_band",
+    "band_mm": 3.0,
     "extent": "volume",
     "intensity_range": (-100.0, 200.0),
     "zero_mean": False,
@@ -60,6 +63,13 @@ OTHERS = {
         ({"batches": -1}, "batches is -1;"),
         ({"batch_size": 0}, "batch_size is 0;"),
         ({"region_mm": 0}, "region_mm is 0;"),
+        ({"band_mm": -1}, "band_mm is -1;"),
+        ({"objective": "detection"}, "objective 'detection' is unknown; known are classification"),
+        ({"mask": "roi"}, "mask 'roi' is unknown; known are gradient, roi_band, gradient & roi"),
+        ({"mask": "roi_band"}, "mask 'roi_band' needs masks: give objective segmentation"),
+        ({"objective": "segmentation", "method": "random", "mask": "roi_band"}, "needs masks"),
+        ({"objective": "segmentation", "method": "texture"}, "texture makes a pattern for each"),
+        ({"objective": "segmentation", "eot": ("blur", "flip")}, "eot flip moves the image and"),
         ({"region_mm": float("inf")}, "region_mm is inf;"),
         ({"intensity_range": (240.0, -160.0)}, "intensity range 240 to -160 is empty"),
         ({"intensity_range": (1.0, 1.0)}, "is empty"),
@@ -103,7 +113,7 @@ def test_every_setting_has_another_value_in_this_test():
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_setting_is_part_of_the_digest(name):
-    plan = ProtectionPlan()
+    plan = ProtectionPlan(objective="segmentation" if name == "mask" else "classification")
     assert replace(plan, **{name: OTHERS[name]}).digest() != plan.digest()
 
 
