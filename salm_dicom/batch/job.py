@@ -87,6 +87,7 @@ class Job:
     quantity: str = ""
     deidentifier: Deidentifier | None = None
     bounds: Bounds = NO_BOUNDS
+    device: str = "cpu"
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -130,7 +131,7 @@ def _run(job: Job) -> str:
     if is_nifti(job.paths[0]):
         return _run_nifti(job)
     series = read_series(job.paths, keep_files=True)
-    protector = loaded(job.protector)
+    protector = replace(loaded(job.protector), device=job.device)
     volume = replace(series.volume, quantity=job.quantity or series.volume.quantity)
     instances = [identity_of(kept.part10).sop_uid for kept in series.origin.files]
     label = _label(job, protector, volume, instances, series.origin.frames)
@@ -161,7 +162,7 @@ def _run(job: Job) -> str:
 def _run_nifti(job: Job) -> str:
     """Protect one file, frame by frame, and return the widest record of its frames."""
     series = read_nifti(job.paths[0], job.modality, allow_quantitative=bool(job.quantity))
-    protector = loaded(job.protector)
+    protector = replace(loaded(job.protector), device=job.device)
     found = [
         protector.apply(volume, series_uid=series.series_uid, label=_label(job, protector, volume))
         for volume in series.volumes

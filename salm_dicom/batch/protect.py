@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
@@ -81,6 +81,8 @@ class Request:
         Protect images whose values are measurements, too (`salm_dicom.quantity`).
     deidentify
         De-identify every instance before it is protected (`salm_dicom.dicom.deidentify`).
+    device
+        Where surrogates run, in every worker; see `protector.device.device_of`.
     """
 
     source: Path
@@ -101,6 +103,7 @@ class Request:
     recipients: tuple[bytes, ...] = ()
     allow_quantitative: bool = False
     deidentify: bool = False
+    device: str = "cpu"
 
 
 def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
@@ -155,7 +158,8 @@ def _protect(
     leave_out_large(catalog, ledger, plan, request.max_memory)
     asked = Asked(source=request.source, labels=request.labels, masks=request.masks)
     label(catalog, plan, asked)
-    protector = given or _fitted(request, vault, catalog, progress)
+    fitted = given or _fitted(request, vault, catalog, progress)
+    protector = replace(fitted, device=request.device)
     save(protector, vault.protector)
     cleaner = deidentifier_of(vault, request.deidentify)
     created = ledger.begin(_digest(request, protector, cleaner), request.created)
@@ -199,7 +203,8 @@ def _digest(request: Request, protector: Protector, cleaner: Deidentifier | None
     recipients = (sha256(one).hexdigest() for one in request.recipients)
     quantitative = ["quantitative"] * request.allow_quantitative
     cleaned = [sha256(cleaner.key).hexdigest()] if cleaner else []
-    return ":".join((protector.digest, *recipients, *quantitative, *cleaned))
+    kind = [] if request.device == "cpu" else [request.device.partition(":")[0]]
+    return ":".join((protector.digest, *recipients, *quantitative, *cleaned, *kind))
 
 
 def _fitted(request: Request, vault: Vault, catalog: Catalog, progress: Progress) -> Protector:
@@ -216,7 +221,7 @@ def _fitted(request: Request, vault: Vault, catalog: Catalog, progress: Progress
     from salm_dicom.protector.fit import fit  # with torch, which takes a second
 
     found, _ = studies(catalog, request.plan)
-    return fit(found, request.plan, vault.folder, progress)
+    return fit(found, request.plan, vault.folder, progress, device=request.device)
 
 
 def _images(catalog: Catalog, ledger: Ledger) -> Iterator[tuple[str, Path]]:
@@ -265,4 +270,5 @@ def _jobs(
                 seconds=request.max_seconds_per_file * entry.series.images,
                 memory=memory_of(entry.series.voxels, entry.series.images, plan),
             ),
+            device=request.device,
         )

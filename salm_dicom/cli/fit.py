@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from salm_dicom.cli import console
+from salm_dicom.cli.engine_options import device_option
 from salm_dicom.cli.options import (
     FOLDER,
     labels_options,
@@ -35,6 +36,7 @@ Examples:
 @modality_option
 @quantitative_option
 @plan_options
+@device_option
 @progress_option
 @sandbox_option
 @log_option
@@ -47,6 +49,7 @@ def command(
     masks: Path | None,
     modality: str | None,
     allow_quantitative: bool,
+    device: str,
     progress: str,
     sandbox: bool,
     log_file: Path | None,
@@ -66,12 +69,14 @@ def command(
     from salm_dicom.errors import PlanError, SalmDicomError, UnsafeError
     from salm_dicom.plan import ProtectionPlan
     from salm_dicom.protector import save
+    from salm_dicom.protector.device import device_of
     from salm_dicom.protector.fit import fit
 
     plan = ProtectionPlan.from_dict(settings)
     if not plan.needs_surrogate:
         raise PlanError(f"method {plan.method} needs no fit; use it with `salm-dicom protect`")
     table = None if labels is None else Labels.read(labels, by=labels_by, root=source)
+    place = device_of(device)
     asked = Asked(source=source, labels=table, masks=masks)
     check_places(source, output, output.with_name(output.name + ".none"))
     if output.exists() and any(output.iterdir()):
@@ -85,7 +90,7 @@ def command(
         with sandboxed(sandbox), console.progress_to_stderr(progress) as show:
             found, numbers = studies(catalog, plan)
             unfit: list[tuple[int, SalmDicomError]] = []
-            protector = fit(found, plan, output, show, lambda *one: unfit.append(one))
+            protector = fit(found, plan, output, show, lambda *one: unfit.append(one), place)
         for index, error in dict(unfit).items():
             leave_out_unfit(catalog, numbers[index], error)
         fitted = catalog.count(where="is_in AND is_labelled")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from salm_dicom.cli import console
-from salm_dicom.cli.engine_options import bytes_of, engine_options
+from salm_dicom.cli.engine_options import bytes_of, device_option, engine_options
 from salm_dicom.cli.options import (
     FOLDER,
     created_option,
@@ -69,6 +69,7 @@ Examples:
     help="De-identify every file first, by rule (PS3.15 Basic Profile); text in pixels stays. "
     "Needs salm_dicom[deid].",
 )
+@device_option
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @json_option
 @progress_option
@@ -95,6 +96,7 @@ def command(
     key_file: Path | None,
     certificate: Path | None,
     deidentify: bool,
+    device: str,
     dry_run: bool,
     as_json: bool,
     progress: str,
@@ -122,6 +124,7 @@ def command(
     from salm_dicom.dicom.derive import PUBLIC_SITE_KEY
     from salm_dicom.dicom.sandbox import sandboxed
     from salm_dicom.plan import ProtectionPlan
+    from salm_dicom.protector.device import device_of
 
     vault = vault or output.with_name(output.name + ".vault")
     check_places(source, output, vault)
@@ -136,11 +139,12 @@ def command(
             as_json=as_json,
             log_file=log_file,
         )
+    plan = ProtectionPlan.from_dict(settings)
     request = Request(
         source=source,
         output=output,
         vault=vault,
-        plan=ProtectionPlan.from_dict(settings),
+        plan=plan,
         protector=protector,
         labels=None if labels is None else Labels.read(labels, by=labels_by, root=source),
         masks=masks,
@@ -155,6 +159,7 @@ def command(
         recipients=() if certificate is None else recipients_of(certificate),
         allow_quantitative=allow_quantitative,
         deidentify=deidentify,
+        device=device_of(device) if plan.needs_surrogate or protector else "cpu",
     )
     with sandboxed(sandbox), console.progress_to_stderr(progress) as report:
         result = protect(request, report)

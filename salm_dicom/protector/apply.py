@@ -45,12 +45,16 @@ class Protector:
         By extent, `slice` and `volume`.
     report
         Numbers of the fit, for people.
+    device
+        Where surrogates run, see `device.device_of`; not saved. A GPU adds up in another order,
+        so its kind is part of what new UIDs are made from.
     """
 
     plan: ProtectionPlan
     classes: tuple[str, ...] = ()
     surrogates: Mapping[str, Surrogate] = field(default_factory=dict)
     report: Mapping[str, float] = field(default_factory=dict)
+    device: str = "cpu"
 
     @cached_property
     def digest(self) -> str:
@@ -131,7 +135,9 @@ class Protector:
     def _digest_of(self, target: Target | None) -> str:
         if target is None:
             return self.digest
-        return hashlib.sha256(f"{self.digest}/{target.key}".encode()).hexdigest()
+        kind = self.device.partition(":")[0]
+        about = (self.digest, target.key, *([] if kind == "cpu" else [kind]))
+        return hashlib.sha256("/".join(about).encode()).hexdigest()
 
     def _target(self, label: str | Mask | None, volume: Volume | None = None) -> Target | None:
         if not self.plan.needs_surrogate:
@@ -223,6 +229,7 @@ class Protector:
             per_slice(volume.pixels.intercept[part], extent),
             window,
             target.wanted(part, extent, method.label_shift, surrogate.spec.outputs),
+            self.device,
         )
 
     def _record(

@@ -26,7 +26,7 @@ from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import Protector
 from salm_dicom.protector.sampled import Failed, Progress, Sample, Study, read_samples
 from salm_dicom.protector.samples import slices_at_once
-from salm_dicom.protector.surrogate import Surrogate
+from salm_dicom.protector.surrogate import OnDevice, Surrogate
 
 __all__ = ["Progress", "Study", "fit"]
 
@@ -40,6 +40,7 @@ def fit(
     workspace: Path,
     progress: Progress = lambda *_: None,
     failed: Failed = lambda *_: None,
+    device: str = "cpu",
 ) -> Protector:
     """Return a protector whose surrogates were trained on the studies.
 
@@ -50,6 +51,8 @@ def fit(
     ----------
     failed
         Told of each study that cannot be used, once for each extent; the fit goes on without it.
+    device
+        Where the surrogates are trained, see `device.device_of`.
 
     Raises
     ------
@@ -70,7 +73,9 @@ def fit(
                 studies, classes, plan, extent, Path(folder), progress, failed
             )
             report[f"{extent}_skipped_series"] = float(skipped)
-            surrogates[extent] = _min_min(found, plan, extent, len(classes), progress, report)
+            surrogates[extent] = _min_min(
+                found, plan, extent, len(classes), progress, report, device
+            )
     return Protector(plan=plan, classes=classes, surrogates=surrogates, report=report)
 
 
@@ -96,11 +101,13 @@ def _min_min(
     classes: int,
     progress: Progress,
     report: dict[str, float],
+    device: str,
 ) -> Surrogate:
     size = plan.slice_size if extent == "slice" else plan.volume_size
     spec = NetworkSpec(size=size, classes=classes, objective=plan.objective)
     objective = OBJECTIVES[plan.objective]
-    network = spec.build(plan.seed)
+    trained = spec.build(plan.seed)
+    network = OnDevice(trained, device)
     optimiser = torch.optim.SGD(
         network.parameters(), lr=_LEARNING_RATE, momentum=0.9, weight_decay=5e-4
     )
@@ -128,7 +135,7 @@ def _min_min(
         f"{extent}_error_on_protected": error,
         f"{extent}_passes_per_image": passes,
     }
-    weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    weights = {name: value.detach().cpu().clone() for name, value in trained.state_dict().items()}
     return Surrogate(spec=spec, weights=weights)
 
 

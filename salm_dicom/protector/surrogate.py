@@ -19,6 +19,31 @@ from salm_dicom.learning import OBJECTIVES, NetworkSpec, network_input
 from salm_dicom.perturb.loss import Loss
 
 
+class OnDevice(nn.Module):
+    """A network on a device, for inputs from the CPU.
+
+    Inputs and outputs go over and back on the network's own small grid. Masks, steps and rounding
+    stay on the CPU, so only the network's sums can differ between devices.
+
+    Parameters
+    ----------
+    network
+        Moved there.
+    device
+        As `device_of` gives it.
+    """
+
+    def __init__(self, network: nn.Module, device: str) -> None:
+        super().__init__()
+        self.network = network.to(device)
+        self.device = device
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the network's outputs, on the device of the images."""
+        found: Tensor = self.network(images.to(self.device))
+        return found.to(images.device)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Surrogate:
     """A network's settings and weights."""
@@ -37,11 +62,17 @@ class Surrogate:
         return save_tensors(dict(self.weights))
 
     @cached_property
-    def network(self) -> nn.Module:
-        """The network with these weights, frozen, in evaluation mode."""
-        network = self.spec.build(seed=0)
-        network.load_state_dict(dict(self.weights))
-        return network.eval().requires_grad_(False)
+    def _networks(self) -> dict[str, nn.Module]:
+        return {}
+
+    def network(self, device: str = "cpu") -> nn.Module:
+        """Return the network with these weights, frozen, in evaluation mode, on a device."""
+        if device not in self._networks:
+            network = self.spec.build(seed=0)
+            network.load_state_dict(dict(self.weights))
+            placed = OnDevice(network, device)
+            self._networks[device] = placed.eval().requires_grad_(False)
+        return self._networks[device]
 
     def loss(
         self,
@@ -49,6 +80,7 @@ class Surrogate:
         intercept: NDArray[Any],
         window: tuple[float, float],
         wanted: NDArray[np.int64],
+        device: str = "cpu",
     ) -> Loss:
         """Return the objective's summed loss, at stored values, of showing what is wanted.
 
@@ -60,8 +92,11 @@ class Surrogate:
             Modality values that map to [0, 1].
         wanted
             Target of each sample, see `learning.Objective`.
+        device
+            Where the network runs.
         """
-        network, size, measure = self.network, self.spec.size, OBJECTIVES[self.spec.objective].loss
+        network, size = self.network(device), self.spec.size
+        measure = OBJECTIVES[self.spec.objective].loss
         a, b = torch.from_numpy(slope), torch.from_numpy(intercept)
         targets = torch.from_numpy(wanted)
 
