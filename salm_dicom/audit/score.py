@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,25 @@ def chance_of_masks(masks: Tensor) -> float:
 def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
     """Return the mean over classes of the share of their images that is recognised, 0 to 1."""
     return balanced_share(predicted == labels, labels)
+
+
+def area_under_curve(outputs: Tensor, labels: Tensor) -> float:
+    """Return the area under the ROC curve, each class against the rest, mean; 0.5 is guessing.
+
+    Parameters
+    ----------
+    outputs
+        Of a network, (n, classes), before softmax.
+    labels
+        (n,); classes that do not occur are left out, two must.
+    """
+    from monai.metrics.rocauc import compute_roc_auc
+
+    there = sorted(set(labels.tolist()))
+    shares = outputs.softmax(1)[:, there]
+    is_class = labels[:, None] == torch.tensor(there)
+    area = compute_roc_auc(shares, is_class.long(), average="macro")
+    return float(np.asarray(area))
 
 
 def balanced_share(correct: Tensor, labels: Tensor) -> float:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from salm_dicom.audit.batches import untouched
 from salm_dicom.audit.countermeasures import COUNTERMEASURES, Countermeasure
 from salm_dicom.audit.images import Images, Sets
-from salm_dicom.audit.score import score
+from salm_dicom.audit.score import area_under_curve, score
 from salm_dicom.audit.victims import build_victim
 from salm_dicom.errors import PlanError
 from salm_dicom.learning import dice_and_cross_entropy, one_thread
@@ -41,6 +41,8 @@ class Trial:
         Highest of all; nobody can choose it without the test set.
     train
         On the training images as they were seen, after the last epoch.
+    auc
+        Area under the ROC curve on the clean test set, at the epoch of `selected`; None of masks.
     """
 
     selected: float
@@ -48,6 +50,7 @@ class Trial:
     last: float
     best: float
     train: float
+    auc: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,8 @@ class Course:
         Labels or masks of the test images.
     train
         Balanced accuracy or Dice on the training images, after the last epoch.
+    areas
+        Area under the ROC curve on the test images, one for each epoch; empty for masks.
     """
 
     validation: tuple[float, ...]
@@ -74,6 +79,7 @@ class Course:
     predicted_protected: Tensor | None
     test: Tensor
     train: float
+    areas: tuple[float, ...] = ()
 
     @property
     def selected(self) -> int:
@@ -94,6 +100,7 @@ class Course:
             last=scores[-1],
             best=max(scores),
             train=self.train,
+            auc=self.areas[self.selected] if self.areas else None,
         )
 
 
@@ -161,12 +168,16 @@ def _course(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=steps)
     scores, clean_scores = [], []
     on_test: list[Tensor] = []
+    areas: list[float] = []
     on_protected: list[Tensor] = []
     for _ in range(epochs):
         _epoch(network, seen.train, measure, optimiser, schedule, rng)
         scores.append(measured(network, seen.validation))
         clean_scores.append(measured(network, seen.clean_validation))
-        on_test.append(predictions(network, seen.test))
+        found = outputs(network, seen.test)
+        on_test.append(_classes(found, seen.test))
+        if seen.test.labels.ndim == 1:
+            areas.append(area_under_curve(found, seen.test.labels))
         if seen.protected_test is not None:
             on_protected.append(predictions(network, seen.protected_test))
     return Course(
@@ -176,15 +187,24 @@ def _course(
         predicted_protected=torch.stack(on_protected) if on_protected else None,
         test=seen.test.labels,
         train=measured(network, seen.train),
+        areas=tuple(areas),
     )
 
 
 @torch.no_grad()
+def outputs(network: nn.Module, images: Images) -> Tensor:
+    """Return what a network says of images, (n, classes), or of each voxel, before softmax."""
+    network.eval()
+    return torch.cat([network(part) for part in torch.split(images.pixels, 256)])
+
+
 def predictions(network: nn.Module, images: Images) -> Tensor:
     """Return the most likely class of each image, or of each voxel; shape of the labels."""
-    network.eval()
-    found = torch.cat([network(part).argmax(1) for part in torch.split(images.pixels, 256)])
-    return found.reshape(images.labels.shape)
+    return _classes(outputs(network, images), images)
+
+
+def _classes(found: Tensor, images: Images) -> Tensor:
+    return found.argmax(1).reshape(images.labels.shape)
 
 
 def measured(network: nn.Module, images: Images) -> float:
