@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from salm_dicom.errors import Unmeasurable
+from salm_dicom.fidelity.clipping import clipping
 from salm_dicom.fidelity.features import radiomics
 from salm_dicom.fidelity.measures import DEFAULT_ROWS
 from salm_dicom.fidelity.noise import contrast, noise
@@ -33,8 +34,9 @@ class Metric:
     measure: Callable[[Subject], Iterable[Reading]]
 
 
-# Rows 1 and 2 are no numbers: see `dicom.conformance`.
+# Row 1, and of row 2 all but the clipped voxels, are no numbers: see `dicom.conformance`.
 METRICS: dict[str, Metric] = {
+    "clipping": Metric((2,), clipping),
     "shifts": Metric((3,), shifts),
     "noise": Metric((4,), noise),
     "spectrum": Metric((5,), spectrum),
