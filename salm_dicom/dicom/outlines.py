@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import highdicom
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from salm_dicom.errors import BadValue
@@ -23,7 +26,11 @@ _TROUBLE = (ValueError, KeyError, AttributeError, IndexError, TypeError, Runtime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outline:
-    """One segment or structure, shape of the stored values; the name holds no free text."""
+    """One segment or structure, shape of the stored values.
+
+    The name is a number, with the standard's term for the code of a segment. Labels and meanings
+    that an object gives itself are free text, may name a patient, and are never read.
+    """
 
     name: str
     where: Booleans
@@ -95,10 +102,22 @@ def _segments(
     else:
         found = seg.get_pixels_by_source_instance(list(instances), **settings)
     for place, number in enumerate(seg.segment_numbers):
-        meaning = seg.get_segment_description(number).segmented_property_type.meaning
+        kind = seg.get_segment_description(number).segmented_property_type
+        term = _term(str(kind.value), str(kind.scheme_designator))
         where = np.asarray(found[..., place] >= _COVERED)
         if where.any():
-            yield Outline(name=f"segment {number} ({meaning})", where=where)
+            yield Outline(name=f"segment {number}" + f" ({term})" * bool(term), where=where)
+
+
+@lru_cache(maxsize=256)
+def _term(value: str, scheme: str) -> str:
+    """Return the standard's shortest term for a code; nothing for a code that it does not list."""
+    known = "SCT" if scheme == "SRT" else scheme  # the older name of SNOMED's codes
+    if known not in codes.schemes():
+        return ""
+    asked = Code(value, scheme, "")
+    terms = [one.meaning for one in getattr(codes, known).concepts.values() if one == asked]
+    return min(terms, key=lambda term: (len(term), term), default="")
 
 
 def _structures(dataset: Any, volume: Volume, instances: Sequence[str]) -> Iterator[Outline]:
@@ -117,7 +136,7 @@ def _structures(dataset: Any, volume: Volume, instances: Sequence[str]) -> Itera
             # an inner contour is a hole (PS3.3 C.8.8.6.3: the exclusive or of nested contours)
             where[instances.index(uid)] ^= _filled(columns_and_rows, where.shape[1:])
         if where.any():
-            yield Outline(name=f"structure {structure.ReferencedROINumber}", where=where)
+            yield Outline(name=f"structure {int(structure.ReferencedROINumber)}", where=where)
 
 
 def _filled(points: Floats, shape: tuple[int, ...]) -> Booleans:
