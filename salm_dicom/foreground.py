@@ -38,7 +38,10 @@ _SMALL = 0.1
 def foreground(pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2") -> Booleans:
     """Return True on anatomy, shape of the stored values; see `outline`."""
     found = outline(pixels, modality, photometric)
-    return np.stack([found.at(index) for index in range(len(pixels.values))])
+    mask = np.empty(pixels.values.shape, dtype=bool)
+    for index, one in enumerate(mask):
+        one[:] = found.at(index)
+    return mask
 
 
 def outline(pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2") -> Outline:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import highdicom
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from salm_dicom.errors import BadValue
@@ -23,13 +27,16 @@ _TROUBLE = (ValueError, KeyError, AttributeError, IndexError, TypeError, Runtime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outline:
-    """One segment or structure, shape of the stored values; names hold no free text.
+    """One segment or structure, shape of the stored values.
+
+    The name is a number, with the standard's term for the code of a segment. Labels and meanings
+    that an object gives itself are free text, may name a patient, and are never read.
 
     Parameters
     ----------
     kind
-        What it is a segment of: the meaning of its coded type, the same in every object; of a
-        structure its number.
+        What it is a segment of, the same in every object: the standard's term, or what tells a code
+        that it does not list from others; of a structure its number.
     """
 
     name: str
@@ -121,10 +128,29 @@ def _segments(
     else:
         found = seg.get_pixels_by_source_instance(list(instances), **settings)
     for place, number in enumerate(seg.segment_numbers):
-        meaning = seg.get_segment_description(number).segmented_property_type.meaning
+        kind = seg.get_segment_description(number).segmented_property_type
+        term = _term(str(kind.value), str(kind.scheme_designator))
         where = np.asarray(found[..., place] >= _COVERED)
         if where.any():
-            yield Outline(name=f"segment {number} ({meaning})", kind=meaning, where=where)
+            name = f"segment {number}" + f" ({term})" * bool(term)
+            yield Outline(name=name, kind=term or _other(kind), where=where)
+
+
+def _other(kind: Any) -> str:
+    """Return what tells a code that the standard does not list from others, without its text."""
+    code = f"{kind.scheme_designator}/{kind.value}".encode()
+    return f"code {hashlib.sha256(code).hexdigest()[:8]}"
+
+
+@lru_cache(maxsize=256)
+def _term(value: str, scheme: str) -> str:
+    """Return the standard's shortest term for a code; nothing for a code that it does not list."""
+    known = "SCT" if scheme == "SRT" else scheme  # the older name of SNOMED's codes
+    if known not in codes.schemes():
+        return ""
+    asked = Code(value, scheme, "")
+    terms = [one.meaning for one in getattr(codes, known).concepts.values() if one == asked]
+    return min(terms, key=lambda term: (len(term), term), default="")
 
 
 def _structures(dataset: Any, volume: Volume, instances: Sequence[str]) -> Iterator[Outline]:
@@ -141,7 +167,7 @@ def _structures(dataset: Any, volume: Volume, instances: Sequence[str]) -> Itera
             # an inner contour is a hole (PS3.3 C.8.8.6.3: the exclusive or of nested contours)
             where[instances.index(uid)] ^= _filled(columns_and_rows, where.shape[1:])
         if where.any():
-            name = f"structure {structure.ReferencedROINumber}"
+            name = f"structure {int(structure.ReferencedROINumber)}"
             yield Outline(name=name, kind=name, where=where)
 
 
