@@ -126,12 +126,12 @@ class Subject:
 
     @property
     def shift_unit(self) -> str:
-        """Unit of a shift of a mean: HU for CT, else percent."""
+        """What a shift of a mean is in, HU for CT, else percent."""
         return "HU" if self.modality == "CT" else "%"
 
     @property
     def is_uptake(self) -> bool:
-        """Whether values count something: a shift is then a share of the region's own mean."""
+        """Whether values count something, so that a shift is a share of the region's own mean."""
         return self.modality in ("PT", "NM")
 
     @cached_property
@@ -151,7 +151,7 @@ class Subject:
 
     @cached_property
     def samples(self) -> tuple[int, ...]:
-        """Slices for what takes long: those that changed most, and others evenly between them.
+        """The slices that changed most, and others evenly between them, for what takes long.
 
         Without a change, evenly chosen ones alone.
         """

@@ -58,7 +58,7 @@ class Method(Protocol):
 
     @property
     def label_shift(self) -> int:
-        """0: `loss` is that of the sample's label; 1: of the next class, on a clean surrogate."""
+        """0 if `loss` is of the sample's label, 1 if of the next class, by a clean surrogate."""
 
     @property
     def rho(self) -> float:
@@ -66,7 +66,7 @@ class Method(Protocol):
 
     @property
     def region(self) -> int | None:
-        """Edge in voxels of the squares whose changes add up to 0; None: whole slices."""
+        """Edge in voxels of the squares whose changes add up to 0, None for whole slices."""
 
     def __call__(
         self,

@@ -53,7 +53,7 @@ class Surrogate:
 
     @cached_property
     def digest(self) -> tuple[list[int], int, str]:
-        """What tells one surrogate from another: input size, width, SHA-256 of the weights."""
+        """Input size, width and SHA-256 of the weights, which tell one surrogate from another."""
         weights = hashlib.sha256(self.to_bytes()).hexdigest()
         return list(self.spec.size), self.spec.width, weights
 
