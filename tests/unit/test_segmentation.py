@@ -387,6 +387,13 @@ def test_a_surrogate_learns_to_find_what_is_marked(tmp_path):
     assert found.report["slice_error_on_protected"] < 0.5
 
 
+def test_a_surrogate_that_has_not_begun_to_learn_is_not_given_up(tmp_path, monkeypatch):
+    errors = iter([1.0, 1.0, 1.0, 1.0, 0.9, 0.9, 0.9, 0.9, 0.5])
+    monkeypatch.setattr("salm_dicom.protector.fit._error", lambda *_: next(errors))
+    found = fit(studies(), ProtectionPlan(**TINY | {"rounds": 20}), tmp_path)
+    assert found.report["slice_rounds"] == 8
+
+
 def test_studies_whose_mask_does_not_fit_are_counted_and_the_rest_is_learned_from(tmp_path):
     good = studies(3)
     short = replace(good[0], mask=lambda: mask_on(phantom_volume(slices=2)))
