@@ -4,9 +4,9 @@
 
 in rounds: a surrogate phase (batches of SGD on what is protected so far) and a noise phase (K
 signed gradient steps for every sample). It ends after `plan.rounds`, or when three rounds have
-not lowered the surrogate's error on what it was trained on. That is measured between the two
-phases: on the perturbation just made for it, it hardly ever errs. Targeted methods have no noise
-phase; those without a gradient need the names of the labels only.
+not lowered the surrogate's error on what it was trained on, once it is right anywhere. That is
+measured between the two phases: on the perturbation just made for it, it hardly ever errs.
+Targeted methods have no noise phase; those without a gradient need the names of the labels only.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def _min_min(
         progress(f"fit ({extent})", rounds, plan.rounds)
         train(network, objective, optimiser, batches, plan.batches, rng)
         error = _error(network, found, spec)
-        best, waited = (error, 0) if error < best else (best, waited + 1)
+        # a surrogate that still gets everything wrong has not begun to learn: no plateau
+        best, waited = (error, 0) if error < best else (best, waited + (error < 1))
         frozen = network.eval().requires_grad_(False)
         for sample in found if min_min else ():
             _perturb_sample(sample, frozen, plan, spec, rng)

@@ -99,10 +99,7 @@ class Sample:
     def seen(
         self, index: int, size: tuple[int, ...], *, plain: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Return what a surrogate sees of one sample, (1, 1, *size), and its target.
-
-        A mask is brought to the same grid.
-        """
+        """Return what a surrogate sees of one sample, and its target on the same grid."""
         which = slice(index, index + 1)
         x, _, shadow, _ = self.part(which)
         stored = x if plain else x + torch.round(shadow)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 # Voxels that go through a method together, and numbers that a network gives for them; bounds memory
 # whatever the length of a series.
 VOXELS_AT_ONCE = 2**20
-_VALUES_AT_ONCE = 2**23
+_VALUES_AT_ONCE = 2**20
 
 
 def slices_at_once(shape: tuple[int, ...], values: int) -> int:

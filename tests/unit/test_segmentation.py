@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from salm_dicom.cli.fit import command as fit_command
+from salm_dicom.cli.protect import command as protect_command
 from salm_dicom.errors import BadValue, GeometryError, NoChange, NoLabel
 from salm_dicom.foreground import foreground, near_edges
 from salm_dicom.grid import align, covers
@@ -22,6 +24,8 @@ from salm_dicom.learning import (
     network_target,
     overlaps,
 )
+from salm_dicom.perturb import Limits, perturb
+from salm_dicom.perturb.salm import Salm
 from salm_dicom.plan import MASKS, ProtectionPlan
 from salm_dicom.plan import OBJECTIVES as NAMES
 from salm_dicom.protector import Mask, Protected, Protector, load, save
@@ -124,8 +128,12 @@ def test_a_class_that_no_voxel_has_need_not_be_known():
 # --- learning
 
 
-def test_the_plan_knows_the_objectives_that_there_are():
+def test_plan_and_command_line_know_the_objectives_and_mask_modes_that_there_are():
     assert set(NAMES) == set(OBJECTIVES)
+    for command in (fit_command, protect_command):
+        options = {one.name: one.type for one in command.params}
+        assert tuple(options["objective"].choices) == NAMES
+        assert tuple(options["mask"].choices) == MASKS
 
 
 @pytest.mark.parametrize("size", [(32, 32), (28, 45), (5, 30, 33)])
@@ -302,6 +310,20 @@ def test_a_perturbation_lowers_the_surrogates_loss_on_the_mask():
     assert after < before
 
 
+def test_no_step_changes_nothing():
+    volume = phantom_volume(slices=2)
+    surrogate = untrained_protector(**SEGMENTATION).surrogates["slice"]
+    ones, wanted = np.ones((2, 1, 1, 1), np.float32), mask_on(volume).values[:, None]
+    loss = surrogate.loss(ones, -1024 * ones, (-160.0, 240.0), wanted.astype(np.int64))
+    x = volume.pixels.values[:, None].astype(np.float32)
+    inside = foreground(volume.pixels, "CT")[:, None]
+    limits = Limits(budget=6 * ones * (wanted > 0), low=-1024, high=3071)
+    none, some = (perturb(Salm(steps=k), x, loss, inside, limits, 0) for k in (0, 2))
+    assert not none.any()
+    assert some.any()
+    assert not some[wanted == 0].any()
+
+
 def test_many_classes_go_through_in_smaller_parts_with_nearly_the_same_loss(monkeypatch):
     volume = phantom_volume(slices=4)
     protector = untrained_protector(**SEGMENTATION)
@@ -363,6 +385,13 @@ def test_a_surrogate_learns_to_find_what_is_marked(tmp_path):
     )
     found = fit(studies(4), plan, tmp_path)
     assert found.report["slice_error_on_protected"] < 0.5
+
+
+def test_a_surrogate_that_has_not_begun_to_learn_is_not_given_up(tmp_path, monkeypatch):
+    errors = iter([1.0, 1.0, 1.0, 1.0, 0.9, 0.9, 0.9, 0.9, 0.5])
+    monkeypatch.setattr("salm_dicom.protector.fit._error", lambda *_: next(errors))
+    found = fit(studies(), ProtectionPlan(**TINY | {"rounds": 20}), tmp_path)
+    assert found.report["slice_rounds"] == 8
 
 
 def test_studies_whose_mask_does_not_fit_are_counted_and_the_rest_is_learned_from(tmp_path):
