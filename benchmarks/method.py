@@ -42,6 +42,7 @@ PLAN = ProtectionPlan(
 )  # fmt: skip
 CONTENDERS: dict[str, ProtectionPlan] = {
     "one_sided": replace(PLAN, method="one_sided"),
+    "hybrid": replace(PLAN, method="hybrid", steps=30, step_size=0.1, momentum=0.9),
     "one_sided, 2 x 2 cells": replace(PLAN, method="one_sided", block=2),
     "salm": PLAN,
     "salm, swap": replace(PLAN, swap=1.0, momentum=0.9, batches=30),
@@ -64,6 +65,7 @@ CONTENDERS: dict[str, ProtectionPlan] = {
 # Fitted with every seed even in the small size: they are compared in pairs.
 PAIRED = (
     "one_sided",
+    "hybrid",
     "texture",
     "salm",
     "salm, swap",
@@ -74,6 +76,7 @@ PAIRED = (
 # Attacked with every countermeasure.
 ROBUST = (
     "one_sided",
+    "hybrid",
     "one_sided, 2 x 2 cells",
     "texture",
     "salm",
@@ -81,6 +84,8 @@ ROBUST = (
     "salm, EOT",
     "salm, swap",
 )
+# Applied to images that came after the fit, too.
+LATE = ("salm", "hybrid")
 CHANCE = 1 / len(CLASSES)
 TO_VALIDATE = 200
 
@@ -196,7 +201,7 @@ class Bench:
             "passes": passes, "fit_seconds": fit_seconds, "apply_seconds": apply_seconds / 2,
         }  # fmt: skip
         sets = {"early": (early, late)}
-        if name == "salm":
+        if name in LATE:
             sets["late"] = (late, early)
         for (which, (train, other)), victim, seed in product(
             sets.items(), self.size.victims, self.size.victim_seeds
@@ -268,7 +273,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="3 x 3 seeds, 5 victims; many hours")
     parser.add_argument("--fit-seeds", type=int, nargs="*", help="instead of those of the size")
     parser.add_argument("--victim-seeds", type=int, nargs="*", help="instead of those of the size")
-    parser.add_argument("--no-countermeasures", action="store_true")
+    parser.add_argument("--countermeasures", nargs="*", choices=COUNTERMEASURES)
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("-o", type=Path, default=ROOT / "benchmarks" / "results" / "method.json")
     asked = parser.parse_args()
@@ -278,6 +283,9 @@ def main() -> None:
         size,
         fit_seeds=tuple(asked.fit_seeds or size.fit_seeds),
         victim_seeds=tuple(asked.victim_seeds or size.victim_seeds),
+        countermeasures=tuple(
+            size.countermeasures if asked.countermeasures is None else asked.countermeasures
+        ),
     )
     bench = Bench(load(), size, asked.o)
     workspace = asked.o.parent
@@ -285,7 +293,7 @@ def main() -> None:
     for seed, name in product(size.fit_seeds, asked.only):
         if asked.full or seed == size.fit_seeds[0] or name in PAIRED:
             bench.row(name, seed, workspace)
-    for name in () if asked.no_countermeasures else bench.kept:
+    for name in bench.kept:
         bench.robust(name)
     print("\n".join(table(bench.results)))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from salm_dicom import __version__
 from salm_dicom.errors import NoForeground, PlanError
-from salm_dicom.perturb import EOT, METHODS, Epsilon, Method, Settings
+from salm_dicom.perturb import BY_LABEL, EOT, METHODS, Epsilon, Method, Settings
 from salm_dicom.volume import Booleans, StoredPixels, Volume
 
 EXTENTS = ("slice", "volume")
@@ -69,7 +69,7 @@ class ProtectionPlan:
         Keys of `EOT`: random transforms that the perturbation is optimised through.
     block
         Edge of the squares that share one mask and one sign: in voxels, or for `one_sided` in
-        pixels of the image that networks are expected to see.
+        pixels of the image that networks are expected to see; for `hybrid` each of the two.
     zero_mean
         Make the changes of every slice add up to 0, and for methods with a gradient those of
         every region of it.
@@ -146,7 +146,7 @@ class ProtectionPlan:
                 f"mask {self.mask!r} needs masks: give objective segmentation, and a method that "
                 "follows a gradient (salm)"
             )
-        if self.needs_masks and not method.needs_gradient:
+        if self.needs_masks and self.method in BY_LABEL:
             raise PlanError(
                 f"method {self.method} makes a pattern for each label and knows no masks; use a "
                 "method that follows a gradient (salm) with objective segmentation"

@@ -18,8 +18,10 @@ from salm_dicom.perturb.random import Random, Uniform
 
 if TYPE_CHECKING:
     from salm_dicom.perturb.loss import Loss
+    from salm_dicom.perturb.salm import Salm
 
 __all__ = [
+    "BY_LABEL",
     "EOT",
     "METHODS",
     "WITHOUT_TORCH",
@@ -37,6 +39,8 @@ __all__ = [
 
 # Methods that can do without torch, by name, for who decides before one is built.
 WITHOUT_TORCH = ("one_sided", "random", "uniform")
+# Methods that make something of their own for each label, and know no masks.
+BY_LABEL = ("one_sided", "hybrid", "patches", "texture", "autoregressive")
 # Keys of `robust.TRANSFORMS`.
 EOT = ("shift", "flip", "blur", "half")
 
@@ -125,7 +129,7 @@ class Settings:
     region: int | None = None
 
 
-def _salm(s: Settings, **changes: Any) -> Method:
+def _salm(s: Settings, **changes: Any) -> Salm:
     from salm_dicom.perturb.salm import Salm
 
     known: dict[str, Any] = {
@@ -140,6 +144,16 @@ def _salm(s: Settings, **changes: Any) -> Method:
         "block": s.block,
     }
     return Salm(**known | changes)
+
+
+def _one_sided(s: Settings) -> OneSided:
+    return OneSided(rho=s.rho, place=s.place, cell=s.block, grid=s.grid)
+
+
+def _hybrid(s: Settings) -> Method:
+    from salm_dicom.perturb.hybrid import Hybrid
+
+    return Hybrid(texture=_one_sided(s), salient=_salm(s, label_shift=1))
 
 
 def _patches(s: Settings) -> Method:
@@ -161,7 +175,8 @@ def _autoregressive(s: Settings) -> Method:
 
 
 METHODS: dict[str, Callable[[Settings], Method]] = {
-    "one_sided": lambda s: OneSided(rho=s.rho, place=s.place, cell=s.block, grid=s.grid),
+    "one_sided": _one_sided,
+    "hybrid": _hybrid,
     "salm": _salm,
     "dense": lambda s: _salm(s, rho=1.0),
     "random_mask": lambda s: _salm(s, mask="random"),

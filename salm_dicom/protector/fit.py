@@ -5,8 +5,10 @@
 in rounds: a surrogate phase (batches of SGD on what is protected so far) and a noise phase (K
 signed gradient steps for every sample). It ends after `plan.rounds`, or when three rounds have
 not lowered the surrogate's error on what it was trained on, once it is right anywhere. That is
-measured between the two phases: on the perturbation just made for it, it hardly ever errs.
-Targeted methods have no noise phase; those without a gradient need the names of the labels only.
+measured between the two phases: on the perturbation just made for it, it hardly ever errs. The
+report also has its error on the source images: where that is small it has learned anatomy, and the
+perturbation is no short way for a victim. Targeted methods have no noise phase; those without a
+gradient need the names of the labels only.
 """
 
 from __future__ import annotations
@@ -134,6 +136,7 @@ def _min_min(
         f"{extent}_samples": float(len(places)),
         f"{extent}_rounds": float(rounds),
         f"{extent}_error_on_protected": error,
+        f"{extent}_error_on_source": _error(network, found, spec, plain=True),
         f"{extent}_passes_per_image": passes,
     }
     weights = {name: value.detach().cpu().clone() for name, value in trained.state_dict().items()}
@@ -188,14 +191,16 @@ def _perturb_sample(
         sample.shadow[which] = method(x, loss, mask, limits, rng, shadow).numpy()
 
 
-def _error(network: nn.Module, found: Sequence[Sample], spec: NetworkSpec) -> float:
-    """Return how wrong the network is on all samples, 0 to 1."""
+def _error(
+    network: nn.Module, found: Sequence[Sample], spec: NetworkSpec, *, plain: bool = False
+) -> float:
+    """Return how wrong the network is on all samples, protected or plain, 0 to 1."""
     objective = OBJECTIVES[spec.objective]
     network.eval()
     with torch.no_grad():
         tallies = []
         for sample in found:
             for index in range(len(sample)):
-                image, target = sample.seen(index, spec.size)
+                image, target = sample.seen(index, spec.size, plain=plain)
                 tallies.append(objective.tally(network(image), target))
     return objective.error(torch.stack(tallies).sum(0))

@@ -107,7 +107,9 @@ class Lawless:
 
 
 EVERY_METHOD: dict[str, Callable[[Settings], Method]] = METHODS | {
-    "lawless": lambda s: Lawless(rho=s.rho)
+    "lawless": lambda s: Lawless(rho=s.rho),
+    # what labels with a texture get
+    "hybrid, texture": lambda s: METHODS["hybrid"](replace(s, place=1)),
 }
 
 # These ignore rho: METHODS has no sparse form of them.

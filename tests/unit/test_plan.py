@@ -11,7 +11,7 @@ import pytest
 from salm_dicom.cli import options
 from salm_dicom.errors import PlanError
 from salm_dicom.foreground import foreground
-from salm_dicom.perturb import METHODS, OneSided, Random
+from salm_dicom.perturb import BY_LABEL, METHODS, OneSided, Random
 from salm_dicom.perturb.salm import Salm
 from salm_dicom.plan import CT_RANGE_HU, ProtectionPlan, intensity_range
 from tests.unit.volumes import phantom_volume
@@ -47,7 +47,10 @@ OTHERS = {
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"method": "magic"}, "method 'magic' is unknown; known are one_sided, salm, dense"),
+        (
+            {"method": "magic"},
+            "method 'magic' is unknown; known are one_sided, hybrid, salm, dense",
+        ),
         ({"extent": "patient"}, "extent 'patient' is unknown; known are slice, volume"),
         ({"schedule": "never"}, "schedule 'never' is unknown; known are round, step, once"),
         ({"epsilon": "six"}, "epsilon 'six' is not understood"),
@@ -190,3 +193,13 @@ def test_a_foreground_of_one_value_has_no_range():
     flat = replace(volume, pixels=replace(volume.pixels, values=volume.pixels.values * 0 + 5))
     with pytest.raises(PlanError, match="one value only"):
         intensity_range(ProtectionPlan(), flat, lambda _: np.ones((64, 64), bool))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_that_make_something_for_each_label_take_no_masks(method):
+    if method in BY_LABEL:
+        with pytest.raises(PlanError, match="knows no masks"):
+            ProtectionPlan(method=method, objective="segmentation")
+    else:
+        plan = ProtectionPlan(method=method, objective="segmentation")
+        assert plan.needs_masks == plan.build_method().needs_gradient

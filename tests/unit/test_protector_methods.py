@@ -72,6 +72,15 @@ def test_a_fit_goes_on_although_the_surrogate_knows_what_was_just_made_for_it(tm
     assert all_four["slice_rounds"] == 4
 
 
+def test_the_report_of_a_fit_tells_a_learned_perturbation_from_learned_anatomy(tmp_path):
+    # the same image under both labels: only the perturbation can be learned
+    same = [Study(label=one, load=lambda: phantom_volume(slices=3)) for one in ("a", "b")]
+    plan = replace(PLAN, method="dense", rounds=8, steps=10, batches=20)
+    report = fit(same, plan, tmp_path).report
+    assert report["slice_error_on_protected"] < 0.1
+    assert report["slice_error_on_source"] == 0.5
+
+
 def test_a_targeted_surrogate_never_sees_a_protected_image(tmp_path):
     targeted, min_min = fitted(tmp_path, "targeted"), fitted(tmp_path, "salm")
     passes = "slice_passes_per_image"

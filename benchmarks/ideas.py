@@ -1,0 +1,363 @@
+"""Ideas for a stronger protection, tried on PneumoniaMNIST and scored on clean validation images.
+
+Run: .venv/bin/python benchmarks/ideas.py [--only NAME ...] [--measures NAME ...] [--epochs N]
+Every idea has the budget of `method.py`: 8/255 on 20 % of the foreground, sums of 0. Two victims
+that are no architecture of a surrogate train for a few epochs; the test set is not looked at.
+An idea takes ten seconds to two minutes on one core. What holds here goes to `method.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import method  # noqa: E402
+from benchmarks.pneumonia import load, volumes  # noqa: E402
+from salm_dicom.audit import Images, normalised_protection, trial  # noqa: E402
+from salm_dicom.foreground import outline  # noqa: E402
+from salm_dicom.learning import NetworkSpec, train  # noqa: E402
+from salm_dicom.perturb import Limits, quota, to_integers  # noqa: E402
+from salm_dicom.perturb.pairs import top_pairs  # noqa: E402
+from salm_dicom.perturb.robust import blur, half_and_back  # noqa: E402
+from salm_dicom.protector import Protector  # noqa: E402
+
+BUDGET, RHO, REGION, SIDE = 8.0, 0.2, 10, 28
+LIMITS = Limits(budget=np.full((1, 1, 1, 1), BUDGET, np.float32), low=0, high=255)
+VICTIMS = ("densenet-small", "convnet")
+ROW, COLUMN = np.mgrid[:SIDE, :SIDE]
+
+# Balanced in every region, as the package does it for methods that follow a gradient.
+BY_GRADIENT = (
+    "salm", "hybrid",
+    "targeted, 1 surrogate", "targeted, 3 surrogates", "texture and targeted", "learned class-wise",
+)  # fmt: skip
+
+# Given images, their foreground and a seed, returns the shadow of a perturbation.
+Idea = Callable[[Images, np.ndarray, int], np.ndarray]
+
+
+def stored(images: Images) -> np.ndarray:
+    """Return the 8-bit values of images."""
+    return (images.pixels * 255).round().numpy().astype(np.int16)
+
+
+def foreground(images: Images) -> np.ndarray:
+    """Return where a change is allowed, shape of the images."""
+    masks = [
+        outline(volume.pixels, volume.modality, volume.photometric).at(index)
+        for _, _, volume in volumes(images)
+        for index in range(len(volume.pixels.values))
+    ]
+    return np.stack(masks)[:, None]
+
+
+# Where --------------------------------------------------------------------------------------
+
+
+def central(images: Images, inside: np.ndarray) -> np.ndarray:
+    """Return the share of each foreground that lies nearest its middle."""
+    far = np.maximum(abs(ROW - (SIDE - 1) / 2), abs(COLUMN - (SIDE - 1) / 2))
+    return nearest(np.broadcast_to(far, inside.shape), inside)
+
+
+def smooth_window(images: Images, inside: np.ndarray, sign: int = 1) -> np.ndarray:
+    """Return the one square of the right area in which neighbouring columns differ least."""
+    edge = round((RHO * SIDE**2) ** 0.5) - 1
+    steps = np.diff(stored(images), axis=3).astype(np.float32) ** 2
+    means = sign * functional.avg_pool2d(torch.from_numpy(steps), edge, stride=1).numpy()
+    out = np.zeros_like(inside)
+    for one, mean in zip(out, means, strict=True):
+        _, row, column = np.unravel_index(mean.argmin(), mean.shape)
+        one[0, row : row + edge, column : column + edge] = True
+    return out & inside
+
+
+def nearest(far: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Return the allowed share of each foreground where `far` is least."""
+    out = np.zeros_like(inside)
+    for one, distance, mask in zip(out, far, inside, strict=True):
+        where = np.flatnonzero(mask)
+        order = np.argsort(distance.reshape(-1)[where], kind="stable")
+        one.reshape(-1)[where[order[: quota(mask, RHO)]]] = True
+    return out
+
+
+# What ---------------------------------------------------------------------------------------
+
+
+def wave(phase: np.ndarray) -> np.ndarray:
+    """Return a square wave, 1 or -1."""
+    return np.where(phase % 1 < 0.5, 1.0, -1.0)
+
+
+def one_sided(
+    images: Images,
+    inside: np.ndarray,
+    seed: int,
+    *,
+    texture: np.ndarray | None = None,
+    place: Callable[[Images, np.ndarray], np.ndarray] = central,
+    without: int = 0,
+    power: float = 1.0,
+    noisy: bool = True,
+) -> np.ndarray:
+    """Texture for all labels but one, which gets noise of a strength drawn for each image.
+
+    Parameters
+    ----------
+    power
+        Of the uniform draw of a strength: above 1 most noise is faint.
+    noisy
+        Whether the label without texture is changed at all.
+    """
+    rng = np.random.default_rng(seed)
+    texture = wave(COLUMN / 2) if texture is None else texture
+    noise = rng.integers(0, 2, inside.shape) * 2.0 - 1
+    strength = noisy * (1 + np.floor(rng.random((len(inside), 1, 1, 1)) ** power * BUDGET))
+    marked = (images.labels.numpy() != without)[:, None, None, None]
+    return np.where(marked, texture * BUDGET, noise * strength) * place(images, inside)
+
+
+def plain(_: int) -> nn.Module:
+    """Return three convolutions with batch normalisation and pooling."""
+    layers: list[nn.Module] = []
+    for before, after in ((1, 16), (16, 32), (32, 64)):
+        layers += [
+            nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]  # fmt: skip
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
+
+
+def patchy(_: int) -> nn.Module:
+    """Return a network that cuts an image into patches and has a linear layer over places."""
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 4, stride=4), nn.GELU(), nn.Conv2d(32, 32, 3, padding=1), nn.GELU(),
+        nn.Flatten(), nn.Linear(32 * (SIDE // 4) ** 2, 2),
+    )  # fmt: skip
+
+
+def resnet(seed: int) -> nn.Module:
+    """Return the package's surrogate."""
+    return NetworkSpec(size=(SIDE, SIDE), classes=2).build(seed)
+
+
+SURROGATES = (resnet, plain, patchy)
+
+
+def surrogate(kind: Callable[[int], nn.Module], images: Images, seed: int) -> nn.Module:
+    """Return a frozen network that was trained on clean images for six epochs."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = kind(seed)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
+
+    def batch(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        drawn = torch.randint(len(images.labels), (32,), generator=rng)
+        return images.pixels[drawn], images.labels[drawn]
+
+    rng = torch.Generator().manual_seed(seed)
+    train(network, optimiser, batch, 6 * len(images.labels) // 32, rng)
+    return network.eval().requires_grad_(False)
+
+
+def targeted(
+    images: Images, inside: np.ndarray, seed: int, *, kinds: int = 3, steps: int = 30
+) -> np.ndarray:
+    """Show the other label to several surrogates at once, on the most salient balanced voxels."""
+    networks = [surrogate(kind, images, 5) for kind in SURROGATES[:kinds]]
+    found = torch.zeros(inside.shape)
+    for part in torch.split(torch.arange(len(inside)), 120):
+        x, wanted = torch.from_numpy(stored(images))[part].float(), 1 - images.labels[part]
+        shadow, mean, mask = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x).bool()
+        for step in range(steps):
+            leaf = (x + shadow).requires_grad_(True)
+            losses = [
+                functional.cross_entropy(n(leaf / 255), wanted, reduction="sum") for n in networks
+            ]
+            (slope,) = torch.autograd.grad(torch.stack(losses).sum(), leaf)
+            mean = 0.9 * mean + slope / slope.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
+            if step < steps // 2:
+                mask = top_pairs(-mean, torch.from_numpy(inside[part]), RHO, REGION)
+            moved = (shadow - 0.1 * BUDGET * mean.sign()).clamp(-BUDGET, BUDGET)
+            shadow = torch.where(mask, moved, 0.0)
+        found[part] = shadow
+    return found.numpy()
+
+
+def texture_and_targeted(images: Images, inside: np.ndarray, seed: int) -> np.ndarray:
+    """Hybrid: texture for one label, salient voxels that show that label for the other."""
+    texture = one_sided(images, inside, seed)
+    salient = targeted(images, inside, seed)
+    return np.where((images.labels.numpy() == 0)[:, None, None, None], salient, texture)
+
+
+@cache
+def _fitted(contender: str) -> Protector:
+    with TemporaryDirectory() as folder:
+        found = method.fitted(method.CONTENDERS[contender], load().early, Path(folder))
+    print(contender, dict(found.report), file=sys.stderr, flush=True)
+    return found
+
+
+def of_the_package(images: Images, inside: np.ndarray, seed: int, *, contender: str) -> np.ndarray:
+    """Return what a contender of `method.py` does, fitted on the early images."""
+    found, _, _ = method.protected(_fitted(contender), images)
+    return stored(found) - stored(images)
+
+
+def class_wise(images: Images, inside: np.ndarray, seed: int) -> np.ndarray:
+    """One learned sparse pattern for label 1, that fresh networks of three kinds learn first.
+
+    In each of 40 rounds a new network trains for 4 to 20 batches, half of them through a blur or
+    half resolution; four further batches give the gradient of the pattern. Label 0 gets noise of
+    varying strength on the same voxels.
+    """
+    pattern = _learned()
+    return one_sided(
+        images, inside, seed, texture=pattern / BUDGET, place=lambda _, mask: mask & (pattern != 0)
+    )
+
+
+@cache
+def _learned() -> np.ndarray:
+    images = load().early
+    rng, draws = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    x, whole = torch.from_numpy(stored(images)).float(), torch.ones((1, 1, SIDE, SIDE)).bool()
+    pattern, mean = torch.zeros((1, 1, SIDE, SIDE)), torch.zeros((1, 1, SIDE, SIDE))
+    for turn in range(40):
+        torch.manual_seed(turn)
+        network = SURROGATES[turn % 3](turn).train()
+        optimiser = torch.optim.AdamW(network.parameters(), lr=4e-3)
+        batches, slope = int(torch.randint(4, 21, (), generator=rng)), torch.zeros_like(mean)
+        for number in range(batches + 4):
+            drawn = torch.randint(len(x), (32,), generator=rng)
+            labels = images.labels[drawn]
+            noise = torch.from_numpy(draws.integers(0, 2, (32, 1, SIDE, SIDE)) * 2.0 - 1)
+            strength = torch.from_numpy(1 + np.floor(draws.random((32, 1, 1, 1)) * BUDGET))
+            leaf = torch.round(pattern).requires_grad_(True)
+            other = (noise * strength).float() * (pattern != 0)
+            seen = (x[drawn] + torch.where(labels[:, None, None, None] == 1, leaf, other)) / 255
+            lot = int(torch.randint(4, (), generator=rng))
+            seen = blur(seen, 1.0) if lot == 1 else half_and_back(seen) if lot == 2 else seen
+            loss = functional.cross_entropy(network(seen), labels)
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            if number < batches:
+                optimiser.step()
+            elif leaf.grad is not None:
+                slope += leaf.grad
+        mean = 0.8 * mean + slope / slope.abs().mean().clamp_min(1e-12)
+        mask = top_pairs(-mean, whole, RHO, REGION)
+        pattern = torch.where(mask, (pattern - 1.5 * mean.sign()).clamp(-BUDGET, BUDGET), 0.0)
+    return pattern.numpy()
+
+
+def ideas() -> dict[str, Idea]:
+    """Return every idea by name."""
+    textures = {
+        "rows of 1": wave(ROW / 2), "columns of 2": wave(COLUMN / 4), "rows of 2": wave(ROW / 4),
+        "columns of 3": wave(COLUMN / 6), "columns of 4": wave(COLUMN / 8),
+        "chequered": wave((ROW + COLUMN) / 2), "diagonals of 2": wave((ROW + COLUMN) / 4),
+        "half columns, half diagonals": np.where(
+            ROW < SIDE // 2, wave(COLUMN / 2), wave((ROW + COLUMN) / 4)
+        ),
+    }  # fmt: skip
+    places: dict[str, Callable[[Images, np.ndarray], np.ndarray]] = {
+        "smoothest window": smooth_window,
+        "roughest window": partial(smooth_window, sign=-1),
+    }
+    return {
+        "one_sided": one_sided,
+        "no noise": partial(one_sided, noisy=False),
+        "hybrid": partial(of_the_package, contender="hybrid"),
+        "salm": partial(of_the_package, contender="salm"),
+        "other label without": partial(one_sided, without=1),
+        "fainter noise": partial(one_sided, power=2.0),
+        "learned class-wise": class_wise,
+        "targeted, 3 surrogates": targeted,
+        **{f"texture: {k}": partial(one_sided, texture=v) for k, v in textures.items()},
+        **{f"place: {k}": partial(one_sided, place=v) for k, v in places.items()},
+        "targeted, 1 surrogate": partial(targeted, kinds=1),
+        "texture and targeted": texture_and_targeted,
+    }
+
+
+def main() -> None:
+    """Try what was asked for and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--measures", nargs="*", default=["none"])
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1])
+    parser.add_argument("-o", type=Path, default=ROOT / "benchmarks" / "results" / "ideas.json")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    data = load()
+    masks = foreground(data.early), foreground(data.late)
+
+    def last(train_on: Images, other: Images, measure: str) -> list[float]:
+        return [
+            trial(
+                victim, train_on, validation=method.held_out(other),
+                clean_validation=data.validation, test=data.validation, seed=seed,
+                countermeasure=measure, epochs=asked.epochs,
+            ).last
+            for victim in VICTIMS for seed in asked.seeds
+        ]  # fmt: skip
+
+    clean = {measure: last(data.early, data.late, measure) for measure in asked.measures}
+    rows = []
+    print(f"| idea | {' | '.join(asked.measures)} | PSNR dB | changed | seconds |")
+    print("|---|" + "---|" * (len(asked.measures) + 3))
+    known = ideas()
+    for name in asked.only or known:
+        began = time.perf_counter()
+        region = REGION if name in BY_GRADIENT else None
+        shown = [
+            protected(known[name], images, mask, number, region)
+            for number, (images, mask) in enumerate(((data.early, masks[0]), (data.late, masks[1])))
+        ]
+        seconds = time.perf_counter() - began
+        change = (shown[0].pixels - data.early.pixels) * 255
+        row = {"idea": name, "seconds": seconds, "changed": float((change != 0).float().mean())}
+        row["psnr"] = 10 * math.log10(255**2 / float((change**2).mean()))
+        for measure in asked.measures:
+            pairs = zip(clean[measure], last(*shown, measure), strict=True)
+            row[measure] = [normalised_protection(a, b, method.CHANCE) for a, b in pairs]
+        rows.append(row)
+        scores = " | ".join(f"{fmean(row[m]):.2f}" for m in asked.measures)
+        print(f"| {name} | {scores} | {row['psnr']:.1f} | {row['changed']:.2f} | {seconds:.0f} |",
+              flush=True)  # fmt: skip
+        asked.o.parent.mkdir(parents=True, exist_ok=True)
+        asked.o.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def protected(
+    idea: Idea, images: Images, inside: np.ndarray, seed: int, region: int | None
+) -> Images:
+    """Return images after an idea, within the budget whatever it wished."""
+    x, shadow = stored(images), idea(images, inside, seed)
+    delta = to_integers(shadow, x, inside, LIMITS, rho=RHO, zero_mean=True, region=region)
+    return replace(images, pixels=torch.from_numpy((x + delta).astype(np.float32) / 255))
+
+
+if __name__ == "__main__":
+    main()
