@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from salm_dicom.errors import Unmeasurable
 from salm_dicom.fidelity.subject import Reading, Subject
 
 
@@ -14,6 +15,8 @@ def clipping(subject: Subject) -> Iterator[Reading]:
     uses, its padding aside. Voxels that lay at an end before are not counted: they were clipped by
     whoever made the image.
     """
+    if not subject.mask.any():
+        raise Unmeasurable("no foreground was found")
     counts = [one.clipped for one in subject.changes]
     most = max(counts)
     yield Reading(
