@@ -7,9 +7,7 @@ It needs 3 GB in the folder for temporary files; set TMPDIR if that is not on a 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -17,16 +15,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # for benchmarks.measured, tests.synthetic
+
+from benchmarks.measured import Run, compile_bytecode, run, write_results  # noqa: E402
+
 SERIES = 10
 SIDE = 512
 LIBRARIES = ("salm_dicom", "pydicom", "numpy", "torch")
-
-sys.path.insert(0, str(ROOT))  # for tests.synthetic
 
 
 def raw_pydicom(source: Path, out: Path) -> None:
@@ -86,15 +85,6 @@ WORK: dict[str, Callable[[Path, Path], None]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One measured process."""
-
-    seconds: float
-    peak_mb: float
-    work_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Contestant:
     """What is measured: its name in the table, and the command that does it."""
 
@@ -106,7 +96,8 @@ class Contestant:
         """Run the command once into a fresh folder, and remove what it wrote."""
         os.sync()
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            return run(self.command(source, Path(scratch) / "out"), timed=self.prints_seconds)
+            command = self.command(source, Path(scratch) / "out")
+            return run(command, timed=self.prints_seconds)
 
 
 def this_script(name: str) -> Callable[[Path, Path], list[str]]:
@@ -140,25 +131,6 @@ CONTESTANTS = {
 }
 
 
-def run(command: list[str], *, timed: bool) -> Run:
-    """Run a process to its end; its peak is that of its largest process (children included)."""
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as messages:
-        start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=messages, cwd=ROOT)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        messages.seek(0)
-        if process.returncode:
-            raise SystemExit(
-                f"{command} ended with {process.returncode}:\n{messages.read()[-2000:]}"
-            )
-        inside = float(output.read().split()[-1]) if timed else None
-    unit = 1024**2 if sys.platform == "darwin" else 1024
-    return Run(seconds=seconds, peak_mb=usage.ru_maxrss / unit, work_seconds=inside)
-
-
 def do_work(name: str, source: Path, out: Path) -> None:
     """Print the seconds that one piece of `WORK` takes after a warm-up that imports everything."""
     from tests.synthetic import write_ct_series
@@ -188,6 +160,7 @@ def measure(slices: int, repeats: int, folder: Path) -> dict[str, list[Run]]:
     source = folder / "source"
     # In a process of its own: a child's peak counts from the size of the parent that started it.
     subprocess.run([sys.executable, __file__, "--export", source, f"--slices={slices}"], check=True)
+    compile_bytecode()
     runs: dict[str, list[Run]] = {name: [] for name in CONTESTANTS}
     for repeat in range(repeats):
         for name in list(CONTESTANTS)[:: -1 if repeat % 2 else 1]:
@@ -285,15 +258,9 @@ def main() -> None:
         runs = measure(options.slices, options.repeats, Path(folder))
     numbers = summary(runs, options.slices)
     print(table(numbers, options.slices))
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    about = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "os": platform.system()},
-        "versions": {"python": platform.python_version()} | {n: version(n) for n in LIBRARIES},
-        "slices": options.slices,
-        "repeats": options.repeats,
-    }
-    options.json.write_text(json.dumps(about | {"medians": numbers}, indent=2) + "\n")
+    write_results(
+        options.json, LIBRARIES, slices=options.slices, repeats=options.repeats, medians=numbers
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -21,17 +20,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # for benchmarks.measured, tests.synthetic
+
+from benchmarks.measured import write_results  # noqa: E402
+
 LIBRARIES = ("salm_dicom", "pydicom", "numpy")
 FOLDER_OF = 100
 SIDE = 16
-
-sys.path.insert(0, str(ROOT))  # for tests.synthetic
 
 Numbers = dict[str, float]
 
@@ -217,15 +217,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="salm-scale-") as folder:
             numbers[series] = measure(series, options.files, options.repeats, Path(folder))
     print(table(numbers, options.files))
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    about = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "os": platform.system()},
-        "versions": {"python": platform.python_version()} | {n: version(n) for n in LIBRARIES},
-        "files_of_a_series": options.files,
-        "repeats": options.repeats,
-    }
-    options.json.write_text(json.dumps(about | {"medians": numbers}, indent=2) + "\n")
+    write_results(
+        options.json, LIBRARIES,
+        files_of_a_series=options.files, repeats=options.repeats, medians=numbers,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

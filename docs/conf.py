@@ -22,6 +22,12 @@ html_title = f"salm_dicom {version}"
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
 html_copy_source = False
 myst_heading_anchors = 3
+nitpicky = True
+# Objects of others, whose inventories would have to be fetched. `make docs` fetches nothing.
+nitpick_ignore_regex = [
+    ("py:class", r"(numpy|torch|monai|pydicom|pathlib|datetime|collections|concurrent)\..+"),
+    ("py:exc", "SafetensorError"),
+]
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_google_docstring = False

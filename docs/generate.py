@@ -48,7 +48,7 @@ def errors_page() -> str:
     rows = [
         "# Errors",
         "Every error that is raised on purpose, from `salm_dicom.errors`. What a code means for a "
-        "file, and what to do, is in the [reference](../reference.md#codes-of-what-is-left-out).",
+        "file, and what to do, is in the [reference](../reference/codes.md).",
         "| code | class | below | exit | what |\n|---|---|---|---|---|\n" + "\n".join(_rows()),
     ]
     return "\n\n".join(rows) + "\n"

@@ -1,24 +1,24 @@
 """Every error that is raised on purpose, as one tree; one code for each.
 
-```text
-SalmDicomError
-├── PlanError                 a setting is out of range, unknown or contradicts another     (exit 2)
-│   └── TooFew                there are not enough patients or labels to measure anything
-├── UnsafeError               going on could overwrite or mix up somebody's data            (exit 6)
-├── DiskFull                  no space left for the output                                  (exit 7)
-├── Locked                    another run is writing to the same output                     (exit 8)
-├── PacsError                 the way to a PACS is broken or refused                        (exit 3)
-├── MismatchError             what was written is not what was meant                        (exit 9)
-├── Unmeasurable              a metric says nothing of this volume; the row says so
-└── InputError                one file or series cannot be protected; it is listed with its code
-    ├── NotDicom, EmptyFile, NotRegularFile, Unreadable, ParseError, Truncated
-    ├── TooLarge, Bomb, MissingTag, BadValue, BadUid, DuplicateUid, DuplicatePosition
-    ├── NotImage, UnsupportedPixels, UnsupportedTransferSyntax, DecodeError
-    ├── GeometryError, UnevenSpacing, NonLinearRescale
-    ├── AlreadyProtected, Quantitative, Changed, NoModality, NoLabel, NoChange, NoForeground
-    ├── NotProtected, NotDeidentified, NotTransferred, and those of batch/review
-    └── WorkerCrashed, TimedOut, UnexpectedFailure
-```
+::
+
+    SalmDicomError
+    ├── PlanError                 a setting is out of range, unknown or contradicts another (exit 2)
+    │   └── TooFew                there are not enough patients or labels to measure anything
+    ├── UnsafeError               going on could overwrite or mix up somebody's data        (exit 6)
+    ├── DiskFull                  no space left for the output                              (exit 7)
+    ├── Locked                    another run is writing to the same output                 (exit 8)
+    ├── PacsError                 the way to a PACS is broken or refused                    (exit 3)
+    ├── MismatchError             what was written is not what was meant                    (exit 9)
+    ├── Unmeasurable              a metric says nothing of this volume; the row says so
+    └── InputError                one file or series cannot be protected; it is listed with its code
+        ├── NotDicom, EmptyFile, NotRegularFile, Unreadable, ParseError, Truncated
+        ├── TooLarge, Bomb, MissingTag, BadValue, BadUid, DuplicateUid, DuplicatePosition
+        ├── NotImage, UnsupportedPixels, UnsupportedTransferSyntax, DecodeError
+        ├── GeometryError, UnevenSpacing, NonLinearRescale
+        ├── AlreadyProtected, Quantitative, Changed, NoModality, NoLabel, NoChange, NoForeground
+        ├── NotProtected, NotDeidentified, NotTransferred, and those of batch/review
+        └── WorkerCrashed, TimedOut, UnexpectedFailure
 
 Messages say what was found, what was needed and what to do. They carry types, tags and codes,
 never values of patient attributes.

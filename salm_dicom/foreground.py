@@ -38,7 +38,10 @@ _SMALL = 0.1
 def foreground(pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2") -> Booleans:
     """Return True on anatomy, shape of the stored values; see `outline`."""
     found = outline(pixels, modality, photometric)
-    return np.stack([found.at(index) for index in range(len(pixels.values))])
+    mask = np.empty(pixels.values.shape, dtype=bool)
+    for index, one in enumerate(mask):
+        one[:] = found.at(index)
+    return mask
 
 
 def outline(pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2") -> Outline:
@@ -227,3 +230,32 @@ def _run(image_filter: Any, image: sitk.Image) -> sitk.Image:
     image_filter.SetNumberOfThreads(1)
     result: sitk.Image = image_filter.Execute(image)
     return result
+
+
+def near_edges(classes: Integers, spacing_mm: tuple[float, float], reach_mm: float) -> Booleans:
+    """Return True within a reach of an edge between classes, in the slice, on either side of it.
+
+    Parameters
+    ----------
+    classes
+        A number for each voxel, (slices, rows, columns); an edge is where neighbours differ.
+    spacing_mm
+        Distance of rows, and of columns.
+    reach_mm
+        Distance to the nearest voxel that lies at an edge; those are always within it.
+    """
+    found = np.zeros(classes.shape, dtype=bool)
+    down, across = classes[:, 1:] != classes[:, :-1], classes[:, :, 1:] != classes[:, :, :-1]
+    found[:, 1:] |= down
+    found[:, :-1] |= down
+    found[:, :, 1:] |= across
+    found[:, :, :-1] |= across
+    distance = sitk.SignedMaurerDistanceMapImageFilter()
+    distance.SetSquaredDistance(False)
+    distance.SetUseImageSpacing(True)
+    for edges in found:
+        if edges.any():
+            image = _image(edges)
+            image.SetSpacing([float(mm) for mm in reversed(spacing_mm)])
+            edges |= sitk.GetArrayFromImage(_run(distance, image)) <= reach_mm
+    return found

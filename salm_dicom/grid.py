@@ -1,4 +1,4 @@
-"""Put voxels of one grid back on another, by exact index arithmetic or not at all."""
+"""Grids: put voxels of one back on another, by exact index arithmetic or not at all; spacing."""
 
 from __future__ import annotations
 
@@ -53,6 +53,31 @@ def align(
     taken = tuple(slice(a - o, b - o) for a, b, o in zip(first, last, offset, strict=True))
     out[inside] = back[taken]
     return out
+
+
+def covers(
+    moved_shape: tuple[int, ...],
+    moved_affine: NDArray[np.floating],
+    home_shape: tuple[int, ...],
+    home_affine: NDArray[np.floating],
+) -> bool:
+    """Return whether `align` puts a value on every voxel of the home grid."""
+    try:
+        axes, signs, offset = _index_map(moved_affine, home_affine)
+    except MismatchError:
+        return False
+    for axis, home_axis in enumerate(axes.tolist()):
+        steps = moved_shape[axis] - 1
+        first = int(offset[home_axis]) - (steps if signs[axis] < 0 else 0)
+        if first > 0 or first + steps < home_shape[home_axis] - 1:
+            return False
+    return True
+
+
+def spacing_mm(affine: NDArray[np.floating]) -> tuple[float, float]:
+    """Return the distance of rows and of columns of a volume; 1 where its affine does not say."""
+    columns, rows = np.linalg.norm(affine[:3, :2], axis=0).tolist()
+    return rows if 0 < rows < np.inf else 1.0, columns if 0 < columns < np.inf else 1.0
 
 
 def _index_map(

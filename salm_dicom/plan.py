@@ -12,11 +12,17 @@ import numpy as np
 
 from salm_dicom import __version__
 from salm_dicom.errors import NoForeground, PlanError
-from salm_dicom.perturb import EOT, METHODS, Epsilon, Method, Settings
+from salm_dicom.perturb import BY_LABEL, EOT, METHODS, Epsilon, Method, Settings
 from salm_dicom.volume import Booleans, StoredPixels, Volume
 
 EXTENTS = ("slice", "volume")
 SCHEDULES = ("round", "step", "once")
+# Keys of `learning.OBJECTIVES`.
+OBJECTIVES = ("classification", "segmentation")
+# Where the sparse mask may lie, see `ProtectionPlan.mask`.
+MASKS = ("gradient", "roi_band", "gradient & roi")
+# Transforms of `EOT` that move an image, but not the mask that it is to show.
+_MOVING = ("shift", "flip")
 # CT soft tissue: level 40 HU, width 400 HU.
 CT_RANGE_HU = (-160.0, 240.0)
 # Edge of the smallest region in pixels of the surrogate's view, within each of which a gradient is
@@ -42,6 +48,15 @@ class ProtectionPlan:
         Gradient steps for each sample, and the size of one as a share of the budget.
     schedule
         When the mask is made, see `Salm`.
+    objective
+        What surrogates learn: a label for each series (`classification`, cross-entropy), or a mask
+        of classes (`segmentation`, DiceCE).
+    mask
+        Where voxels may change. `gradient`: in all of the foreground; `roi_band`: only within
+        `band_mm` of the edge of a class of the mask; `gradient & roi`: there and inside a class.
+        The last two need masks. The number of voxels, `rho` of the foreground, stays the same.
+    band_mm
+        Reach of the band on either side of an edge, in mm within a slice, at least one voxel.
     extent
         `slice`: each slice is a sample. `volume`: the whole volume is one; series that are no
         regular volume are still protected slice by slice, with a warning.
@@ -81,6 +96,9 @@ class ProtectionPlan:
     momentum: float = 0.5
     eot: tuple[str, ...] = ()
     block: int = 1
+    objective: str = "classification"
+    mask: str = "gradient"
+    band_mm: float = 5.0
     extent: str = "slice"
     intensity_range: tuple[float, float] | None = None
     zero_mean: bool = True
@@ -104,8 +122,10 @@ class ProtectionPlan:
         if self.swap != 0:
             _check_share("swap", self.swap)
         _check_eot(self.eot)
-        if not isinstance(self.region_mm, int | float) or not 0 < self.region_mm < float("inf"):
-            raise PlanError(f"region_mm is {self.region_mm!r}; millimetres above 0 are needed")
+        _check_choice("objective", self.objective, OBJECTIVES)
+        _check_choice("mask", self.mask, MASKS)
+        for name in ("region_mm", "band_mm"):
+            _check_length(name, getattr(self, name))
         for name in ("steps", "block", "rounds", "batches", "batch_size"):
             _check_count(name, getattr(self, name))
         for name, dimensions in (("slice_size", 2), ("volume_size", 3)):
@@ -116,6 +136,29 @@ class ProtectionPlan:
                 _check_count(name, number)
         if self.intensity_range is not None:
             _check_range(self.intensity_range)
+        self._check_masks()
+
+    def _check_masks(self) -> None:
+        """Refuse what does not go together with masks, or without them."""
+        method = self.build_method()
+        if self.mask != "gradient" and not (self.needs_masks and method.needs_gradient):
+            raise PlanError(
+                f"mask {self.mask!r} needs masks: give objective segmentation, and a method that "
+                "follows a gradient (salm)"
+            )
+        if self.needs_masks and self.method in BY_LABEL:
+            raise PlanError(
+                f"method {self.method} makes a pattern for each label and knows no masks; use a "
+                "method that follows a gradient (salm) with objective segmentation"
+            )
+        moving = sorted({*self.eot} & {*_MOVING})
+        if self.needs_masks and moving:
+            raise PlanError(f"eot {moving[0]} moves the image and not its mask; leave it out")
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether each series needs a mask, where `needs_surrogate` says that it needs a label."""
+        return self.objective == "segmentation" and self.needs_surrogate
 
     @property
     def needs_surrogate(self) -> bool:
@@ -220,6 +263,11 @@ def _check_share(name: str, value: object) -> None:
     if not isinstance(value, int | float) or not 0 < value <= 1:
         shown = f"{value:g}" if isinstance(value, int | float) else repr(value)
         raise PlanError(f"{name} is {shown}; a share above 0 and up to 1 is needed")
+
+
+def _check_length(name: str, value: object) -> None:
+    if not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise PlanError(f"{name} is {value!r}; millimetres above 0 are needed")
 
 
 def _check_momentum(value: object) -> None:

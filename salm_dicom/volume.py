@@ -253,7 +253,7 @@ class Volume:
 
     @property
     def units(self) -> str:
-        """Name of the modality units: HU for CT."""
+        """What modality values are in, HU for CT."""
         return "HU" if self.modality == "CT" else "modality units"
 
     def picture(

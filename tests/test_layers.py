@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "salm_dicom"
 LAYERS = (
     ("errors",),
     ("plots",),
-    ("volume", "grid", "record", "quantity", "folder", "trace"),
+    ("volume", "difference", "grid", "record", "quantity", "folder", "trace"),
     ("dicom", "nifti", "foreground", "perturb", "learning", "fidelity", "report"),
     ("plan",),
     ("protector",),

@@ -16,7 +16,7 @@ from salm_dicom.errors import GeometryError, InputError, NoForeground, PlanError
 from salm_dicom.foreground import foreground
 from salm_dicom.learning import network_input
 from salm_dicom.plan import ProtectionPlan, intensity_range
-from salm_dicom.protector.apply import per_slice, samples
+from salm_dicom.protector.samples import per_slice, samples
 from salm_dicom.volume import StoredPixels, Volume
 
 # Called with what is going on, how much is done and how much there is.

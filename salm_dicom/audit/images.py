@@ -9,14 +9,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """Labelled images or volumes of one channel.
+    """Images or volumes of one channel, with labels or masks.
 
     Parameters
     ----------
     pixels
         (n, 1, rows, columns) or (n, 1, slices, rows, columns), float32, 0 to 1.
     labels
-        (n,), int64, from 0.
+        (n,), int64, from 0; or masks of classes, shape of `pixels`, int64, 0 for none.
     """
 
     pixels: Tensor

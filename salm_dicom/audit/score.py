@@ -1,20 +1,55 @@
-"""Scores of an audit: balanced accuracy, normalised protection, and a verdict in plain words."""
+"""Scores of an audit: balanced accuracy, Dice, normalised protection, a verdict in plain words."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from salm_dicom.errors import PlanError
+from salm_dicom.learning import dice, overlaps_of
 
 STRONG = 0.9
 PARTIAL = 0.5
 WEAK = 0.2
 
 
+def score(predicted: Tensor, labels: Tensor) -> float:
+    """Return balanced accuracy of labels (n,), or Dice of masks (n, 1, *spatial), 0 to 1."""
+    if labels.ndim == 1:
+        return balanced_accuracy(predicted, labels)
+    return dice(overlaps_of(predicted, labels, int(labels.max())))
+
+
+def chance_of_masks(masks: Tensor) -> float:
+    """Return the Dice of the best constant answer: every voxel of one class."""
+    classes = int(masks.max())
+    shares = [float((masks == one).double().mean()) for one in range(1, classes + 1)]
+    return max((2 * share / (1 + share) for share in shares), default=0.0) / max(classes, 1)
+
+
 def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
     """Return the mean over classes of the share of their images that is recognised, 0 to 1."""
     return balanced_share(predicted == labels, labels)
+
+
+def area_under_curve(outputs: Tensor, labels: Tensor) -> float:
+    """Return the area under the ROC curve, each class against the rest, mean; 0.5 is guessing.
+
+    Parameters
+    ----------
+    outputs
+        Of a network, (n, classes), before softmax.
+    labels
+        (n,); classes that do not occur are left out, two must.
+    """
+    from monai.metrics.rocauc import compute_roc_auc
+
+    there = sorted(set(labels.tolist()))
+    shares = outputs.softmax(1)[:, there]
+    is_class = labels[:, None] == torch.tensor(there)
+    area = compute_roc_auc(shares, is_class.long(), average="macro")
+    return float(np.asarray(area))
 
 
 def balanced_share(correct: Tensor, labels: Tensor) -> float:

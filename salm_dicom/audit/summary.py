@@ -50,6 +50,9 @@ class Row:
         lost, or for the trials without countermeasure.
     verdict
         In plain words; begins with one of a few phrases and a colon.
+    clean_auc, protected_auc
+        Mean area under the ROC curve of the same victims on the same images, 0.5 is guessing;
+        None where the epoch is chosen otherwise.
     """
 
     countermeasure: str
@@ -61,6 +64,8 @@ class Row:
     of_runs: tuple[float | None, ...]
     verdict: str
     restored: float | None = None
+    clean_auc: float | None = None
+    protected_auc: float | None = None
 
     @property
     def word(self) -> str:
@@ -126,7 +131,7 @@ def summarise(found: Sequence[Found], data: Dataset) -> Summary:
     chance = 1 / len(data.classes)
     clean, attacks = by_kind[NONE, 0, "all"], by_kind[NONE, 100, "all"]
     rows = {
-        kind: _row(kind, _pairs(by_kind[kind[0], 0, kind[2]], runs), draws, chance)
+        kind: _of_found(kind, by_kind[kind[0], 0, kind[2]], runs, draws, chance)
         for kind, runs in by_kind.items()
         if kind[1]
     }
@@ -146,14 +151,32 @@ def summarise(found: Sequence[Found], data: Dataset) -> Summary:
 def _by_victim(
     clean: Sequence[Found], attacks: Sequence[Found], draws: Draws, chance: float
 ) -> dict[str, Row]:
-    kinds: dict[str, list[Correct]] = {}
-    for one, pair in zip(clean, _pairs(clean, attacks), strict=True):
-        kinds.setdefault(one.spec.victim, []).append(pair)
-    return {name: _row((NONE, 100, "all"), runs, draws, chance) for name, runs in kinds.items()}
+    kinds: dict[str, list[tuple[Found, Found]]] = {}
+    for one, other in zip(clean, attacks, strict=True):
+        kinds.setdefault(one.spec.victim, []).append((one, other))
+    return {
+        name: _of_found(
+            (NONE, 100, "all"), [a for a, _ in runs], [b for _, b in runs], draws, chance
+        )
+        for name, runs in kinds.items()
+    }
 
 
-def _pairs(clean: Sequence[Found], runs: Sequence[Found]) -> list[Correct]:
-    return [(a.correct, b.correct) for a, b in zip(clean, runs, strict=True)]
+def _of_found(
+    kind: tuple[str, int, str],
+    clean: Sequence[Found],
+    runs: Sequence[Found],
+    draws: Draws,
+    chance: float,
+) -> Row:
+    pairs = [(a.correct, b.correct) for a, b in zip(clean, runs, strict=True)]
+    row = _row(kind, pairs, draws, chance)
+    return replace(row, clean_auc=_area(clean), protected_auc=_area(runs))
+
+
+def _area(runs: Sequence[Found]) -> float | None:
+    areas = [one.trial.auc for one in runs if one.trial.auc is not None]
+    return fmean(areas) if areas else None
 
 
 def _row(kind: tuple[str, int, str], runs: Sequence[Correct], draws: Draws, chance: float) -> Row:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from salm_dicom.audit.batches import untouched
 from salm_dicom.audit.countermeasures import COUNTERMEASURES, Countermeasure
 from salm_dicom.audit.images import Images, Sets
-from salm_dicom.audit.score import balanced_accuracy
+from salm_dicom.audit.score import area_under_curve, score
 from salm_dicom.audit.victims import build_victim
-from salm_dicom.learning import one_thread
+from salm_dicom.errors import PlanError
+from salm_dicom.learning import dice_and_cross_entropy, one_thread
 
 BATCH = 32
 _LEARNING_RATE = 2e-3
@@ -22,12 +24,14 @@ _WEIGHT_DECAY = 1e-2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """Balanced accuracy on the clean test set at four epochs that a victim may stop at.
+    """Score on the clean test set at four epochs that a victim may stop at.
+
+    Of labels the score is balanced accuracy, of masks Dice.
 
     Parameters
     ----------
     selected
-        Where balanced accuracy on validation images from the same source as the training images
+        Where the same on validation images from the same source as the training images
         (protected like them) is highest: what somebody does who has only what was shared.
     clean_selected
         Where it is highest on clean validation images: somebody who has labelled clean images.
@@ -37,6 +41,8 @@ class Trial:
         Highest of all; nobody can choose it without the test set.
     train
         On the training images as they were seen, after the last epoch.
+    auc
+        Area under the ROC curve on the clean test set, at the epoch of `selected`; None of masks.
     """
 
     selected: float
@@ -44,6 +50,7 @@ class Trial:
     last: float
     best: float
     train: float
+    auc: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +60,17 @@ class Course:
     Parameters
     ----------
     validation, clean_validation
-        Balanced accuracy, one for each epoch.
+        Balanced accuracy or Dice, one for each epoch.
     predicted
-        Class of each test image, (epochs, n), int64.
+        Class of each test image, (epochs, n), or its mask, (epochs, n, 1, *spatial), int64.
     predicted_protected
         The same of the protected test images; None where there are none.
     test
-        Labels of the test images.
+        Labels or masks of the test images.
     train
-        Balanced accuracy on the training images, after the last epoch.
+        Balanced accuracy or Dice on the training images, after the last epoch.
+    areas
+        Area under the ROC curve on the test images, one for each epoch; empty for masks.
     """
 
     validation: tuple[float, ...]
@@ -70,6 +79,7 @@ class Course:
     predicted_protected: Tensor | None
     test: Tensor
     train: float
+    areas: tuple[float, ...] = ()
 
     @property
     def selected(self) -> int:
@@ -83,13 +93,14 @@ class Course:
 
     def trial(self) -> Trial:
         """Return the scores at the epochs a victim may stop at."""
-        scores = [balanced_accuracy(one, self.test) for one in self.predicted]
+        scores = [score(one, self.test) for one in self.predicted]
         return Trial(
             selected=scores[self.selected],
             clean_selected=scores[self.clean_selected],
             last=scores[-1],
             best=max(scores),
             train=self.train,
+            auc=self.areas[self.selected] if self.areas else None,
         )
 
 
@@ -123,14 +134,21 @@ def learn(
     """Train a victim and return what it did at every epoch.
 
     AdamW, one-cycle learning rate up to 0.002, weight decay 0.01, batches of 32. Everything
-    random comes from `seed`.
+    random comes from `seed`. Of labels the loss is cross-entropy, of masks DiceCE.
 
     Parameters
     ----------
     victim, countermeasure
-        Keys of `VICTIMS` and `COUNTERMEASURES`.
+        Keys of `VICTIMS` (of masks: `SEGMENTERS`) and `COUNTERMEASURES`.
+
+    Raises
+    ------
+    PlanError
+        The countermeasure works on labels or moves images, and there are masks.
     """
     measure = COUNTERMEASURES[countermeasure]
+    if sets.train.labels.ndim > 1 and (measure.learned or measure.batch is not untouched):
+        raise PlanError(f"countermeasure {countermeasure} knows labels only, no masks")
     rng = torch.Generator().manual_seed(seed)
     seen = _seen_by(measure, replace(sets, train=_mixed(sets, measure, rng)))
     size = tuple(seen.train.pixels.shape[2:])
@@ -150,12 +168,16 @@ def _course(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=steps)
     scores, clean_scores = [], []
     on_test: list[Tensor] = []
+    areas: list[float] = []
     on_protected: list[Tensor] = []
     for _ in range(epochs):
         _epoch(network, seen.train, measure, optimiser, schedule, rng)
         scores.append(measured(network, seen.validation))
         clean_scores.append(measured(network, seen.clean_validation))
-        on_test.append(predictions(network, seen.test))
+        found = outputs(network, seen.test)
+        on_test.append(_classes(found, seen.test))
+        if seen.test.labels.ndim == 1:
+            areas.append(area_under_curve(found, seen.test.labels))
         if seen.protected_test is not None:
             on_protected.append(predictions(network, seen.protected_test))
     return Course(
@@ -165,19 +187,29 @@ def _course(
         predicted_protected=torch.stack(on_protected) if on_protected else None,
         test=seen.test.labels,
         train=measured(network, seen.train),
+        areas=tuple(areas),
     )
 
 
 @torch.no_grad()
-def predictions(network: nn.Module, images: Images) -> Tensor:
-    """Return the most likely class of each image, (n,)."""
+def outputs(network: nn.Module, images: Images) -> Tensor:
+    """Return what a network says of images, (n, classes), or of each voxel, before softmax."""
     network.eval()
-    return torch.cat([network(part).argmax(1) for part in torch.split(images.pixels, 256)])
+    return torch.cat([network(part) for part in torch.split(images.pixels, 256)])
+
+
+def predictions(network: nn.Module, images: Images) -> Tensor:
+    """Return the most likely class of each image, or of each voxel; shape of the labels."""
+    return _classes(outputs(network, images), images)
+
+
+def _classes(found: Tensor, images: Images) -> Tensor:
+    return found.argmax(1).reshape(images.labels.shape)
 
 
 def measured(network: nn.Module, images: Images) -> float:
-    """Return the balanced accuracy of a network on images, 0 to 1."""
-    return balanced_accuracy(predictions(network, images), images.labels)
+    """Return the balanced accuracy or Dice of a network on images, 0 to 1."""
+    return score(predictions(network, images), images.labels)
 
 
 def _mixed(sets: Sets, measure: Countermeasure, rng: torch.Generator) -> Images:
@@ -222,17 +254,25 @@ def _epoch(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     rng: torch.Generator,
 ) -> None:
-    weights = functional.one_hot(images.labels).float()
+    is_mask = images.labels.ndim > 1
+    weights = images.labels if is_mask else functional.one_hot(images.labels).float()
     for chosen in torch.split(torch.randperm(len(weights), generator=rng), BATCH):
         # batch normalisation cannot learn from a single image
         if len(chosen) > 1:
             batch, wanted = _changed(network, images.pixels[chosen], weights[chosen], measure, rng)
             network.train()
             optimiser.zero_grad(set_to_none=True)
-            loss = functional.cross_entropy(network(batch), wanted)
+            loss = _loss(network(batch), wanted)
             torch.autograd.backward(loss)
             optimiser.step()
         schedule.step()
+
+
+def _loss(outputs: Tensor, wanted: Tensor) -> Tensor:
+    """Return the mean loss of a batch, of weights of labels or of masks."""
+    if wanted.ndim == 2:
+        return functional.cross_entropy(outputs, wanted)
+    return dice_and_cross_entropy(outputs, wanted) / len(outputs)
 
 
 def _changed(

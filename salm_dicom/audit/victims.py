@@ -1,4 +1,4 @@
-"""VICTIMS: the networks that an audit trains; none is the architecture of a surrogate."""
+"""VICTIMS and SEGMENTERS: the networks that an audit trains; none is a surrogate's architecture."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from collections.abc import Callable
 
 import torch
 from monai.networks.blocks.squeeze_and_excitation import SEResNetBottleneck
+from monai.networks.nets.attentionunet import AttentionUnet
 from monai.networks.nets.classifier import Classifier
 from monai.networks.nets.densenet import DenseNet, DenseNet121
 from monai.networks.nets.efficientnet import EfficientNetBN
 from monai.networks.nets.resnet import ResNet, resnet18
+from monai.networks.nets.segresnet import SegResNet
 from monai.networks.nets.senet import SENet
+from monai.networks.nets.unet import UNet
 from torch import nn
 from torch.nn import functional
+
+from salm_dicom.learning import Padded
 
 # What is left after a network has halved its input four or five times must not be empty.
 _HALVED_FOUR_TIMES, _HALVED_FIVE_TIMES = 16, 32
@@ -113,6 +118,36 @@ def _convnet(classes: int, size: tuple[int, ...]) -> nn.Module:
     )
 
 
+def _wide_unet(outputs: int, size: tuple[int, ...]) -> nn.Module:
+    # wider, shallower, no residual units and batch normalisation, where the surrogate has them
+    network = UNet(
+        spatial_dims=len(size),
+        in_channels=1,
+        out_channels=outputs,
+        channels=(24, 48, 96),
+        strides=(2, 2),
+        num_res_units=0,
+        norm="batch",
+    )
+    return Padded(4, network)
+
+
+def _attention_unet(outputs: int, size: tuple[int, ...]) -> nn.Module:
+    network = AttentionUnet(
+        spatial_dims=len(size),
+        in_channels=1,
+        out_channels=outputs,
+        channels=(12, 24, 48),
+        strides=(2, 2),
+    )
+    return Padded(4, network)
+
+
+def _segresnet(outputs: int, size: tuple[int, ...]) -> nn.Module:
+    network = SegResNet(spatial_dims=len(size), init_filters=8, in_channels=1, out_channels=outputs)
+    return Padded(8, network)
+
+
 # For images (2-D) or volumes (3-D) of one channel. The first three are small enough for a
 # processor.
 VICTIMS: dict[str, Callable[[int, tuple[int, ...]], nn.Module]] = {
@@ -126,14 +161,24 @@ VICTIMS: dict[str, Callable[[int, tuple[int, ...]], nn.Module]] = {
 }
 
 
-def build_victim(name: str, classes: int, size: tuple[int, ...], seed: int) -> nn.Module:
+# The same for masks; outputs are the classes and none of them.
+SEGMENTERS: dict[str, Callable[[int, tuple[int, ...]], nn.Module]] = {
+    "unet-wide": _wide_unet,
+    "attention-unet": _attention_unet,
+    "segresnet": _segresnet,
+}
+
+
+def build_victim(name: str, outputs: int, size: tuple[int, ...], seed: int) -> nn.Module:
     """Return an untrained victim for images of `size`; its weights depend on the seed alone.
 
     Parameters
     ----------
+    name
+        A key of `VICTIMS` or `SEGMENTERS`.
     size
         Rows and columns, or slices, rows and columns.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return VICTIMS[name](classes, size)
+        return (VICTIMS | SEGMENTERS)[name](outputs, size)

@@ -15,13 +15,14 @@ from typing import Protocol
 
 from salm_dicom.batch.vault import Vault
 from salm_dicom.plan import ProtectionPlan
+from salm_dicom.protector.samples import VOXELS_AT_ONCE
 
-# Measured, see docs/explanation/scaling.md: bytes of a worker, of torch and a network in it, and
-# of each voxel.
+# Measured by benchmarks/memory.py: bytes of a worker, of torch and networks in it, of each voxel
+# of a series, and of each that a method looks at together, without a network and with one.
 _WORKER = 190 << 20
-_NETWORK = 290 << 20
-_VOXEL = 6
-_VOXEL_OF = {"slice": 14, "volume": 90}
+_NETWORK = 390 << 20
+_VOXEL, _VOXEL_WITH_NETWORK = 6, 8
+_TOGETHER, _TOGETHER_WITH_NETWORK = 12, 88
 _FRAME = re.compile(r'File "(?:.*/)?([^"/]+)", line (\d+) in (\S+)')
 
 
@@ -55,11 +56,13 @@ class Bounded(Protocol):
     def bounds(self) -> Bounds: ...  # noqa: D102
 
 
-def memory_of(voxels: int, plan: ProtectionPlan) -> int:
+def memory_of(voxels: int, slices: int, plan: ProtectionPlan) -> int:
     """Return how many bytes a process needs for a series of so many voxels (samples)."""
+    one = voxels // max(slices, 1)
     if not plan.needs_surrogate:
-        return _WORKER + voxels * _VOXEL
-    return _WORKER + _NETWORK + voxels * _VOXEL_OF[plan.extent]
+        return _WORKER + voxels * _VOXEL + one * _TOGETHER
+    together = voxels if plan.extent == "volume" else min(voxels, max(one, VOXELS_AT_ONCE))
+    return _WORKER + _NETWORK + voxels * _VOXEL_WITH_NETWORK + together * _TOGETHER_WITH_NETWORK
 
 
 @contextmanager
@@ -102,9 +105,8 @@ def was_late(job: Bounded) -> str | None:
 @contextmanager
 def begun(job: Bounded) -> Iterator[int]:
     """Give how often a job began in this run and did not end; nobody else does it meanwhile."""
-    folder = Vault(job.vault).begun
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / sha256(job.source.encode()).hexdigest()
+    path = _begun(job)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -116,5 +118,16 @@ def begun(job: Bounded) -> Iterator[int]:
         os.close(descriptor)
 
 
+def times_begun(job: Bounded) -> int:
+    """Return how often a job began in this run and did not end."""
+    path = _begun(job)
+    return path.stat().st_size if path.exists() else 0
+
+
+def _begun(job: Bounded) -> Path:
+    return Vault(job.vault).begun / sha256(job.source.encode()).hexdigest()
+
+
 def _mark(job: Bounded) -> Path:
-    return Vault(job.vault).begun / f"{sha256(job.source.encode()).hexdigest()}.late"
+    begun = _begun(job)
+    return begun.with_name(f"{begun.name}.late")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from salm_dicom.batch.bounds import memory_of
-from salm_dicom.batch.catalog import Catalog
+from salm_dicom.batch.catalog import AnySeries, Catalog
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger
+from salm_dicom.batch.masks import Masks, mask_of
 from salm_dicom.batch.review import Rejected
 from salm_dicom.batch.source import load
 from salm_dicom.dicom.scan import LeftOut
-from salm_dicom.errors import Changed, NoLabel, PlanError, TooLarge
+from salm_dicom.errors import Changed, NoLabel, PlanError, SalmDicomError, TooLarge
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.volume import Volume
 
@@ -20,40 +22,91 @@ if TYPE_CHECKING:
     from salm_dicom.protector.fit import Study
 
 
-def label(catalog: Catalog, plan: ProtectionPlan, labels: Labels | None) -> None:
+class Given(Protocol):
+    """What says which label a series has: `Labels` or `Masks`."""
+
+    def of(self, series: AnySeries) -> str:
+        """Return the label of a series; raise `NoLabel` where it has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Labels and the place of masks, as far as an operator gave them."""
+
+    source: Path
+    labels: Labels | None = None
+    masks: Path | None = None
+
+    def given(self, catalog: Catalog, plan: ProtectionPlan) -> Given:
+        """Return what the plan's objective needs.
+
+        Raises
+        ------
+        PlanError
+            It was not given, or the other one was.
+        """
+        if plan.needs_masks:
+            if self.masks is None or self.labels is not None:
+                raise PlanError(
+                    "objective segmentation needs masks and no labels: give --masks PATH alone, a "
+                    "folder of SEG, RTSTRUCT or NIfTI masks, or SOURCE itself"
+                )
+            return Masks(self.masks, self.source, catalog)
+        if self.masks is not None:
+            raise PlanError("masks are labels of --objective segmentation; give that, or --labels")
+        if self.labels is None:
+            raise PlanError(
+                f"method {plan.method} needs labels: give --labels labels.csv, "
+                "or use --method random, which needs none"
+            )
+        return self.labels
+
+
+def label(catalog: Catalog, plan: ProtectionPlan, asked: Asked) -> None:
     """Give the series of the catalog their labels; those that lack one they need are left out.
 
     Raises
     ------
     PlanError, NoLabel
-        Labels are needed, and there are none, or no series has one.
+        Labels or masks are needed, and there are none, or no series has one.
     """
     if not plan.needs_surrogate:
         catalog.label_all()
         return
-    if labels is None:
-        raise PlanError(
-            f"method {plan.method} needs labels: give --labels labels.csv, "
-            "or use --method random, which needs none"
-        )
+    given = asked.given(catalog, plan)
     for entry in catalog.series():
         try:
-            catalog.set_label(entry.number, labels.of(entry.series))
+            catalog.set_label(entry.number, given.of(entry.series))
         except NoLabel as error:
             catalog.leave_out(LeftOut(p, error.code, str(error)) for p in entry.series.paths)
     if not catalog.count(where="is_in AND is_labelled"):
-        raise NoLabel("no series of the export has a label; is --labels-by right?")
+        hint = "is --masks right?" if plan.needs_masks else "is --labels-by right?"
+        raise NoLabel(f"no series of the export has a label; {hint}")
 
 
-def studies(catalog: Catalog) -> list[Study]:
-    """Return what a fit needs of labelled series; each is read when it is its turn."""
+def studies(catalog: Catalog, plan: ProtectionPlan) -> tuple[list[Study], list[int]]:
+    """Return what a fit needs of labelled series, and their numbers in the catalog.
+
+    Each series is read when it is its turn.
+    """
     from salm_dicom.protector.fit import Study
 
-    def loader(number: int) -> Callable[[], Volume]:
-        return lambda: load(catalog.one(number))
+    def study(number: int, name: str) -> Study:
+        def volume() -> Volume:
+            return load(catalog.one(number))
 
-    labelled = catalog.pages("label", where="is_in AND is_labelled")
-    return [Study(label=str(name), load=loader(number)) for number, name in labelled]
+        if plan.needs_masks:
+            return Study(load=volume, mask=lambda: mask_of(catalog.one(number), name))
+        return Study(load=volume, label=name)
+
+    labelled = list(catalog.pages("label", where="is_in AND is_labelled"))
+    return [study(number, str(name)) for number, name in labelled], [n for n, _ in labelled]
+
+
+def leave_out_unfit(catalog: Catalog, number: int, error: SalmDicomError) -> None:
+    """Leave out a series that a fit could not read."""
+    paths = catalog.one(number).paths
+    catalog.drop(number, "series", (LeftOut(path, error.code, str(error)) for path in paths))
 
 
 def leave_out_large(
@@ -61,7 +114,7 @@ def leave_out_large(
 ) -> None:
     """Leave out the series that need more memory than there may be, unless they are done."""
     for entry in catalog.series() if max_memory else ():
-        needed = memory_of(entry.series.voxels, plan)
+        needed = memory_of(entry.series.voxels, entry.series.images, plan)
         if needed > max_memory and not ledger.is_done(entry.key):
             text = (
                 f"needs about {needed / 1e9:.1f} GB of memory, --max-memory allows "

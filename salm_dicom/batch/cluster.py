@@ -13,6 +13,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from salm_dicom import __version__
@@ -49,6 +50,13 @@ class ClusterExecutor(Executor):
         with suppress(OSError):  # a scheduler that is gone shows in the futures
             return len(self._client.nthreads())
         return 0
+
+    def warm_up(self, modules: tuple[str, ...]) -> None:
+        """Have every worker import what it will need, and do not wait for it."""
+        from distributed import fire_and_forget
+
+        for worker in self._client.nthreads():
+            fire_and_forget(self._client.submit(_import, modules, workers=[worker], pure=False))
 
     def submit(self, job: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Send a job to the scheduler."""
@@ -119,6 +127,11 @@ def on_worker(version: str, sandbox: bool, call: Callable[..., T], *asked: Any) 
     _prepare(sandbox)
     with _ALONE:
         return call(*asked)
+
+
+def _import(modules: tuple[str, ...]) -> None:
+    for name in modules:
+        import_module(name)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from salm_dicom.fidelity import (
     measure,
 )
 from salm_dicom.fidelity.subject import Segmenter
+from salm_dicom.grid import spacing_mm
 from salm_dicom.plan import ProtectionPlan, intensity_range
 
 _SEGMENTATION = 10
@@ -130,12 +131,11 @@ class Measuring:
 
     def _subject(self, pair: Pair, profile: Profile) -> Subject:
         """Return what is measured: protected values have the mapping of their source."""
-        row_mm, column_mm = _spacing_mm(pair)
         return Subject(
             pixels=pair.source.pixels,
             after=pair.after,
             mask=pair.mask,
-            spacing_mm=(row_mm, column_mm),
+            spacing_mm=spacing_mm(pair.source.affine),
             modality=pair.source.modality,
             intensity_range=intensity_range(self.plan, pair.source, pair.mask.__getitem__),
             regions=(*pair.regions, *self.outlines.on_grid(pair.source)),
@@ -174,10 +174,3 @@ def _mended(pair: Pair) -> Pair:
     half = 1 << max(pair.source.pixels.bits_stored - 1, 1)
     allowed = pair.mask & (np.abs(pair.after.astype(np.int64) - before) < half)
     return replace(pair, after=np.where(allowed, pair.after, before))
-
-
-def _spacing_mm(pair: Pair) -> Iterator[float]:
-    """Yield the distance of rows and of columns; 1 where the source does not say."""
-    for axis in (1, 0):
-        length = float(np.linalg.norm(pair.source.affine[:3, axis]))
-        yield length if 0 < length < np.inf else 1.0

@@ -67,18 +67,33 @@ def _dask(workers: int, address: str) -> Executor:
     return connect(address)
 
 
-def warm_up(*, with_torch: bool = False) -> None:
-    """Begin to import what workers need, in a process beside this one.
+def warm_up(engine: str = "local", *, with_torch: bool = False) -> None:
+    """Begin to import what workers need, in processes beside this one.
 
     For a caller that has something else to do before it needs an engine.
 
     Parameters
     ----------
+    engine
+        As for `start`; nothing to do for `serial`.
     with_torch
         Also what methods with a surrogate need; workers without it import that when they do.
+
+    Raises
+    ------
+    PlanError
+        As `start`.
     """
-    multiprocessing.set_forkserver_preload([*_WORK, *(_TORCH_WORK if with_torch else ())])
-    forkserver.ensure_running()
+    modules = (*_WORK, *(_TORCH_WORK if with_torch else ()))
+    if engine == "local":
+        multiprocessing.set_forkserver_preload(list(modules))
+        forkserver.ensure_running()
+    elif engine != "serial":
+        from salm_dicom.batch.cluster import ClusterExecutor
+
+        with start(engine, 0) as executor:
+            if isinstance(executor, ClusterExecutor):
+                executor.warm_up(modules)
 
 
 def _prepare_worker(sandbox: bool) -> None:

@@ -7,7 +7,7 @@ copies of the volume; a test shows that both give the same bytes.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,11 +15,13 @@ from typing import Protocol, TypeVar
 
 from salm_dicom.batch.bounds import NO_BOUNDS, Bounds
 from salm_dicom.batch.deidentify import burned_in
+from salm_dicom.batch.masks import Chosen
 from salm_dicom.batch.nifti import keep_frames
 from salm_dicom.batch.uids import opened
 from salm_dicom.batch.vault import KeptWriter, Vault
 from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.dicom.derive import Derivation
+from salm_dicom.dicom.header import identity_of
 from salm_dicom.dicom.series import read_series, write_series
 from salm_dicom.errors import (
     InputError,
@@ -31,10 +33,10 @@ from salm_dicom.errors import (
 )
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.series import read_nifti, write_nifti
-from salm_dicom.protector import loaded
+from salm_dicom.protector import Mask, Protector, loaded
 from salm_dicom.record import widest
 from salm_dicom.trace import frames
-from salm_dicom.volume import Integers, StoredPixels
+from salm_dicom.volume import Integers, StoredPixels, Volume
 
 NO_SPACE = "E_NO_SPACE"
 # So often may a series be under way when its worker dies.
@@ -63,7 +65,13 @@ J = TypeVar("J", bound=Work)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a worker needs for one series; small, picklable, the same on every engine."""
+    """What a worker needs for one series; small, picklable, the same on every engine.
+
+    Parameters
+    ----------
+    label
+        As the catalog has it; of masks what `masks.Chosen` makes a text of.
+    """
 
     source: str
     name: str
@@ -79,6 +87,7 @@ class Job:
     quantity: str = ""
     deidentifier: Deidentifier | None = None
     bounds: Bounds = NO_BOUNDS
+    device: str = "cpu"
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -122,9 +131,11 @@ def _run(job: Job) -> str:
     if is_nifti(job.paths[0]):
         return _run_nifti(job)
     series = read_series(job.paths, keep_files=True)
-    protector = loaded(job.protector)
+    protector = replace(loaded(job.protector), device=job.device)
     volume = replace(series.volume, quantity=job.quantity or series.volume.quantity)
-    found = protector.apply(volume, series_uid=series.series_uid, label=job.label)
+    instances = [identity_of(kept.part10).sop_uid for kept in series.origin.files]
+    label = _label(job, protector, volume, instances, series.origin.frames)
+    found = protector.apply(volume, series_uid=series.series_uid, label=label)
     vault, kept = Vault(job.vault), KeptWriter()
 
     def change_of(index: int, before: StoredPixels) -> Integers:
@@ -151,9 +162,9 @@ def _run(job: Job) -> str:
 def _run_nifti(job: Job) -> str:
     """Protect one file, frame by frame, and return the widest record of its frames."""
     series = read_nifti(job.paths[0], job.modality, allow_quantitative=bool(job.quantity))
-    protector = loaded(job.protector)
+    protector = replace(loaded(job.protector), device=job.device)
     found = [
-        protector.apply(volume, series_uid=series.series_uid, label=job.label)
+        protector.apply(volume, series_uid=series.series_uid, label=_label(job, protector, volume))
         for volume in series.volumes
     ]
     record = widest([one.record for one in found])
@@ -168,6 +179,19 @@ def _run_nifti(job: Job) -> str:
     kept = Vault(job.vault).kept(job.name)
     keep_frames(kept, series, [one.delta for one in found])
     return record.to_json()
+
+
+def _label(
+    job: Job,
+    protector: Protector,
+    volume: Volume,
+    instances: Sequence[str] = (),
+    frames: Sequence[int] = (),
+) -> str | Mask | None:
+    """Return the label of a series, or the mask that its text stands for."""
+    if job.label is None or not protector.plan.needs_masks:
+        return job.label
+    return Chosen.from_text(job.label).on(volume, instances, frames)
 
 
 def crashed(job: Work) -> Outcome:

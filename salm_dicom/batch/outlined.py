@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from salm_dicom.dicom.outlines import Marks
-from salm_dicom.errors import InputError, MismatchError, PlanError
+from salm_dicom.errors import BadValue, InputError, MismatchError, PlanError
 from salm_dicom.fidelity import Region
 from salm_dicom.grid import align
 from salm_dicom.nifti.general import load_any
@@ -81,16 +82,31 @@ class Outlines:
 
     def on_grid(self, volume: Volume) -> Iterator[Region]:
         """Yield the labels of every NIfTI mask that lies on the grid of a volume."""
-        shape = volume.pixels.values.shape[::-1]
         for number, path in self.masks.items():
-            mask = load_any(path)
-            if mask.values.ndim != 3:
-                raise PlanError(f"file {number} of the regions is no volume of labels")
             try:
-                labels = align(mask.values.astype(np.float32), mask.affine, shape, volume.affine)
+                labels = np.nan_to_num(labels_on(path, volume))
+            except BadValue as error:
+                raise PlanError(f"file {number} of the regions {error}") from error
             except MismatchError:
                 continue
-            labels = np.nan_to_num(labels).transpose()
             for label in np.unique(labels[labels != 0]).tolist():
                 self.used.add(number)
                 yield Region(name=f"{number}: label {label:g}", where=labels == label)
+
+
+def labels_on(path: Path, volume: Volume) -> NDArray[np.float32]:
+    """Return the labels of a NIfTI mask on a volume, shape of its stored values; NaN: not covered.
+
+    Raises
+    ------
+    BadValue
+        The file is no mask.
+    MismatchError
+        It lies on another grid.
+    """
+    mask = load_any(path)
+    if mask.values.ndim != 3:
+        raise BadValue("is no volume of labels")
+    shape = volume.pixels.values.shape[::-1]
+    labels = align(mask.values.astype(np.float32), mask.affine, shape, volume.affine)
+    return labels.transpose()

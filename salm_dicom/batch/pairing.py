@@ -9,6 +9,7 @@ from salm_dicom.dicom.conformance import derivations
 from salm_dicom.dicom.index import INDEX, strays
 from salm_dicom.dicom.objects import COPIED
 from salm_dicom.dicom.part10 import read
+from salm_dicom.dicom.peek import read_header
 from salm_dicom.errors import InputError
 from salm_dicom.nifti.image import is_nifti
 
@@ -26,12 +27,13 @@ def partners_of(
             strange += [(path, what) for what in strays(path)]
             continue
         try:
-            file = read(path)
+            file, _, _ = read_header(path)
+            if h.text_of(file, h.SOP_CLASS_UID) in COPIED and h.is_protected(file):
+                read(path)  # it is compared as a whole
+                copies.append(path)
+                continue
         except InputError as error:
             strange.append((path, f"{error.code}: {error}"))
-            continue
-        if h.text_of(file, h.SOP_CLASS_UID) in COPIED and h.is_protected(file):
-            copies.append(path)
             continue
         try:
             sources = {said.source_uid for said in derivations(file)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from salm_dicom.batch import engines
 from salm_dicom.batch.bounds import Bounds, memory_of
-from salm_dicom.batch.candidates import label, leave_out_changed, leave_out_large, studies
+from salm_dicom.batch.candidates import Asked, label, leave_out_changed, leave_out_large, studies
 from salm_dicom.batch.catalog import Catalog
 from salm_dicom.batch.deidentify import deidentifier_of, leave_out_uncleanable
 from salm_dicom.batch.index import not_indexed, write_index
@@ -57,6 +57,8 @@ class Request:
         Folder of a fitted protector, or None.
     labels
         Labels of the series, or None.
+    masks
+        File or folder of masks, which are the labels of objective segmentation, or None.
     created
         When the run began; a resumed run keeps the first one's.
     site_key
@@ -79,6 +81,8 @@ class Request:
         Protect images whose values are measurements, too (`salm_dicom.quantity`).
     deidentify
         De-identify every instance before it is protected (`salm_dicom.dicom.deidentify`).
+    device
+        Where surrogates run, in every worker; see `protector.device.device_of`.
     """
 
     source: Path
@@ -89,6 +93,7 @@ class Request:
     labels: Labels | None
     created: datetime
     site_key: bytes
+    masks: Path | None = None
     jobs: int = 1
     engine: str = "local"
     max_memory: int = 0
@@ -98,6 +103,7 @@ class Request:
     recipients: tuple[bytes, ...] = ()
     allow_quantitative: bool = False
     deidentify: bool = False
+    device: str = "cpu"
 
 
 def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
@@ -150,8 +156,10 @@ def _protect(
     plan = given.plan if given else request.plan
     leave_out_changed(catalog, ledger)
     leave_out_large(catalog, ledger, plan, request.max_memory)
-    label(catalog, plan, request.labels)
-    protector = given or _fitted(request, vault, catalog, progress)
+    asked = Asked(source=request.source, labels=request.labels, masks=request.masks)
+    label(catalog, plan, asked)
+    fitted = given or _fitted(request, vault, catalog, progress)
+    protector = replace(fitted, device=request.device)
     save(protector, vault.protector)
     cleaner = deidentifier_of(vault, request.deidentify)
     created = ledger.begin(_digest(request, protector, cleaner), request.created)
@@ -195,7 +203,8 @@ def _digest(request: Request, protector: Protector, cleaner: Deidentifier | None
     recipients = (sha256(one).hexdigest() for one in request.recipients)
     quantitative = ["quantitative"] * request.allow_quantitative
     cleaned = [sha256(cleaner.key).hexdigest()] if cleaner else []
-    return ":".join((protector.digest, *recipients, *quantitative, *cleaned))
+    kind = [] if request.device == "cpu" else [request.device.partition(":")[0]]
+    return ":".join((protector.digest, *recipients, *quantitative, *cleaned, *kind))
 
 
 def _fitted(request: Request, vault: Vault, catalog: Catalog, progress: Progress) -> Protector:
@@ -211,7 +220,8 @@ def _fitted(request: Request, vault: Vault, catalog: Catalog, progress: Progress
         return protector
     from salm_dicom.protector.fit import fit  # with torch, which takes a second
 
-    return fit(studies(catalog), request.plan, vault.folder, progress)
+    found, _ = studies(catalog, request.plan)
+    return fit(found, request.plan, vault.folder, progress, device=request.device)
 
 
 def _images(catalog: Catalog, ledger: Ledger) -> Iterator[tuple[str, Path]]:
@@ -258,6 +268,7 @@ def _jobs(
             deidentifier=cleaner,
             bounds=Bounds(
                 seconds=request.max_seconds_per_file * entry.series.images,
-                memory=memory_of(entry.series.voxels, plan),
+                memory=memory_of(entry.series.voxels, entry.series.images, plan),
             ),
+            device=request.device,
         )

@@ -10,12 +10,12 @@ from heapq import nlargest
 from itertools import islice
 from typing import Generic, TypeVar
 
-from salm_dicom.batch.bounds import begun, in_time, was_late
+from salm_dicom.batch.bounds import begun, in_time, times_begun, was_late
 from salm_dicom.batch.engines import LOST, SerialExecutor, start
 from salm_dicom.batch.job import CRASHES, NO_SPACE, J, Outcome, Work, crashed, late
 from salm_dicom.batch.ledger import Ledger, Table
 from salm_dicom.batch.vault import Vault
-from salm_dicom.errors import DiskFull
+from salm_dicom.errors import DiskFull, PlanError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,6 +24,13 @@ _WAITING = 3
 _OBJECTS_WORTH_A_WORKER = 200
 # Parts of a scan, of some hundred files each.
 _WORTH_A_WORKER = 4
+# Where there are no workers, who waits for one is told so every minute.
+_PATIENCE_S = 60
+_NO_WORKERS = (
+    "worker processes end as soon as they start; nothing was tried. --jobs 1 works in this process "
+    "(`salm-dicom doctor` looks at the installation; a Python script that calls `protect` needs "
+    "`if __name__ == '__main__':`)"
+)
 
 
 def run(
@@ -50,7 +57,12 @@ def run(
     if table == "objects":  # a copy takes milliseconds, a new worker seconds
         workers = min(workers, 1 + total // _OBJECTS_WORTH_A_WORKER)
     progress(what, 0, total)
-    found = outcomes(jobs, min(workers, total), work, engine, max_memory)
+    count = 0
+
+    def idle() -> None:
+        progress(f"{what}, waiting for a worker to join the cluster", count, total)
+
+    found = outcomes(jobs, min(workers, total), work, engine, max_memory, idle)
     for count, outcome in enumerate(found, start=1):
         ledger.finish(
             outcome.source,
@@ -102,6 +114,7 @@ def outcomes(
     work: Callable[[J], Outcome],
     engine: str = "local",
     max_memory: int = 0,
+    idle: Callable[[], None] = lambda: None,
 ) -> Iterator[Outcome]:
     """Run the jobs and yield what came of each, in any order.
 
@@ -109,7 +122,17 @@ def outcomes(
 
     A worker that dies breaks its pool. A new pool first goes on with what was under way, one job
     at a time, so that a series which kills its worker again stands alone; after three times it is
-    left out with `E_CRASH`.
+    left out with `E_CRASH`. A job that only waited is not to blame.
+
+    Parameters
+    ----------
+    idle
+        Called every minute in which there are no workers, as a cluster may have none.
+
+    Raises
+    ------
+    PlanError
+        No worker lives long enough to begin a job, or the engine is gone.
     """
     todo, crashes, stillborn = _Queue(jobs), Counter[str](), 0
     if engine == "local" and workers < 2 and not (todo and todo.first().bounds.seconds):
@@ -125,21 +148,27 @@ def outcomes(
                             break
                         waiting[executor.submit(_held, work, todo.first())] = todo.first()
                         todo.pop()
-                    for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    done = wait(waiting, _PATIENCE_S, return_when=FIRST_COMPLETED).done
+                    if not done and not getattr(executor, "workers", workers):
+                        idle()
+                    for future in done:
                         outcome = future.result()
                         crashes.pop(waiting.pop(future).source, None)
                         yield outcome
             except LOST:
                 executor.shutdown(wait=True, cancel_futures=True)  # nobody writes any more
-                stillborn += not waiting
-                if stillborn >= CRASHES:
-                    raise
-                for job in waiting.values():
+                before = crashes.total()
+                for job in reversed(waiting.values()):
                     _remove(job)
-                    crashes[job.source] += 1
-                    if crashes[job.source] < CRASHES:
+                    if times := times_begun(job):
+                        crashes[job.source] = times
+                    if times < CRASHES:
                         todo.put_back(job)
-                    else:
+                stillborn = 0 if crashes.total() > before else stillborn + 1
+                if stillborn >= CRASHES:
+                    raise PlanError(_NO_WORKERS) from None
+                for job in waiting.values():
+                    if crashes[job.source] >= CRASHES:
                         del crashes[job.source]
                         yield crashed(job)
             except BaseException:

@@ -14,6 +14,7 @@ from pathlib import Path
 from salm_dicom import __version__
 from salm_dicom.batch.catalog import Catalog
 from salm_dicom.batch.ledger import Ledger, Table
+from salm_dicom.batch.masks import digest_key
 from salm_dicom.batch.uids import new_uids
 from salm_dicom.batch.vault import atomic
 from salm_dicom.dicom.header import identity_of
@@ -46,7 +47,7 @@ def planned(
     for entry in catalog.series("is_in AND is_labelled AND kind = 'dicom'"):
         assert isinstance(entry.series, SeriesFiles)
         with suppress(NoLabel):  # the series will be left out
-            digest = protector.digest_for(entry.label)
+            digest = protector.digest_for(digest_key(protector.plan, entry.label))
             instances = [source_uid(one.sop_uid) for one in entry.series.headers]
             series_uid = source_uid(entry.series.series_uid)
             pairs = new_uids(site_key, digest, instances, series_uid)

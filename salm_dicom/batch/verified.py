@@ -51,6 +51,8 @@ class Verified:
         found |= {row: "not measured" for row, _ in self.unmeasured}
         for check in self.checks:
             others = found.get(check.row, "")
+            if others == "wrong":
+                continue
             if check.is_missed or others == "missed":
                 found[check.row] = "missed"
             elif not check.is_wanted or others == "not as wanted":

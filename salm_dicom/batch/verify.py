@@ -7,26 +7,20 @@ from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 
-import numpy as np
-
 from salm_dicom.batch import nifti
+from salm_dicom.batch.beside import Clean, beside
 from salm_dicom.batch.compared import Compared, Measuring, Scope, tightest, unmeasured, worst
 from salm_dicom.batch.pair import Pair, pairs_of
 from salm_dicom.batch.pairing import partners_of
 from salm_dicom.batch.verified import Verification, Verified
-from salm_dicom.batch.verify_objects import Known, Load, verify_objects
-from salm_dicom.dicom import header as h
-from salm_dicom.dicom.conformance import Finding, Instance, check, uid_pairs
+from salm_dicom.batch.verify_objects import Known, verify_objects
+from salm_dicom.dicom.conformance import Finding
 from salm_dicom.dicom.deidentify import Deidentifier
-from salm_dicom.dicom.multiframe import in_file_order
-from salm_dicom.dicom.part10 import read
-from salm_dicom.dicom.pixels import stored_values
+from salm_dicom.dicom.part10 import Part10, read
 from salm_dicom.dicom.scan import Scan, SeriesFiles, scan
-from salm_dicom.dicom.series import read_series
 from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import InputError, PlanError
 from salm_dicom.fidelity import Limits, missed
-from salm_dicom.foreground import foreground
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.image import read as read_nifti_file
 
@@ -66,7 +60,7 @@ def verify(
     partners, copies, strange = partners_of(output)
     export = scan(source, allow_quantitative=True)  # in OUT only if that was asked for
     found = export.series
-    old, load = (cleaner.uid, lambda path: cleaner(read(path))) if cleaner else (str, read)
+    old, clean = (cleaner.uid, cleaner) if cleaner else (str, _itself)
     known = {old(instance.sop_uid) for series in found for instance in series.headers}
     strange += [
         (path, "names a source that is not in SOURCE")
@@ -81,7 +75,7 @@ def verify(
         pairs = {i.sop_uid: partners.get(old(i.sop_uid), []) for i in series.headers}
         if any(pairs.values()):
             references.append(set())
-            one, pixels = _series(series, pairs, output, asked, uids, references[-1], load)
+            one, pixels = _series(series, pairs, output, asked, uids, references[-1], clean)
             see(one, pixels)
             verified.append(one)
             del pixels
@@ -89,7 +83,7 @@ def verify(
             absent += not series.quantity
     progress("verify", len(found), len(found))
     images, missing, unpaired = _images(export, output, asked, see)
-    objects = verify_objects(export.objects, copies, uids, load)
+    objects = verify_objects(export.objects, copies, uids, lambda path: clean(read(path)))
     return Verification(
         series=(*map(_with_references, verified, references, repeat(uids)), *images),
         absent=absent + missing,
@@ -97,6 +91,10 @@ def verify(
         objects=objects,
         unused_regions=asked.outlines.unused,
     )
+
+
+def _itself(file: Part10) -> Part10:
+    return file
 
 
 def _check_folders(source: Path, output: Path) -> None:
@@ -121,57 +119,20 @@ def _series(
     asked: Measuring,
     uids: Known,
     references: set[UidPair],
-    load: Load,
+    clean: Clean,
 ) -> tuple[Verified, tuple[Compared, ...]]:
     """Return what was found for one series; its UIDs and references are added to the last two."""
-    read_again = read_series(series.paths)
-    volume, frames = read_again.volume, read_again.origin.frames
-    mask = np.concatenate(
-        [foreground(v.pixels, v.modality, v.photometric) for v in volume.volumes()]
-    )
-    findings: list[Finding] = []
-    identities: list[h.Identity] = []
-    after = volume.pixels.values.copy()
-    has_after = np.zeros(len(after), dtype=bool)
-    for index, instance in enumerate(series.headers):
-        paths = pairs[instance.sop_uid]
-        if len(paths) != 1:
-            text = f"slice {index + 1} has {len(paths)} protected instances"
-            findings.append(Finding("PAIR", text))
-            continue
-        try:
-            protected = read(paths[0])
-            values = stored_values(protected)
-            identities.append(h.identity_of(protected))
-            before, may_change = volume.pixels.values[index], mask[index]
-            if frames:  # a multi-frame file is all of its series
-                before, may_change = (in_file_order(a, frames) for a in (after, mask))
-            source = Instance(load(instance.path), before)
-            own = h.identity_of(source.file)
-            uids.bind(own.sop_uid, identities[-1].sop_uid)
-            uids.bind(own.series_uid, identities[-1].series_uid)
-            references.update(uid_pairs(source.file, protected))
-            findings += check(source, Instance(protected, values), may_change=may_change)
-            if values.shape == before.shape:
-                after[slice(None) if frames else index] = values[list(frames)] if frames else values
-                has_after[slice(None) if frames else index] = True
-        except InputError as error:
-            findings.append(Finding(error.code, str(error)))
-    findings += _consistency(identities)
+    seen = beside(series, pairs, uids, clean)
+    references.update(seen.references)
     instances = [instance.sop_uid for instance in series.headers]
-    regions = asked.outlines.on_series(volume, instances, frames)
+    regions = asked.outlines.on_series(seen.volume, instances, seen.frames)
     found = asked.compared(
-        pairs_of(volume, after, mask, has_after, regions), _body_part(series), findings
+        pairs_of(seen.volume, seen.after, seen.mask, seen.has_after, regions),
+        seen.body_part,
+        seen.findings,
     )
     name = _folder(pairs.values(), output)
-    return _verified(name, volume.modality, series.slices, findings, found), found
-
-
-def _body_part(series: SeriesFiles) -> str:
-    try:
-        return h.text_of(read(series.paths[0]), h.BODY_PART)
-    except InputError:
-        return ""
+    return _verified(name, seen.volume.modality, series.slices, seen.findings, found), found
 
 
 def _verified(
@@ -236,16 +197,6 @@ def _image(
     slices = sum(len(pair.mask) for pair in pairs)
     found = asked.compared(pairs, "", findings)
     return _verified(_folder([paths], output), modality, slices, findings, found), found
-
-
-def _consistency(identities: list[h.Identity]) -> list[Finding]:
-    """Return a finding when the instances of a series do not agree that they are one."""
-    series = {identity.series_uid for identity in identities}
-    if len(series) > 1:
-        return [Finding("SERIES_UID", f"one source series became {len(series)} series")]
-    if len({identity.sop_uid for identity in identities}) != len(identities):
-        return [Finding("UID_REUSED", "two protected instances have one SOP Instance UID")]
-    return []
 
 
 def _folder(paths: Iterable[list[Path]], output: Path) -> str:

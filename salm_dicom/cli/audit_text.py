@@ -29,6 +29,7 @@ def lines(audit: Audit) -> Iterator[str]:
     if summary.late:
         yield from _table("patients", [(_GROUPS[row.group], row) for row in summary.late])
     yield ""
+    yield from _areas(summary)
     yield from _utility(summary)
     for what, reason in audit.not_measured.items():
         yield f"Not measured: {what} ({reason})"
@@ -73,6 +74,15 @@ def _between(found: Interval) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def _areas(summary: Summary) -> Iterator[str]:
+    none = summary.countermeasures[0]
+    if none.clean_auc is not None and none.protected_auc is not None:
+        yield (
+            f"Area under the ROC curve on the same images, 0.50 is guessing: learned clean "
+            f"{none.clean_auc:.2f}, learned protected {none.protected_auc:.2f}"
+        )
 
 
 def _utility(summary: Summary) -> Iterator[str]:

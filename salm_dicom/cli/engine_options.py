@@ -46,6 +46,18 @@ def engine_options(function: F) -> F:
     )(function)
 
 
+def device_option(function: F) -> F:
+    """Add --device."""
+    return click.option(
+        "--device",
+        default="cpu",
+        show_default=True,
+        metavar="DEVICE",
+        help="Where the networks of a method run: cpu, cuda, cuda:N, or auto (cuda where there is "
+        "one). Only on the CPU are the bytes the same on every machine.",
+    )(function)
+
+
 def bytes_of(size: str | None) -> int:
     """Return how many bytes `8GB`, `500 MB` or `2GiB` are; 0 for nothing.
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from salm_dicom.cli import console
+from salm_dicom.cli.engine_options import device_option
 from salm_dicom.cli.options import (
     FOLDER,
     labels_options,
     log_option,
+    masks_option,
     modality_option,
     plan_options,
     progress_option,
@@ -19,14 +21,22 @@ from salm_dicom.cli.options import (
     source_argument,
 )
 
+EXAMPLES = """\b
+Examples:
+  salm-dicom fit export/ --labels labels.csv -o protector/
+  salm-dicom fit export/ --objective segmentation --masks masks/ -o protector/
+"""
 
-@click.command("fit", epilog="Example:  salm-dicom fit export/ --labels labels.csv -o protector/")
+
+@click.command("fit", epilog=EXAMPLES)
 @source_argument
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the protector.")
 @labels_options
+@masks_option
 @modality_option
 @quantitative_option
 @plan_options
+@device_option
 @progress_option
 @sandbox_option
 @log_option
@@ -36,8 +46,10 @@ def command(
     output: Path,
     labels: Path | None,
     labels_by: str,
+    masks: Path | None,
     modality: str | None,
     allow_quantitative: bool,
+    device: str,
     progress: str,
     sandbox: bool,
     log_file: Path | None,
@@ -48,22 +60,24 @@ def command(
     The protector is secret: whoever holds it can remove the protection. Use it with
     `salm-dicom protect --protector`.
     """
-    from salm_dicom.batch.candidates import label, studies
+    from salm_dicom.batch.candidates import Asked, label, leave_out_unfit, studies
     from salm_dicom.batch.catalog import Catalog
     from salm_dicom.batch.labels import Labels
     from salm_dicom.batch.places import check_places
     from salm_dicom.batch.source import fill
     from salm_dicom.dicom.sandbox import sandboxed
-    from salm_dicom.errors import PlanError, UnsafeError
+    from salm_dicom.errors import PlanError, SalmDicomError, UnsafeError
     from salm_dicom.plan import ProtectionPlan
     from salm_dicom.protector import save
+    from salm_dicom.protector.device import device_of
     from salm_dicom.protector.fit import fit
 
     plan = ProtectionPlan.from_dict(settings)
     if not plan.needs_surrogate:
         raise PlanError(f"method {plan.method} needs no fit; use it with `salm-dicom protect`")
-    if labels is None:
-        raise PlanError("a fit needs labels: give --labels labels.csv")
+    table = None if labels is None else Labels.read(labels, by=labels_by, root=source)
+    place = device_of(device)
+    asked = Asked(source=source, labels=table, masks=masks)
     check_places(source, output, output.with_name(output.name + ".none"))
     if output.exists() and any(output.iterdir()):
         raise UnsafeError("the protector's folder is not empty; use a new one")
@@ -71,14 +85,19 @@ def command(
         fill(catalog, source, modality, allow_quantitative=allow_quantitative)
         if not catalog.count():
             return console.NOTHING
-        label(catalog, plan, Labels.read(labels, by=labels_by, root=source))
+        label(catalog, plan, asked)
         output.mkdir(parents=True, exist_ok=True, mode=0o700)
         with sandboxed(sandbox), console.progress_to_stderr(progress) as show:
-            protector = fit(studies(catalog), plan, output, show)
+            found, numbers = studies(catalog, plan)
+            unfit: list[tuple[int, SalmDicomError]] = []
+            protector = fit(found, plan, output, show, lambda *one: unfit.append(one), place)
+        for index, error in dict(unfit).items():
+            leave_out_unfit(catalog, numbers[index], error)
         fitted = catalog.count(where="is_in AND is_labelled")
         left_out = list(catalog.left_out())
     save(protector, output)
-    click.echo(f"fitted on {fitted} series with labels {', '.join(protector.classes)}")
+    what = "masks of" if plan.needs_masks else "labels"
+    click.echo(f"fitted on {fitted} series with {what} {', '.join(protector.classes)}")
     for name, value in sorted(protector.report.items()):
         click.echo(f"  {name.replace('_', ' ')}: {value:.3g}")
     click.echo(f"protector: {output} (secret)")

@@ -69,6 +69,22 @@ def plan_options(function: F) -> F:
                 "--steps", type=int, default=10, show_default=True, help="Gradient steps."
             ),
             click.option(
+                "--objective",
+                type=click.Choice(["classification", "segmentation"]),
+                default="classification",
+                show_default=True,
+                help="What a network must not learn: one label for each series (--labels), or "
+                "masks (--masks).",
+            ),
+            click.option(
+                "--mask",
+                type=click.Choice(["gradient", "roi_band", "gradient & roi"]),
+                default="gradient",
+                show_default=True,
+                help="Where voxels may change: in all of the foreground, in a band around the "
+                "edges of masks, or there and inside them.",
+            ),
+            click.option(
                 "--extent",
                 type=click.Choice(["slice", "volume"]),
                 default="slice",
@@ -107,6 +123,17 @@ def labels_options(function: F) -> F:
         type=FOLDER,
         default=None,
         help="CSV file with the columns key and label.",
+    )(function)
+
+
+def masks_option(function: F) -> F:
+    """Add --masks."""
+    return click.option(
+        "--masks",
+        type=FOLDER,
+        default=None,
+        help="Labels of --objective segmentation: a SEG, RTSTRUCT or NIfTI mask, or a folder of "
+        "them; SOURCE itself where they lie in it.",
     )(function)
 
 

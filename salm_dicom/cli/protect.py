@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from salm_dicom.cli import console
-from salm_dicom.cli.engine_options import bytes_of, engine_options
+from salm_dicom.cli.engine_options import bytes_of, device_option, engine_options
 from salm_dicom.cli.options import (
     FOLDER,
     created_option,
@@ -17,6 +17,7 @@ from salm_dicom.cli.options import (
     json_option,
     labels_options,
     log_option,
+    masks_option,
     modality_option,
     plan_options,
     progress_option,
@@ -36,6 +37,7 @@ EXAMPLES = """\b
 Examples:
   salm-dicom protect export/ -o shared/ --labels labels.csv
   salm-dicom protect export/ -o shared/ --protector protector/ --labels labels.csv
+  salm-dicom protect export/ -o shared/ --objective segmentation --masks masks/
   salm-dicom protect export/ -o try/ --method random
 """
 
@@ -46,6 +48,7 @@ Examples:
 @click.option("--vault", type=FOLDER, help="What stays private. Default: OUT.vault")
 @click.option("--protector", type=FOLDER, help="From `salm-dicom fit`; brings its own settings.")
 @labels_options
+@masks_option
 @modality_option
 @selection_options
 @quantitative_option
@@ -66,6 +69,7 @@ Examples:
     help="De-identify every file first, by rule (PS3.15 Basic Profile); text in pixels stays. "
     "Needs salm_dicom[deid].",
 )
+@device_option
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @json_option
 @progress_option
@@ -79,6 +83,7 @@ def command(
     protector: Path | None,
     labels: Path | None,
     labels_by: str,
+    masks: Path | None,
     modality: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -91,6 +96,7 @@ def command(
     key_file: Path | None,
     certificate: Path | None,
     deidentify: bool,
+    device: str,
     dry_run: bool,
     as_json: bool,
     progress: str,
@@ -109,16 +115,16 @@ def command(
     from salm_dicom.perturb import WITHOUT_TORCH
 
     jobs = jobs or len(os.sched_getaffinity(0))
-    if (
-        jobs > 1 and engine == "local" and not dry_run
-    ):  # while this process imports the same and scans
-        warm_up(with_torch=protector is not None or settings.get("method") not in WITHOUT_TORCH)
+    if (jobs > 1 or engine != "local") and not dry_run:  # while this process imports the same
+        with_torch = protector is not None or settings.get("method") not in WITHOUT_TORCH
+        warm_up(engine, with_torch=with_torch)
     from salm_dicom.batch.labels import Labels
     from salm_dicom.batch.places import check_places
     from salm_dicom.batch.protect import Request, protect
     from salm_dicom.dicom.derive import PUBLIC_SITE_KEY
     from salm_dicom.dicom.sandbox import sandboxed
     from salm_dicom.plan import ProtectionPlan
+    from salm_dicom.protector.device import device_of
 
     vault = vault or output.with_name(output.name + ".vault")
     check_places(source, output, vault)
@@ -133,13 +139,15 @@ def command(
             as_json=as_json,
             log_file=log_file,
         )
+    plan = ProtectionPlan.from_dict(settings)
     request = Request(
         source=source,
         output=output,
         vault=vault,
-        plan=ProtectionPlan.from_dict(settings),
+        plan=plan,
         protector=protector,
         labels=None if labels is None else Labels.read(labels, by=labels_by, root=source),
+        masks=masks,
         created=creation_time(created),
         site_key=site_key(key_file, PUBLIC_SITE_KEY),
         jobs=jobs,
@@ -151,6 +159,7 @@ def command(
         recipients=() if certificate is None else recipients_of(certificate),
         allow_quantitative=allow_quantitative,
         deidentify=deidentify,
+        device=device_of(device) if plan.needs_surrogate or protector else "cpu",
     )
     with sandboxed(sandbox), console.progress_to_stderr(progress) as report:
         result = protect(request, report)

@@ -26,6 +26,7 @@ from salm_dicom.dicom.references import uids_of
 from salm_dicom.dicom.rewriting import NewUid
 from salm_dicom.dicom.unchanged import UidPair, compare
 from salm_dicom.dicom.writers import writer_of
+from salm_dicom.difference import difference
 from salm_dicom.volume import Booleans, Integers
 
 # Attributes the write policy changes; every other one must keep its bytes.
@@ -243,17 +244,15 @@ def _pixels(
     if before.shape != after.shape or before.dtype != after.dtype:
         yield Finding("PIXEL_FORMAT", "rows, columns or number type of the pixels changed")
         return
-    delta = after.astype(np.int32) - before
+    delta = difference(before, after)
     if may_change is not None:
-        outside = int(np.count_nonzero(delta[~may_change]))
-        if outside:
-            yield Finding("BACKGROUND_CHANGED", f"{outside} voxels outside the foreground changed")
+        yield from background(delta != 0, may_change)
     yield from _padding(source.file, before, after)
+    found = max(int(delta.max(initial=0)), -int(delta.min(initial=0)))
     half = 1 << max(h.short_of(protected.file, h.BITS_STORED) - 1, 1)
-    wrapped = int(np.count_nonzero(np.abs(delta) >= half))
-    if wrapped:
+    if found >= half:
+        wrapped = int(np.count_nonzero(np.abs(delta.astype(np.int64)) >= half))
         yield Finding("WRAPPED", f"{wrapped} values changed by half of all that their bits hold")
-    found = int(np.abs(delta).max(initial=0))
     allowed = largest
     if allowed is None:
         said = derivations(protected.file)
@@ -264,6 +263,13 @@ def _pixels(
         yield from _range(protected.file, after)
     elif not is_exactly(protected.file, source.file, delta):
         yield Finding("COLOUR_CHANGED", "more than the luminance of the pixels changed")
+
+
+def background(changed: Booleans, may_change: Booleans) -> Iterator[Finding]:
+    """Yield a finding where voxels of an instance changed that may not."""
+    outside = int(np.count_nonzero(changed & ~may_change))
+    if outside:
+        yield Finding("BACKGROUND_CHANGED", f"{outside} voxels outside the foreground changed")
 
 
 def _padding(source: Part10, before: Integers, after: Integers) -> Iterator[Finding]:
@@ -282,5 +288,6 @@ def _range(protected: Part10, after: Integers) -> Iterator[Finding]:
 
 
 def _within(values: Integers, edges: tuple[int, int]) -> NDArray[np.bool_]:
-    inside: NDArray[np.bool_] = (values >= edges[0]) & (values <= edges[1])
-    return inside
+    if edges[0] == edges[1]:
+        return np.asarray(values == edges[0])
+    return np.asarray((values >= edges[0]) & (values <= edges[1]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import highdicom
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from salm_dicom.errors import BadValue
@@ -23,9 +27,20 @@ _TROUBLE = (ValueError, KeyError, AttributeError, IndexError, TypeError, Runtime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outline:
-    """One segment or structure, shape of the stored values; the name holds no free text."""
+    """One segment or structure, shape of the stored values.
+
+    The name is a number, with the standard's term for the code of a segment. Labels and meanings
+    that an object gives itself are free text, may name a patient, and are never read.
+
+    Parameters
+    ----------
+    kind
+        What it is a segment of, the same in every object: the standard's term, or what tells a code
+        that it does not list from others; of a structure its number.
+    """
 
     name: str
+    kind: str
     where: Booleans
 
 
@@ -45,16 +60,34 @@ class Marks:
             It cannot be understood.
         """
         try:
+            kind = pydicom.dcmread(path, specific_tags=["SOPClassUID"]).get("SOPClassUID")
+            if kind not in (SegmentationStorage, RTStructureSetStorage):
+                return None
             dataset = pydicom.dcmread(path)
         except (InvalidDicomError, OSError):
             return None
-        kind = dataset.get("SOPClassUID")
         if kind == SegmentationStorage:
             try:
                 return cls(dataset=highdicom.seg.Segmentation.from_dataset(dataset, copy=False))
             except _TROUBLE as error:
                 raise BadValue(f"a SEG is not understood ({type(error).__name__})") from error
-        return cls(dataset=dataset) if kind == RTStructureSetStorage else None
+        return cls(dataset=dataset)
+
+    def instances(self) -> frozenset[str]:
+        """Return the SOP Instance UIDs of the images that it marks something on.
+
+        Raises
+        ------
+        BadValue
+            The object does not say.
+        """
+        try:
+            if isinstance(self.dataset, highdicom.seg.Segmentation):
+                return frozenset(str(uid) for _, _, uid in self.dataset.get_source_image_uids())
+            return frozenset(uid for uid, _ in _contours(self.dataset))
+        except _TROUBLE as error:
+            kind = type(error).__name__
+            raise BadValue(f"an outline does not say what it is of ({kind})") from error
 
     def on(self, volume: Volume, instances: Sequence[str], frames: Sequence[int]) -> list[Outline]:
         """Return what is marked on a series; nothing where the object is about others.
@@ -95,19 +128,36 @@ def _segments(
     else:
         found = seg.get_pixels_by_source_instance(list(instances), **settings)
     for place, number in enumerate(seg.segment_numbers):
-        meaning = seg.get_segment_description(number).segmented_property_type.meaning
+        kind = seg.get_segment_description(number).segmented_property_type
+        term = _term(str(kind.value), str(kind.scheme_designator))
         where = np.asarray(found[..., place] >= _COVERED)
         if where.any():
-            yield Outline(name=f"segment {number} ({meaning})", where=where)
+            name = f"segment {number}" + f" ({term})" * bool(term)
+            yield Outline(name=name, kind=term or _other(kind), where=where)
+
+
+def _other(kind: Any) -> str:
+    """Return what tells a code that the standard does not list from others, without its text."""
+    code = f"{kind.scheme_designator}/{kind.value}".encode()
+    return f"code {hashlib.sha256(code).hexdigest()[:8]}"
+
+
+@lru_cache(maxsize=256)
+def _term(value: str, scheme: str) -> str:
+    """Return the standard's shortest term for a code; nothing for a code that it does not list."""
+    known = "SCT" if scheme == "SRT" else scheme  # the older name of SNOMED's codes
+    if known not in codes.schemes():
+        return ""
+    asked = Code(value, scheme, "")
+    terms = [one.meaning for one in getattr(codes, known).concepts.values() if one == asked]
+    return min(terms, key=lambda term: (len(term), term), default="")
 
 
 def _structures(dataset: Any, volume: Volume, instances: Sequence[str]) -> Iterator[Outline]:
     to_index = np.linalg.inv(volume.affine)
     for structure in dataset.get("ROIContourSequence", ()):
         where = np.zeros(volume.pixels.values.shape, dtype=bool)
-        for contour in structure.get("ContourSequence", ()):
-            images = contour.get("ContourImageSequence", ())
-            uid = images[0].ReferencedSOPInstanceUID if images else ""
+        for uid, contour in _contours_of(structure):
             if uid not in instances or contour.ContourGeometricType != "CLOSED_PLANAR":
                 continue
             if volume.irregular:
@@ -117,7 +167,20 @@ def _structures(dataset: Any, volume: Volume, instances: Sequence[str]) -> Itera
             # an inner contour is a hole (PS3.3 C.8.8.6.3: the exclusive or of nested contours)
             where[instances.index(uid)] ^= _filled(columns_and_rows, where.shape[1:])
         if where.any():
-            yield Outline(name=f"structure {structure.ReferencedROINumber}", where=where)
+            name = f"structure {int(structure.ReferencedROINumber)}"
+            yield Outline(name=name, kind=name, where=where)
+
+
+def _contours(dataset: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every contour with the UID of the image that it lies on."""
+    for structure in dataset.get("ROIContourSequence", ()):
+        yield from _contours_of(structure)
+
+
+def _contours_of(structure: Any) -> Iterator[tuple[str, Any]]:
+    for contour in structure.get("ContourSequence", ()):
+        images = contour.get("ContourImageSequence", ())
+        yield str(images[0].ReferencedSOPInstanceUID) if images else "", contour
 
 
 def _filled(points: Floats, shape: tuple[int, ...]) -> Booleans:

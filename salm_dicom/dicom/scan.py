@@ -60,7 +60,7 @@ class SeriesFiles:
 
     @property
     def frames(self) -> int:
-        """Volumes over time: one, as far as a scan can tell."""
+        """How many volumes over time there are, one as far as a scan can tell."""
         return 1
 
     @property

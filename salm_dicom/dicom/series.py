@@ -64,7 +64,13 @@ class Series:
     series_uid: str
 
 
-def read_series(paths: Sequence[Path], *, keep_files: bool = False) -> Series:
+# Called with a file's number, the file and its pixels, (slices, rows, columns) in its own order.
+OnFile = Callable[[int, Part10, StoredPixels], None]
+
+
+def read_series(
+    paths: Sequence[Path], *, keep_files: bool = False, on_file: OnFile | None = None
+) -> Series:
     """Return the one volume that the files make; slices are put in spatial order.
 
     Parameters
@@ -73,6 +79,9 @@ def read_series(paths: Sequence[Path], *, keep_files: bool = False) -> Series:
         Files, in any order.
     keep_files
         Keep the files' bytes beside the volume, for a writer that follows at once.
+    on_file
+        Told each file, its number and its pixels while they are in memory, by who looks at them and
+        writes nothing: the files then get no SHA-256.
 
     Raises
     ------
@@ -90,13 +99,17 @@ def read_series(paths: Sequence[Path], *, keep_files: bool = False) -> Series:
         headers.append(completed(file, header(file, path)))
         one = stored_pixels(file)
         if len(paths) == 1 and headers[0].frames > 1:
+            if on_file is not None:
+                on_file(index, file, one)
             return _multi_frame(file, headers[0], one, stamp if keep_files else None)
         if stack is None:
             stack = np.empty((len(paths), *one.values.shape[1:]), dtype=one.values.dtype)
         if one.values.shape[1:] != stack.shape[1:] or one.values.dtype != stack.dtype:
             raise GeometryError("the files differ in size or pixel type; one volume is needed")
+        if on_file is not None:
+            on_file(index, file, one)
         stack[index] = one.values[0]
-        digests.append(file.sha256)
+        digests.append("" if on_file else file.sha256)
         slices.append(replace(one, values=stack[index : index + 1]))  # the file's bytes can go
         if keep_files:
             files.append((file, stamp))

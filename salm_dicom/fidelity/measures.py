@@ -64,6 +64,13 @@ def _most(row: int, short: str, title: str, unit: str) -> Measure:
 
 _BEYOND = "above that of accepted JPEG 2000"
 MEASURES = {
+    "clipped": Measure(
+        row=2,
+        short="clipped voxels",
+        title="voxels that came to lie at an end of the range",
+        unit="voxels",
+        form=".0f",
+    ),
     "region_shift": _most(
         3, "shift of an outlined region's mean", "shift of the mean, outlined region", SHIFT
     ),

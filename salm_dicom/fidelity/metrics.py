@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from salm_dicom.errors import Unmeasurable
+from salm_dicom.fidelity.clipping import clipping
 from salm_dicom.fidelity.features import radiomics
 from salm_dicom.fidelity.measures import DEFAULT_ROWS
 from salm_dicom.fidelity.noise import contrast, noise
@@ -16,7 +17,7 @@ from salm_dicom.fidelity.segmentation import segmentation
 from salm_dicom.fidelity.shifts import shifts
 from salm_dicom.fidelity.spectrum import spectrum
 from salm_dicom.fidelity.structure import ssim, taps_for
-from salm_dicom.fidelity.subject import Reading, Slice, Subject, Window
+from salm_dicom.fidelity.subject import Reading, Subject
 from salm_dicom.fidelity.visible import visibility
 from salm_dicom.fidelity.windows import against_jpeg2000
 
@@ -33,8 +34,9 @@ class Metric:
     measure: Callable[[Subject], Iterable[Reading]]
 
 
-# Rows 1 and 2 are no numbers: see `dicom.conformance`.
+# Row 1, and of row 2 all but the clipped voxels, are no numbers: see `dicom.conformance`.
 METRICS: dict[str, Metric] = {
+    "clipping": Metric((2,), clipping),
     "shifts": Metric((3,), shifts),
     "noise": Metric((4,), noise),
     "spectrum": Metric((5,), spectrum),
@@ -102,11 +104,9 @@ def measure(subject: Subject, rows: Collection[int] = DEFAULT_ROWS) -> Fidelity:
         What is measured, of `ROWS`; PSNR, SSIM and the shift of each slice always are.
     """
     slices = tuple(_slices(subject))
-    largest = changed = 0.0
-    for index in subject.changed():
-        change = subject.change_at(index)
-        largest = max(largest, float(np.abs(change).max() * abs(subject.pixels.slope[index])))
-        changed += np.count_nonzero(change)
+    slopes = np.abs(subject.pixels.slope).tolist()
+    changes = subject.changes
+    foreground = sum(one.foreground for one in changes)
     readings = [*_overall(subject, slices)]
     unmeasured = []
     for metric in METRICS.values():
@@ -121,8 +121,8 @@ def measure(subject: Subject, rows: Collection[int] = DEFAULT_ROWS) -> Fidelity:
         psnr_db=min(one.psnr_db for one in slices),
         ssim=_least_ssim(slices),
         mean_shift=max(abs(one.mean_shift) for one in slices),
-        largest_change=largest,
-        changed_share=changed / max(int(subject.mask.sum()), 1),
+        largest_change=max(one.largest * by for one, by in zip(changes, slopes, strict=True)),
+        changed_share=sum(one.changed for one in changes) / max(foreground, 1),
         slices=slices,
         readings=tuple(readings),
         unmeasured=tuple(unmeasured),
@@ -143,44 +143,28 @@ def _least_ssim(slices: Iterable[SliceFidelity]) -> float:
 
 
 def _slices(subject: Subject) -> Iterator[SliceFidelity]:
-    """Yield the numbers of each slice; beyond the reach of the foreground nothing can differ."""
-    low, high = subject.intensity_range
-    shown = Window(name="intensity range", low=low, high=high)
+    """Yield the numbers of each slice."""
+    rows, columns = subject.mask.shape[1:]
+    closely = set(subject.samples)
+    for index, one in enumerate(subject.changes):
+        error = one.shown_squares / (rows * columns)
+        slope = float(subject.pixels.slope[index])
+        yield SliceFidelity(
+            psnr_db=float(-10 * np.log10(error)) if error else np.inf,
+            mean_shift=slope * one.inside / max(one.foreground, 1),
+            ssim=_ssim(subject, index) if index in closely else None,
+        )
+
+
+def _ssim(subject: Subject, index: int) -> float:
+    """Return the mean SSIM of a slice; beyond the reach of the foreground nothing can differ."""
     rows, columns = subject.mask.shape[1:]
     taps = taps_for((rows, columns))
     box = tuple(slice(max(0, part.start - taps), part.stop + taps) for part in subject.box)
-    counts = rows * columns, (rows - taps + 1) * (columns - taps + 1)
-    closely = set(subject.samples)
-    for index, inside in enumerate(subject.mask):
-        source, protected = subject.source_at(index, box), subject.protected_at(index, box)
-        found = _of_slice(source, protected, (protected - source)[inside[box]], shown, counts[0])
-        if index in closely:
-            found = replace(found, ssim=_ssim(source, protected, shown, counts[1]))
-        yield found
-
-
-def _of_slice(
-    source: Slice, protected: Slice, inside: Slice, shown: Window, count: int
-) -> SliceFidelity:
-    """Return the numbers of one slice.
-
-    Parameters
-    ----------
-    inside
-        The change of its foreground voxels.
-    count
-        Voxels of the whole slice.
-    """
-    before, after = shown.shown(source), shown.shown(protected)
-    apart = np.subtract(after, before).ravel()
-    error = float(np.dot(apart, apart)) / count
-    return SliceFidelity(
-        psnr_db=float(-10 * np.log10(error)) if error else np.inf,
-        mean_shift=float(inside.mean(dtype=np.float64)) if inside.size else 0.0,
+    before, after = (
+        subject.shown(index, values[index][box])
+        for values in (subject.pixels.values, subject.after)
     )
-
-
-def _ssim(source: Slice, protected: Slice, shown: Window, count: int) -> float:
-    """Return the mean SSIM of a slice in which the window fits at `count` places."""
-    lost = (1 - ssim(shown.shown(source), shown.shown(protected))).sum(dtype=np.float64)
-    return 1 - float(lost) / count
+    lost = float((1 - ssim(before, after)).sum(dtype=np.float64))
+    places: int = (rows - taps + 1) * (columns - taps + 1)
+    return 1 - lost / places

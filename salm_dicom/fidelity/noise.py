@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from salm_dicom.errors import Unmeasurable
+from salm_dicom.fidelity.squares import SIDE_MM, Squares
 from salm_dicom.fidelity.subject import Reading, Region, Subject
 from salm_dicom.fidelity.tissues import tissues
 from salm_dicom.volume import Booleans, Floats
 
-T = TypeVar("T", bound=np.generic)
-
-# Side of a square, and the fewest voxels on it.
-_SIDE_MM, _SIDE = 8.0, 6
 # Homogeneous are squares of at most this multiple of the lower quartile of the variance. Others
 # hold edges; the lowest alone would be those where noise happens to be low.
 _QUARTILE, _MULTIPLE = 0.25, 2.0
@@ -30,36 +24,15 @@ _GAP_MM, _RING_MM = 2.0, 8.0
 _LEAST_CNR = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Squares:
-    """Squares that are all foreground, arrays of (squares,): modality values and their square."""
-
-    index: NDArray[np.intp]
-    mean: Floats
-    mean_after: Floats
-    variance: Floats
-    variance_after: Floats
-
-    def taken(self, which: Booleans) -> Squares:
-        """Return some of them."""
-        return Squares(
-            index=self.index[which],
-            mean=self.mean[which],
-            mean_after=self.mean_after[which],
-            variance=self.variance[which],
-            variance_after=self.variance_after[which],
-        )
-
-
 def noise(subject: Subject) -> Iterator[Reading]:
     """Yield by how many percent the noise of homogeneous squares changed, worst of the slices.
 
     The squares are chosen in the source, and the noise is pooled over those of a slice.
     """
-    found = _squares(subject)
+    found = subject.squares
     found = found.taken(found.variance > 0)
     if len(found.index) < _FEWEST:
-        raise Unmeasurable(f"fewer than {_FEWEST} squares of {_SIDE_MM:g} mm are foreground only")
+        raise Unmeasurable(f"fewer than {_FEWEST} squares of {SIDE_MM:g} mm are foreground only")
     found = _homogeneous(found)
     worst, at = 0.0, ""
     for index in np.unique(found.index).tolist():
@@ -84,13 +57,6 @@ def contrast(subject: Subject) -> Iterator[Reading]:
         yield from _of_tissues(subject)
 
 
-def tiled(values: NDArray[T], rows: int, columns: int) -> NDArray[T]:
-    """Return the squares that fit, (squares, voxels of one)."""
-    down, across = values.shape[0] // rows, values.shape[1] // columns
-    fitting = values[: down * rows, : across * columns].reshape(down, rows, across, columns)
-    return fitting.swapaxes(1, 2).reshape(down * across, rows * columns)
-
-
 def is_homogeneous(variance: Floats) -> Booleans:
     """Return which squares hold noise and nothing else, of all squares' variances."""
     if not variance.size:
@@ -102,30 +68,9 @@ def _homogeneous(found: Squares) -> Squares:
     return found.taken(is_homogeneous(found.variance))
 
 
-def _squares(subject: Subject) -> Squares:
-    rows, columns = (max(_SIDE, round(_SIDE_MM / mm)) for mm in subject.spacing_mm)
-    counts, parts = [], []
-    for index in range(len(subject)):
-        full = tiled(subject.mask[index][subject.box], rows, columns).all(axis=1)
-        before = tiled(subject.source_at(index, subject.box), rows, columns)[full]
-        after = tiled(subject.protected_at(index, subject.box), rows, columns)[full]
-        counts.append(len(before))
-        parts.append(
-            np.stack([before.mean(1), after.mean(1), before.var(1), after.var(1)]).astype(float)
-        )
-    mean, mean_after, variance, variance_after = np.concatenate(parts, axis=1)
-    return Squares(
-        index=np.repeat(np.arange(len(counts)), counts),
-        mean=mean,
-        mean_after=mean_after,
-        variance=variance,
-        variance_after=variance_after,
-    )
-
-
 def _of_tissues(subject: Subject) -> Iterator[Reading]:
     names, edges = tissues(subject)
-    found = _squares(subject)
+    found = subject.squares
     which = np.searchsorted(edges, found.mean, side="right")
     pure = []
     for tissue, name in enumerate(names):

@@ -21,8 +21,9 @@ from statistics import NormalDist
 import numpy as np
 
 from salm_dicom.errors import Unmeasurable
-from salm_dicom.fidelity.noise import is_homogeneous, tiled
+from salm_dicom.fidelity.noise import is_homogeneous
 from salm_dicom.fidelity.spectrum import flat
+from salm_dicom.fidelity.squares import tiled
 from salm_dicom.fidelity.subject import Reading, Subject
 from salm_dicom.volume import Floats
 

@@ -8,6 +8,7 @@ never further from 0 than the mean of the worst.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from salm_dicom.errors import Unmeasurable
 from salm_dicom.fidelity.subject import Reading, Region, Subject
-from salm_dicom.fidelity.tissues import tissues
+from salm_dicom.fidelity.tissues import reached, reaches, tissues
 from salm_dicom.volume import Booleans, Floats, Integers
 
 # Sides of the sliding windows: the smallest lesion that is measured, and a piece of an organ.
@@ -51,25 +52,21 @@ def _of_windows(subject: Subject) -> Iterator[Reading]:
     worst = dict.fromkeys(WINDOWS_MM, (0.0, ""))
     sides = {mm: [max(1, round(mm / spacing)) for spacing in subject.spacing_mm] for mm in worst}
     factor = 2 if min(sides[min(WINDOWS_MM)]) >= _COARSEN else 1
+    cells = {mm: [max(1, round(side / factor)) for side in sides[mm]] for mm in worst}
+    room = max(side for both in cells.values() for side in both)
     for index in subject.changed():
         inside = subject.mask[index][subject.box]
         found = [
-            _integral(_coarse(values, factor))
+            Integral.of(_coarse(values, factor), room)
             for values in (inside, subject.change_at(index, subject.box) * inside)
         ]
         if subject.is_uptake:
             own = subject.source_at(index, subject.box) * inside
-            found.append(_integral(_coarse(own.astype(np.float64), factor)))
-        for mm in worst:
-            cells = [max(1, round(side / factor)) for side in sides[mm]]
-            counts, shifts, *before = (_sums(one, cells) for one in found)
-            counts = np.maximum(counts, 1) * (counts >= _FILLED * factor**2 * np.prod(cells))
-            means = np.divide(shifts, counts, out=np.zeros(counts.shape), where=counts > 0)
-            scale = _scale(subject, index)
-            if before:
-                means = _relative(means * scale * np.maximum(counts, 1), before[0])
-                scale = 1.0
-            most = max(float(means.max(initial=0.0)), -float(means.min(initial=0.0))) * scale
+            found.append(Integral.of(_coarse(own.astype(np.float64), factor), room))
+        for mm, both in cells.items():
+            least = _FILLED * factor**2 * np.prod(both)
+            sums = [one.windows(both) for one in found]
+            most = _largest_mean(sums, least, _scale(subject, index), worst[mm][0])
             if most > worst[mm][0]:
                 worst[mm] = most, f"slice {index + 1}"
     for mm, (value, at) in worst.items():
@@ -79,35 +76,78 @@ def _of_windows(subject: Subject) -> Iterator[Reading]:
         )  # fmt: skip
 
 
+def _largest_mean(sums: list[NDArray[Any]], least: float, scale: float, known: float) -> float:
+    """Return the largest absolute mean of the windows, or 0 where none is above what is known.
+
+    Parameters
+    ----------
+    sums
+        Foreground and change of each window, and its own values where the mean is a share of them.
+    least
+        Foreground that a window must have.
+    scale
+        What one stored unit is in the unit of the mean.
+    """
+    counts, shifts, *own = sums
+    size = np.abs(shifts)
+    # a quotient is only taken where the sum alone does not rule it out
+    bound = 0.0 if own else known / scale * max(least, 1.0) * (1 - 1e-9)
+    places = np.flatnonzero((size > bound) & (counts >= max(least, 1.0)))
+    if not places.size:
+        return 0.0
+    size, by = size.reshape(-1)[places] * scale, counts.reshape(-1)[places]
+    if own:
+        return float(_relative(size, own[0].reshape(-1)[places]).max())
+    return float((size / by).max())
+
+
 def _coarse(values: NDArray[Any], factor: int) -> NDArray[Any]:
     """Return sums over squares of 2 x 2 voxels, or the values themselves."""
-    kind = np.float64 if values.dtype.kind == "f" else np.int64
     if factor == 1:
-        return values.astype(kind)
+        return values
     rows, columns = (size % 2 for size in values.shape)
     even = np.pad(values, ((0, rows), (0, columns))) if rows or columns else values
     even = even.view(np.uint8) if even.dtype == bool else even
-    pairs = even[::2] + even[1::2]
-    return np.asarray((pairs[:, ::2] + pairs[:, 1::2]).astype(kind))
+    kind = np.int32 if even.dtype == np.int16 else even.dtype
+    pairs = np.add(even[::2], even[1::2], dtype=kind)
+    return np.asarray(pairs[:, ::2] + pairs[:, 1::2])
 
 
-def _integral(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the sum of all that lies above and to the left of each corner between cells."""
-    total = np.zeros((values.shape[0] + 1, values.shape[1] + 1), dtype=values.dtype)
-    np.cumsum(values, axis=1, out=total[1:, 1:])
-    for row in range(1, len(total)):  # twice as fast as a second cumsum
-        np.add(total[row], total[row - 1], out=total[row])
-    return total
+@dataclass(frozen=True, slots=True)
+class Integral:
+    """Sums of all that lies above and to the left of each corner between cells.
 
+    Around the cells there is `room` for windows to reach out of the image.
+    """
 
-def _sums(integral: NDArray[Any], sides: list[int]) -> NDArray[Any]:
-    """Return the sum over each window from an integral image; windows end at the image's edge."""
-    for axis, side in enumerate(sides):
-        size = integral.shape[axis] - 1
-        first = np.arange(-(side // 2), size - side // 2, max(1, int(_STEP * side)))
-        start, stop = np.clip(first, 0, size), np.clip(first + side, 0, size)
-        integral = integral.take(stop, axis=axis) - integral.take(start, axis=axis)
-    return integral
+    total: NDArray[Any]
+    room: int
+
+    @classmethod
+    def of(cls, values: NDArray[Any], room: int) -> Integral:
+        """Return the sums of one slice, exact for integers."""
+        kind: type[np.generic] = np.float64
+        if values.dtype.kind != "f":
+            most = max(int(values.max()), -int(values.min())) if values.size else 0
+            kind = np.int32 if most * values.size < 1 << 31 else np.int64
+        rows, columns = values.shape
+        total = np.zeros((rows + 1 + 2 * room, columns + 1 + 2 * room), dtype=kind)
+        np.cumsum(values, axis=1, out=total[room + 1 : -room, room + 1 : -room])
+        total[:, -room:] = total[:, -room - 1 : -room]
+        for row in range(room + 2, rows + room + 1):  # twice as fast as a second cumsum
+            np.add(total[row], total[row - 1], out=total[row])
+        total[-room:] = total[-room - 1]
+        return cls(total, room)
+
+    def windows(self, sides: list[int]) -> NDArray[Any]:
+        """Return the sum over each window; windows end at the image's edge."""
+        found = self.total
+        for axis, side in enumerate(sides):
+            size = self.total.shape[axis] - 1 - 2 * self.room
+            step, first = max(1, int(_STEP * side)), self.room - side // 2
+            start, stop = (slice(at, at + size, step) for at in (first, first + side))
+            found = found[stop] - found[start] if axis == 0 else found[:, stop] - found[:, start]
+        return found
 
 
 def _of_tissues(subject: Subject) -> Reading:
@@ -115,15 +155,15 @@ def _of_tissues(subject: Subject) -> Reading:
     # a tissue counts where it has the area of one of the smaller windows
     least = min(WINDOWS_MM) ** 2 / (subject.spacing_mm[0] * subject.spacing_mm[1])
     worst, where = 0.0, ""
+    stored: dict[tuple[float, float], list[tuple[bool, int]]] = {}
     for index in subject.changed():
-        inside = subject.mask[index][subject.box]
-        values = subject.source_at(index, subject.box)[inside]
-        tissue = np.searchsorted(edges, values, side="right")
-        change = subject.change_at(index, subject.box)[inside]
-        counts = np.bincount(tissue, minlength=len(names))
-        means = np.bincount(tissue, change, minlength=len(names)) / np.maximum(counts, 1)
+        mapping = float(subject.pixels.slope[index]), float(subject.pixels.intercept[index])
+        if mapping not in stored:
+            stored[mapping] = reached(subject, index, edges)
+        change, counts = _tissue_changes(subject, index, stored[mapping])
+        means = change / np.maximum(counts, 1)
         if subject.is_uptake:
-            own = np.bincount(tissue, values, minlength=len(names)) / np.maximum(counts, 1)
+            own = _tissue_means(subject, index, edges)
             shift = np.abs(_relative(means * subject.pixels.slope[index], own))
         else:
             shift = np.abs(means) * _scale(subject, index)
@@ -134,15 +174,42 @@ def _of_tissues(subject: Subject) -> Reading:
     return Reading(name="tissue_shift", value=worst, unit=subject.shift_unit, at=where)
 
 
+def _tissue_changes(
+    subject: Subject, index: int, edges: list[tuple[bool, int]]
+) -> tuple[Floats, Integers]:
+    """Return the sum of the changes of each tissue of a slice, and its voxels."""
+    inside, values = subject.mask[index].reshape(-1), subject.pixels.values[index].reshape(-1)
+    after = subject.after[index].reshape(-1)
+    places = np.flatnonzero((values != after) & inside)
+    here, there = values[places], after[places]
+    change = there.astype(np.int64) - here
+    counts, sums = [subject.changes[index].foreground], [int(change.sum())]
+    for edge in edges:
+        counts.append(int(np.count_nonzero(reaches(values, edge) & inside)))
+        sums.append(int(change[reaches(here, edge)].sum()))
+    each = [-np.diff([*one, 0]) for one in (sums, counts)]
+    return each[0].astype(np.float64), each[1]
+
+
+def _tissue_means(subject: Subject, index: int, edges: Floats) -> Floats:
+    """Return the mean of each tissue of a slice, in modality units."""
+    values = subject.source_at(index)[subject.mask[index]]
+    tissue = np.searchsorted(edges, values, side="right")
+    counts = np.bincount(tissue, minlength=len(edges) + 1)
+    found = np.bincount(tissue, values, minlength=len(edges) + 1) / np.maximum(counts, 1)
+    return np.asarray(found)
+
+
 def _of_slices(subject: Subject) -> Reading:
     """Return the largest shift of the mean of all foreground of a slice."""
     worst, where = 0.0, ""
     for index in subject.changed():
-        inside = subject.mask[index]
-        if not inside.any():
+        one = subject.changes[index]
+        if not one.foreground:
             continue
-        shift = abs(float(subject.change_at(index)[inside].mean())) * _scale(subject, index)
+        shift = abs(one.inside) / one.foreground * _scale(subject, index)
         if subject.is_uptake:
+            inside = subject.mask[index]
             own = float(subject.source_at(index)[inside].mean(dtype=np.float64))
             shift = float(_relative(shift, np.array(own)))
         if shift > worst:

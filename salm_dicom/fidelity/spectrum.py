@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from salm_dicom.errors import Unmeasurable
-from salm_dicom.fidelity.noise import is_homogeneous, tiled
+from salm_dicom.fidelity.noise import is_homogeneous
+from salm_dicom.fidelity.squares import tiled
 from salm_dicom.fidelity.subject import Reading, Slice, Subject
 from salm_dicom.volume import Floats
 

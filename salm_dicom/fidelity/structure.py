@@ -1,15 +1,21 @@
 """How like two images are: local SSIM, and visual information fidelity in the pixel domain.
 
-Both are made of Gaussian means, here along rows and columns in turn, where library code convolves
-with the whole square: a tenth of the time. Tests hold them to scikit-image and sewar.
+Both are made of Gaussian means, here along rows and columns in turn and as products of matrices,
+where library code convolves with the whole square: a thirtieth of the time. Tests hold them to
+scikit-image and sewar.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Image = NDArray[np.float32]
+# Mean of the source and of the other, their variances, and covariance, around each place.
+Moments = tuple[Image, Image, Image, Image, Image]
 
 # Wang et al.: a window of 11 with SD 1.5, and what keeps the quotient from 0 / 0.
 _SSIM_TAPS, _SSIM_SD = 11, 1.5
@@ -18,6 +24,8 @@ _C1, _C2 = 0.01**2, 0.03**2
 _SCALES = 4
 _EYE = 2.0 / 255**2
 _TINY = 1e-10
+# Rows that one product of matrices makes.
+_BLOCK = 32
 
 
 def ssim(source: Image, other: Image) -> Image:
@@ -30,8 +38,17 @@ def ssim(source: Image, other: Image) -> Image:
     Wang et al., *Image quality assessment: from error visibility to structural similarity*, IEEE
     Transactions on Image Processing 13 (2004).
     """
+    return ssims(source, (other,))[0]
+
+
+def ssims(source: Image, others: Sequence[Image]) -> list[Image]:
+    """Return `ssim` of a source and each of several images of it."""
     kernel = _kernel(taps_for(source.shape), _SSIM_SD)
-    mean, mean_other, variance, variance_other, covariance = _moments(source, other, kernel)
+    return [_ssim(found) for found in _moments(source, others, kernel)]
+
+
+def _ssim(moments: Moments) -> Image:
+    mean, mean_other, variance, variance_other, covariance = moments
     found: Image = (2 * mean * mean_other + _C1) * (2 * covariance + _C2)
     found /= (mean**2 + mean_other**2 + _C1) * (variance + variance_other + _C2)
     return found
@@ -52,21 +69,34 @@ def vif(source: Image, other: Image) -> float:
     Sheikh & Bovik, *Image information and visual quality*, IEEE Transactions on Image Processing
     15 (2006), in the pixel domain as its authors published it.
     """
-    kept = there = 0.0
+    return vifs(source, (other,))[0]
+
+
+def vifs(source: Image, others: Sequence[Image]) -> list[float]:
+    """Return `vif` of a source and each of several images of it."""
+    there, kept = 0.0, [0.0] * len(others)
+    if source.min() == source.max():
+        return [1.0] * len(others)
     for scale in range(1, _SCALES + 1):
         taps = 2 ** (_SCALES - scale + 1) + 1
         kernel = _kernel(taps, taps / 5)
         if scale > 1:
             if min(source.shape) < taps:
                 break
-            source, other = (_means(image, kernel)[::2, ::2] for image in (source, other))
+            source, *others = (_means(image, kernel)[::2, ::2] for image in (source, *others))
         if min(source.shape) < taps:
             break
-        _, _, variance, variance_other, covariance = _moments(source, other, kernel)
-        gain, rest = _channel(variance, variance_other, covariance)
-        kept += float(np.log10(1 + gain**2 * variance / (rest + _EYE)).sum(dtype=np.float64))
-        there += float(np.log10(1 + variance / _EYE).sum(dtype=np.float64))
-    return kept / there if there > 0 else 1.0
+        for index, (_, _, variance, variance_other, covariance) in enumerate(
+            _moments(source, others, kernel)
+        ):
+            gain, rest = _channel(variance, variance_other, covariance)
+            kept[index] += _information(gain**2 * variance / (rest + _EYE))
+            there += 0 if index else _information(variance / _EYE)
+    return [one / there if there > 0 else 1.0 for one in kept]
+
+
+def _information(ratio: Image) -> float:
+    return float(np.log10(1 + ratio).sum(dtype=np.float64))
 
 
 def _channel(variance: Image, variance_other: Image, covariance: Image) -> tuple[Image, Image]:
@@ -84,31 +114,34 @@ def _channel(variance: Image, variance_other: Image, covariance: Image) -> tuple
     return gain, np.maximum(rest, _TINY)
 
 
-def _moments(source: Image, other: Image, kernel: Image) -> tuple[Image, ...]:
-    """Return means, variances and covariance around each place."""
-    mean, mean_other = _means(source, kernel), _means(other, kernel)
+def _moments(source: Image, others: Sequence[Image], kernel: Image) -> Iterator[Moments]:
+    """Yield for each image means, variances and covariance around each place."""
+    mean = _means(source, kernel)
     variance = _means(source * source, kernel) - mean * mean
-    variance_other = _means(other * other, kernel) - mean_other * mean_other
-    covariance = _means(source * other, kernel) - mean * mean_other
-    return mean, mean_other, variance, variance_other, covariance
+    for other in others:
+        mean_other = _means(other, kernel)
+        variance_other = _means(other * other, kernel) - mean_other * mean_other
+        covariance = _means(source * other, kernel) - mean * mean_other
+        yield mean, mean_other, variance, variance_other, covariance
 
 
 def _means(image: Image, kernel: Image) -> Image:
-    """Return the weighted mean of each window that fits, by a symmetric kernel."""
-    half = len(kernel) // 2
-    for axis in (0, 1):
-        size = image.shape[axis] - len(kernel) + 1
-        taps = [
-            image[by : by + size] if axis == 0 else image[:, by : by + size]
-            for by in range(len(kernel))
-        ]
-        total = kernel[half] * taps[half]
-        both = np.empty_like(total)
-        for tap in range(half):
-            np.add(taps[tap], taps[-1 - tap], out=both)
-            both *= kernel[tap]
-            total += both
-        image = total
+    """Return the weighted mean of each window that fits, by a symmetric kernel.
+
+    A block of rows is the product of a band matrix and of the rows that it needs: two products for
+    the two axes, which a BLAS does in a third of the time of shifting and adding.
+    """
+    reach = len(kernel) - 1
+    band = np.zeros((_BLOCK, _BLOCK + reach), dtype=np.float32)
+    for row in range(_BLOCK):
+        band[row, row : row + len(kernel)] = kernel
+    for _ in ("rows", "columns"):
+        size = image.shape[0] - reach
+        blocks = -(-size // _BLOCK)
+        rows = np.zeros((blocks * _BLOCK + reach, image.shape[1]), dtype=np.float32)
+        rows[: len(image)] = image
+        overlapping = sliding_window_view(rows, _BLOCK + reach, axis=0)[::_BLOCK].swapaxes(1, 2)
+        image = np.matmul(band, overlapping).reshape(blocks * _BLOCK, -1)[:size].T
     return image
 
 

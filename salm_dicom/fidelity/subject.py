@@ -9,6 +9,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from salm_dicom.difference import difference, spread
+from salm_dicom.fidelity.changes import SliceChange, slice_changes
+from salm_dicom.fidelity.squares import Squares, squares
 from salm_dicom.volume import Booleans, Floats, Integers, StoredPixels
 
 Slice = NDArray[np.float32]
@@ -123,12 +126,12 @@ class Subject:
 
     @property
     def shift_unit(self) -> str:
-        """Unit of a shift of a mean: HU for CT, else percent."""
+        """What a shift of a mean is in, HU for CT, else percent."""
         return "HU" if self.modality == "CT" else "%"
 
     @property
     def is_uptake(self) -> bool:
-        """Whether values count something: a shift is then a share of the region's own mean."""
+        """Whether values count something, so that a shift is a share of the region's own mean."""
         return self.modality in ("PT", "NM")
 
     @cached_property
@@ -148,45 +151,63 @@ class Subject:
 
     @cached_property
     def samples(self) -> tuple[int, ...]:
-        """Slices for what takes long: those that changed most, and others evenly between them.
+        """The slices that changed most, and others evenly between them, for what takes long.
 
         Without a change, evenly chosen ones alone.
         """
         count = len(self)
         if self.is_full or count <= _SAMPLES:
             return tuple(range(count))
-        changes = [self._energy(index) for index in range(count)]
+        slopes = self.pixels.slope
+        changes = [one.squares * slopes[index] ** 2 for index, one in enumerate(self.changes)]
         worst = np.argsort(changes)[::-1][: _SAMPLES // 2].tolist()
         even = np.linspace(0, count - 1, _SAMPLES - len(worst) + 2)[1:-1].round().astype(int)
         return tuple(sorted({*worst, *even.tolist()}))
 
-    def _energy(self, index: int) -> float:
-        """Return the sum of the squared change of a slice."""
-        change = self.change_at(index, self.box).ravel().astype(np.float32)
-        return float(np.dot(change, change)) * float(self.pixels.slope[index]) ** 2
+    @cached_property
+    def extremes(self) -> tuple[int, int]:
+        """Smallest and largest stored value of the source that is no padding."""
+        return self.pixels.extremes()
+
+    @cached_property
+    def spread(self) -> int:
+        """No stored value, before or after, is further than this from another one."""
+        return spread(self.pixels.values, self.after)
+
+    @cached_property
+    def changes(self) -> tuple[SliceChange, ...]:
+        """What changed in each slice."""
+        return tuple(slice_changes(self))
+
+    @cached_property
+    def squares(self) -> Squares:
+        """Squares that are all foreground."""
+        return squares(self)
 
     def source_at(self, index: int, box: tuple[slice, ...] | None = None) -> Slice:
         """Return the modality values of one slice of the source, (rows, columns)."""
-        return self._mapped(index, self.pixels.values[index][box or ...])
+        return self.mapped(index, self.pixels.values[index][box or ...])
 
     def protected_at(self, index: int, box: tuple[slice, ...] | None = None) -> Slice:
         """Return the modality values of one protected slice, (rows, columns)."""
-        return self._mapped(index, self.after[index][box or ...])
+        return self.mapped(index, self.after[index][box or ...])
 
     def change_at(self, index: int, box: tuple[slice, ...] | None = None) -> Integers:
-        """Return the change of one slice in stored units, (rows, columns)."""
+        """Return the change of one slice in stored units, signed, (rows, columns)."""
         where = box or ...
-        change: Integers = self.after[index][where].astype(np.int32)
-        change -= self.pixels.values[index][where]
-        return change
+        return difference(self.pixels.values[index][where], self.after[index][where], self.spread)
 
     def changed(self) -> Iterator[int]:
         """Yield the slices that have any change."""
-        for index in range(len(self)):
-            if not np.array_equal(self.pixels.values[index], self.after[index]):
-                yield index
+        yield from (index for index, one in enumerate(self.changes) if one.changed)
 
-    def _mapped(self, index: int, values: Integers) -> Slice:
+    def shown(self, index: int, values: Integers) -> Slice:
+        """Return what the intensity range shows of stored values of a slice, 0 to 1."""
+        low, high = self.intensity_range
+        return Window(name="", low=low, high=high).shown(self.mapped(index, values))
+
+    def mapped(self, index: int, values: Integers) -> Slice:
+        """Return the modality values of stored values of a slice."""
         slope, intercept = self.pixels.slope[index], self.pixels.intercept[index]
         mapped: Slice = values.astype(np.float32)
         mapped *= np.float32(slope)

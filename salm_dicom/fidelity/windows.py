@@ -6,7 +6,7 @@ statements allow for diagnosis, sets the limit for each slice and window.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from openjpeg.utils import decode, encode_array
 
 from salm_dicom.errors import Unmeasurable
-from salm_dicom.fidelity.structure import ssim, vif
+from salm_dicom.fidelity.structure import ssims, vifs
 from salm_dicom.fidelity.subject import Reading, Slice, Subject, Window
 from salm_dicom.volume import Integers, StoredPixels
 
@@ -65,7 +65,7 @@ def against_jpeg2000(subject: Subject) -> Iterator[Reading]:
             if not _shows_enough(window, source[inside]):
                 continue
             shown = window.shown(source)
-            ours, theirs = (_likeness(shown, window.shown(one)) for one in (protected, anchor))
+            ours, theirs = _likenesses(shown, [window.shown(one) for one in (protected, anchor)])
             for name, value in _numbers(ours, theirs):
                 place = name, window.name
                 worst[place] = min(worst.get(place, (np.inf, index)), (value, index))
@@ -95,15 +95,18 @@ def _shows_enough(window: Window, values: Slice) -> bool:
     return bool(grey > _GREY * values.size) and values.size > 0
 
 
-def _likeness(source: Slice, other: Slice) -> Likeness:
-    error = float(np.mean((source - other) ** 2, dtype=np.float64))
-    local = ssim(source, other)
-    return Likeness(
-        psnr=float(-10 * np.log10(error)) if error else np.inf,
-        ssim=float(local.mean(dtype=np.float64)),
-        least_ssim=float(local.min()),
-        vif=vif(source, other),
-    )
+def _likenesses(source: Slice, others: Sequence[Slice]) -> Iterator[Likeness]:
+    """Yield how like the source each of several images of a slice is."""
+    locals_, information = ssims(source, others), vifs(source, others)
+    for other, local, vif in zip(others, locals_, information, strict=True):
+        apart = (source - other).ravel()
+        error = float(np.dot(apart, apart)) / apart.size
+        yield Likeness(
+            psnr=float(-10 * np.log10(error)) if error else np.inf,
+            ssim=float(local.mean(dtype=np.float64)),
+            least_ssim=float(local.min()),
+            vif=vif,
+        )
 
 
 def _filled(one: StoredPixels) -> Integers:

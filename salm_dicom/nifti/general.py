@@ -64,6 +64,23 @@ def load_any(path: str | PathLike[str], *, canonical: bool = False) -> Loaded:
     )
 
 
+def grid_of(path: str | PathLike[str]) -> tuple[tuple[int, ...], Floats]:
+    """Return shape and affine of any NIfTI image, by its header.
+
+    Raises
+    ------
+    BadValue, DecodeError
+        nibabel cannot read the header.
+    """
+    try:
+        image: Any = nib.load(path)
+        return tuple(image.shape), np.array(image.affine, dtype=np.float64)
+    except (HeaderDataError, ImageFileError, KeyError) as error:
+        raise BadValue(f"the NIfTI header cannot be understood ({type(error).__name__})") from error
+    except (OSError, EOFError, ValueError) as error:
+        raise DecodeError(f"the NIfTI header cannot be read ({type(error).__name__})") from error
+
+
 def save_any(path: str | PathLike[str], values: NDArray[Any], affine: Floats) -> None:
     """Write values (i, j, k, ...) as they are, with their affine in sform and qform.
 

@@ -20,6 +20,8 @@ class NiftiFile:
         What its sidecar names, else made from the content.
     frames, slices, rows, columns
         Its size; slices of all frames are `images`.
+    affine
+        (column, row, slice, 1) to RAS millimetres, its 16 numbers row by row.
     irregular
         Empty, or why its slices are no regular volume.
     quantity
@@ -34,6 +36,7 @@ class NiftiFile:
     slices: int
     rows: int
     columns: int
+    affine: tuple[float, ...]
     irregular: str
     quantity: str = ""
 
@@ -83,6 +86,7 @@ def inspect(path: Path, modality: str | None, *, allow_quantitative: bool = Fals
         slices=slices,
         rows=rows,
         columns=columns,
+        affine=tuple(first.affine.reshape(-1).tolist()),
         irregular=first.irregular,
         quantity=first.quantity,
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from salm_dicom.perturb.salm import Salm
 
 __all__ = [
+    "BY_LABEL",
     "EOT",
     "METHODS",
     "WITHOUT_TORCH",
@@ -38,6 +39,8 @@ __all__ = [
 
 # Methods that can do without torch, by name, for who decides before one is built.
 WITHOUT_TORCH = ("one_sided", "random", "uniform")
+# Methods that make something of their own for each label, and know no masks.
+BY_LABEL = ("one_sided", "hybrid", "patches", "texture", "autoregressive")
 # Keys of `robust.TRANSFORMS`.
 EOT = ("shift", "flip", "blur", "half")
 
@@ -59,7 +62,7 @@ class Method(Protocol):
 
     @property
     def label_shift(self) -> int:
-        """0: `loss` is that of the sample's label; 1: of the next class, on a clean surrogate."""
+        """0 if `loss` is of the sample's label, 1 if of the next class, by a clean surrogate."""
 
     @property
     def rho(self) -> float:
@@ -67,7 +70,7 @@ class Method(Protocol):
 
     @property
     def region(self) -> int | None:
-        """Edge in voxels of the squares whose changes add up to 0; None: whole slices."""
+        """Edge in voxels of the squares whose changes add up to 0, None for whole slices."""
 
     def __call__(
         self,

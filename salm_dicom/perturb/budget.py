@@ -85,7 +85,8 @@ class Limits(Generic[A]):
     Parameters
     ----------
     budget
-        Largest absolute change in stored units, whole numbers, shape (samples, 1, ...).
+        Largest absolute change in stored units, whole numbers, shape (samples, 1, ...); 0 where
+        nothing may change, though it counts as foreground.
     low, high
         Smallest and largest stored value allowed after the change.
     padding

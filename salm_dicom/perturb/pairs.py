@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -39,18 +40,38 @@ def top_pairs(score: Tensor, foreground: Tensor, rho: float, region: int | None)
     edges = _edges(score.shape[-2:], region)
     inside = torch.where(foreground, score, 0.0)
     squares = _squares(inside, edges)
-    ranked, place = squares.sort(dim=-1, descending=True, stable=True)
-    deepest = min(math.ceil(_CROWDING * rho * ranked.shape[-1] / 2), ranked.shape[-1])
-    rising, up = ranked[..., :deepest], place[..., :deepest]
-    falling, down = (ends[..., -deepest:].flip(-1) for ends in (ranked, place))
-    strength = torch.where((rising > 0) & (falling < 0), rising - falling, 0.0)
+    voxels = squares.shape[-1]
+    deepest = min(math.ceil(_CROWDING * rho * voxels / 2), voxels)
     chosen = torch.zeros_like(squares, dtype=torch.bool)
-    for sample, mask in enumerate(foreground):
+    for values, mask, taken in zip(squares, foreground, chosen, strict=True):
+        place = _by_rank(values)
+        up, down = place[:, :deepest], place[:, voxels - deepest :].flip(-1)
+        rising, falling = values.gather(-1, up), values.gather(-1, down)
+        strength = torch.where((rising > 0) & (falling < 0), rising - falling, 0.0)
         pairs = quota(mask.numpy(force=True), rho) // 2
-        taken = largest(strength[sample].reshape(-1), pairs).reshape(strength[sample].shape)
-        for index in (up, down):
-            chosen[sample] |= torch.zeros_like(chosen[sample]).scatter_(-1, index[sample], taken)
+        best = largest(strength.reshape(-1), pairs).reshape(strength.shape)
+        square, rank = torch.nonzero(best, as_tuple=True)
+        for end in (up, down):
+            taken[square, end[square, rank]] = True
     return _joined(chosen, score.shape, edges)
+
+
+def _by_rank(values: Tensor) -> Tensor:
+    """Return the places of each row's values, the highest first; of equal ones the first one.
+
+    Floats sort like their bits once those of negative ones are turned over. With the place below
+    them every number differs, and any sort is stable: numpy's is then three times as quick.
+    """
+    bits = values.numpy(force=True).view(np.int32)
+    turned = bits >> 31
+    turned &= 0x7FFFFFFF
+    turned ^= bits
+    keys = np.invert(turned, out=turned).astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(values.shape[-1])
+    keys.sort(axis=-1)
+    keys &= 0xFFFFFFFF
+    return torch.from_numpy(keys).to(values.device)
 
 
 def _edges(plane: torch.Size, region: int | None) -> tuple[int, int]:

@@ -89,19 +89,65 @@ class Salm:
     ) -> Tensor:
         """Return the float shadow of the perturbation, stored units, shape of x."""
         shadow = torch.zeros_like(x) if start is None else start.clone()
+        if not self.steps:
+            return shadow
+        if self.schedule == "step" or self.rho >= 1:
+            return self._everywhere(x, loss, foreground, limits, rng, shadow)
+        return self._inside(x, loss, foreground, limits, rng, shadow)
+
+    def _everywhere(
+        self,
+        x: Tensor,
+        loss: Loss,
+        foreground: Tensor,
+        limits: Limits[Tensor],
+        rng: torch.Generator,
+        shadow: Tensor,
+    ) -> Tensor:
+        """Return the shadow where the mask is made anew at every step, or is the foreground."""
         mean = torch.zeros_like(x)
-        mask = shadow != 0 if self.schedule == "once" and bool(shadow.any()) else None
-        for step in range(self.steps):
-            slope = gradient(self._seen(loss, rng), x + torch.round(shadow))
-            mean.mul_(self.momentum).add_(in_blocks(slope, self.block))
-            if mask is None or self.schedule == "step":
-                mask = self._chosen(mean, foreground, rng)
-                if step == 0 and self.schedule == "round":
-                    shadow = torch.where(mask, shadow, 0.0)
-            move = self.step_size * limits.budget * mean.sign()
-            moved = torch.minimum(torch.maximum(shadow - move, -limits.budget), limits.budget)
+        for _ in range(self.steps):
+            slope = self._slope(loss, x + torch.round(shadow), rng)
+            mean.mul_(self.momentum).add_(slope * (limits.budget > 0))
+            mask = self._chosen(mean, foreground, rng)
+            moved = self._moved(shadow, mean, limits.budget)
             shadow = torch.where(mask, moved, shadow)
         return shadow
+
+    def _inside(
+        self,
+        x: Tensor,
+        loss: Loss,
+        foreground: Tensor,
+        limits: Limits[Tensor],
+        rng: torch.Generator,
+        shadow: Tensor,
+    ) -> Tensor:
+        """Return the shadow where the first step chooses the mask: the others look inside only."""
+        slope = self._slope(loss, x + torch.round(shadow), rng) * (limits.budget > 0)
+        is_kept = self.schedule == "once" and bool(shadow.any())
+        mask = shadow != 0 if is_kept else self._chosen(slope, foreground, rng)
+        at = torch.nonzero(mask.reshape(-1)).squeeze(1)
+        before, wish = x.reshape(-1)[at], shadow.reshape(-1)[at]
+        budget = limits.budget.expand_as(x).reshape(-1)[at]
+        mean = slope.reshape(-1)[at]
+        protected = x.clone()
+        for step in range(self.steps):
+            if step:
+                protected.view(-1)[at] = before + torch.round(wish)
+                slope = self._slope(loss, protected, rng)
+                mean.mul_(self.momentum).add_(slope.reshape(-1)[at])
+            wish = self._moved(wish, mean, budget)
+        shadow = torch.zeros_like(x)
+        shadow.view(-1)[at] = wish
+        return shadow
+
+    def _slope(self, loss: Loss, protected: Tensor, rng: torch.Generator) -> Tensor:
+        return in_blocks(gradient(self._seen(loss, rng), protected), self.block)
+
+    def _moved(self, shadow: Tensor, mean: Tensor, budget: Tensor) -> Tensor:
+        move = self.step_size * budget * mean.sign()
+        return torch.minimum(torch.maximum(shadow - move, -budget), budget)
 
     def _seen(self, loss: Loss, rng: torch.Generator) -> Loss:
         """Return the loss after one draw of every transform of `eot`."""

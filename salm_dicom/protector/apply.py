@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from salm_dicom.errors import NoChange, NoForeground, NoLabel, PlanError
 from salm_dicom.foreground import Outline, outline
-from salm_dicom.perturb import Epsilon, Limits, perturb
+from salm_dicom.perturb import Epsilon, Limits, Method, perturb
 from salm_dicom.plan import ProtectionPlan, intensity_range
 from salm_dicom.protector.protected import Protected, each
+from salm_dicom.protector.samples import per_slice, samples, slices_at_once
+from salm_dicom.protector.target import Mask, Target
 from salm_dicom.quantity import warnings_of
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Integers, Volume
@@ -25,9 +26,6 @@ from salm_dicom.volume import Integers, Volume
 if TYPE_CHECKING:  # torch takes longer to import than most series to protect without it
     from salm_dicom.perturb.loss import Loss
     from salm_dicom.protector.surrogate import Surrogate
-
-# Voxels that go through a method together; bounds memory whatever the length of a series.
-_VOXELS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +39,22 @@ class Protector:
     plan
         The settings.
     classes
-        Labels in the order of the surrogates' outputs; empty for methods without a surrogate.
+        Labels, or classes of masks, in the order of the surrogates' outputs; empty for methods
+        without a surrogate.
     surrogates
         By extent, `slice` and `volume`.
     report
         Numbers of the fit, for people.
+    device
+        Where surrogates run, see `device.device_of`; not saved. A GPU adds up in another order,
+        so its kind is part of what new UIDs are made from.
     """
 
     plan: ProtectionPlan
     classes: tuple[str, ...] = ()
     surrogates: Mapping[str, Surrogate] = field(default_factory=dict)
     report: Mapping[str, float] = field(default_factory=dict)
+    device: str = "cpu"
 
     @cached_property
     def digest(self) -> str:
@@ -59,7 +62,9 @@ class Protector:
         surrogates = [[extent, *one.digest] for extent, one in sorted(self.surrogates.items())]
         return self.plan.digest(json.dumps([list(self.classes), surrogates]))
 
-    def apply(self, volume: Volume, *, series_uid: str, label: str | None = None) -> Protected:
+    def apply(
+        self, volume: Volume, *, series_uid: str, label: str | Mask | None = None
+    ) -> Protected:
         """Return the perturbation for one volume.
 
         Parameters
@@ -69,22 +74,21 @@ class Protector:
         series_uid
             Goes into the random seed, so that series differ and order does not matter.
         label
-            One of `classes`; needed by methods with a surrogate.
+            One of `classes`, or a mask of them (objective `segmentation`); needed by methods with a
+            surrogate.
 
         Raises
         ------
-        NoLabel, NoForeground, NoChange, PlanError
+        NoLabel, NoForeground, NoChange, GeometryError, PlanError
         """
+        target = self._target(label, volume)
         if volume.parts:
-            found = each(
-                volume,
-                lambda one, n: self.apply(one, series_uid=f"{series_uid}/{n}", label=label),
-            )
-            return replace(found, record=replace(found.record, series_uid=series_uid))
+            found = each(volume, lambda one, n: self._apply_part(volume, one, n, series_uid, label))
+            record = replace(found.record, series_uid=series_uid, digest=self._digest_of(target))
+            return replace(found, record=record)
         anatomy = outline(volume.pixels, volume.modality, volume.photometric)
         if not anatomy.body.any():
             raise NoForeground("no anatomy was found: the image is constant, air or padding")
-        target = self._target(label)
         extent, warning = self._extent(volume)
         window = intensity_range(self.plan, volume, anatomy.at)
         method = self.plan.build_method()
@@ -95,11 +99,19 @@ class Protector:
             raise NoForeground("no anatomy was found: every voxel is clipped or padding")
         record = replace(
             self._record(volume, window, extent, delta, inside, series_uid, warning),
-            digest=self.digest_for(label),
+            digest=self._digest_of(target),
         )
         if not record.largest_change_stored:
             raise NoChange("the method found nothing to change within the budget")
         return Protected(source=volume, delta=delta, outline=anatomy, record=record)
+
+    def _apply_part(
+        self, volume: Volume, one: Volume, number: int, series_uid: str, label: str | Mask | None
+    ) -> Protected:
+        """Return the perturbation for one of the volumes of a multi-frame file."""
+        part = volume.parts[number - 1]
+        mine = label.taken(slice(part.start, part.stop)) if isinstance(label, Mask) else label
+        return self.apply(one, series_uid=f"{series_uid}/{number}", label=mine)
 
     def _extent(self, volume: Volume) -> tuple[str, tuple[str, ...]]:
         if self.plan.extent == "volume":
@@ -110,24 +122,40 @@ class Protector:
         return self.plan.extent, ()
 
     def digest_for(self, label: str | None) -> str:
-        """Return the digest of everything that decides the pixels, the label included."""
-        target = self._target(label)
+        """Return the digest of everything that decides the pixels, the label included.
+
+        Parameters
+        ----------
+        label
+            One of `classes`, or the digest of a mask.
+        """
+        is_mask = self.plan.needs_masks and label is not None
+        return self._digest_of(Target(key=str(label)) if is_mask else self._target(label))
+
+    def _digest_of(self, target: Target | None) -> str:
         if target is None:
             return self.digest
-        return hashlib.sha256(f"{self.digest}/{target}".encode()).hexdigest()
+        kind = self.device.partition(":")[0]
+        about = (self.digest, target.key, *([] if kind == "cpu" else [kind]))
+        return hashlib.sha256("/".join(about).encode()).hexdigest()
 
-    def _target(self, label: str | None) -> int | None:
+    def _target(self, label: str | Mask | None, volume: Volume | None = None) -> Target | None:
         if not self.plan.needs_surrogate:
             return None
-        if label is None:
+        if self.plan.needs_masks:
+            if not isinstance(label, Mask) or volume is None:
+                raise NoLabel("a protector for segmentation needs a mask for each series")
+            return Target.of(label, volume, self.classes)
+        if not isinstance(label, str):
             raise NoLabel(f"method {self.plan.method} needs a label for each series")
         if label not in self.classes:
             raise NoLabel(f"the label is not one of the {len(self.classes)} the protector knows")
-        return self.classes.index(label)
+        place = self.classes.index(label)
+        return Target(key=str(place), place=place)
 
-    def _place(self, target: int | None) -> int:
+    def _place(self, target: Target | None) -> int:
         """Return the place of a label among all; the seed decides which one comes first."""
-        return 0 if target is None else (target + self.plan.seed) % len(self.classes)
+        return 0 if target is None else (target.place + self.plan.seed) % len(self.classes)
 
     def _delta(
         self,
@@ -135,7 +163,7 @@ class Protector:
         anatomy: Outline,
         window: tuple[float, float],
         extent: str,
-        target: int | None,
+        target: Target | None,
         origin: str,
     ) -> tuple[Integers, int]:
         """Return the change of every voxel, and how many voxels lie in the foreground.
@@ -150,28 +178,23 @@ class Protector:
         low, high = anatomy.extremes
         delta = np.empty(pixels.values.shape, dtype=np.min_scalar_type(-int(budget.max()) - 1))
         method = self.plan.build_method(self._place(target), self.plan.region_edge(volume))
-        together = slices_at_once(delta.shape) if method.needs_gradient else 1
-        step = together if extent == "slice" else len(delta)
+        near = None if target is None else target.allowed(self.plan, volume)
+        step = self._slices_at_once(delta.shape, method) if extent == "slice" else len(delta)
         for first in range(0, len(delta), step):
-            part = slice(first, first + step)
+            part = slice(first, min(first + step, len(delta)))
             stored = pixels.values[part]
             mask = np.stack([anatomy.at(first + i) for i in range(len(stored))])
             if pixels.room is not None:
                 mask &= pixels.room[part] >= budget[part][:, None, None]
             inside += int(np.count_nonzero(mask))
             x = samples(stored.astype(np.float32) if method.needs_gradient else stored, extent)
-            limits = Limits(
-                budget=per_slice(budget[part], extent), low=low, high=high, padding=pixels.padding
-            )
+            most = per_slice(budget[part], extent)
+            if near is not None:
+                most = most * samples(near[part], extent)
+            limits = Limits(budget=most, low=low, high=high, padding=pixels.padding)
             # one pattern for all slices of a label
             place = origin if method.class_wise else f"{origin}/{first}"
-            loss = self._loss(
-                extent,
-                target,
-                slope=per_slice(pixels.slope[part], extent),
-                intercept=per_slice(pixels.intercept[part], extent),
-                window=window,
-            )
+            loss = self._loss(volume, part, extent, target, window)
             found = perturb(
                 method, x, loss, samples(mask, extent), limits, _seed(self.plan.seed, place),
                 zero_mean=self.plan.zero_mean,
@@ -179,23 +202,35 @@ class Protector:
             delta[part] = found.reshape(delta[part].shape)
         return delta, inside
 
+    def _slices_at_once(self, shape: tuple[int, ...], method: Method) -> int:
+        """Return how many slices go through the method together."""
+        if not method.needs_gradient:
+            return 1
+        surrogate = self.surrogates.get("slice")
+        return slices_at_once(shape, surrogate.spec.values if surrogate else 1)
+
     def _loss(
         self,
+        volume: Volume,
+        part: slice,
         extent: str,
-        target: int | None,
-        *,
-        slope: NDArray[np.float32],
-        intercept: NDArray[np.float32],
+        target: Target | None,
         window: tuple[float, float],
     ) -> Loss | None:
-        """Return the surrogate's summed cross-entropy at stored values, where one is needed."""
+        """Return the surrogate's summed loss at stored values, where one is needed."""
         method = self.plan.build_method()
         if target is None or not method.needs_gradient:
             return None
-        wanted = (target + method.label_shift) % len(self.classes)
         if extent not in self.surrogates:
             raise PlanError(f"the protector has no surrogate for {extent} extent; fit it again")
-        return self.surrogates[extent].loss(slope, intercept, window, wanted)
+        surrogate = self.surrogates[extent]
+        return surrogate.loss(
+            per_slice(volume.pixels.slope[part], extent),
+            per_slice(volume.pixels.intercept[part], extent),
+            window,
+            target.wanted(part, extent, method.label_shift, surrogate.spec.outputs),
+            self.device,
+        )
 
     def _record(
         self,
@@ -236,28 +271,6 @@ def budgets(plan: ProtectionPlan, volume: Volume, window: tuple[float, float]) -
     epsilon, width = Epsilon.parse(plan.epsilon), window[1] - window[0]
     by_slope = {s: epsilon.stored_units(width, s) for s in set(volume.pixels.slope.tolist())}
     return np.array([by_slope[s] for s in volume.pixels.slope.tolist()], dtype=np.int64)
-
-
-def slices_at_once(shape: tuple[int, ...]) -> int:
-    """Return how many slices go through a method together: 4 of 512 x 512, more of smaller ones.
-
-    Parameters
-    ----------
-    shape
-        Ends in rows and columns.
-    """
-    return max(_VOXELS_AT_ONCE // (shape[-2] * shape[-1]), 1)
-
-
-def samples(values: NDArray[Any], extent: str) -> NDArray[Any]:
-    """Return (slices, rows, columns) as (samples, 1, [slices,] rows, columns)."""
-    return values[:, None] if extent == "slice" else values[None, None]
-
-
-def per_slice(numbers: NDArray[Any], extent: str) -> NDArray[np.float32]:
-    """Return one number for each slice, shaped to broadcast over its voxels."""
-    found = numbers.astype(np.float32)
-    return found[:, None, None, None] if extent == "slice" else found[None, None, :, None, None]
 
 
 def _torch_settings() -> AbstractContextManager[None]:

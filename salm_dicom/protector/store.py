@@ -52,10 +52,11 @@ def load(folder: Path) -> Protector:
         if content["format"] != _FORMAT:
             raise PlanError(f"protector format {content['format']!r}; {_FORMAT} is needed")
         classes = tuple(content["classes"])
+        plan = ProtectionPlan.from_dict(content["plan"])
         found = Protector(
-            plan=ProtectionPlan.from_dict(content["plan"]),
+            plan=plan,
             classes=classes,
-            surrogates=_surrogates(folder, content["surrogates"], len(classes)),
+            surrogates=_surrogates(folder, content["surrogates"], len(classes), plan.objective),
             report=content["report"],
         )
         digest = content["digest"]
@@ -70,18 +71,22 @@ def load(folder: Path) -> Protector:
 
 
 def _surrogates(
-    folder: Path, said: Mapping[str, Mapping[str, Any]], classes: int
+    folder: Path, said: Mapping[str, Mapping[str, Any]], classes: int, objective: str
 ) -> dict[str, Surrogate]:
     if not said:
         return {}
+    from salm_dicom.learning import NetworkSpec
     from salm_dicom.protector.surrogate import from_bytes
 
     return {
         extent: from_bytes(
             (folder / f"surrogate-{extent}.safetensors").read_bytes(),
-            size=tuple(one["size"]),
-            classes=classes,
-            width=one["width"],
+            NetworkSpec(
+                size=tuple(one["size"]),
+                classes=classes,
+                width=one["width"],
+                objective=objective,
+            ),
         )
         for extent, one in said.items()
     }

@@ -8,15 +8,40 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
-from torch.nn import functional
 
-from salm_dicom.learning import NetworkSpec, network_input
+from salm_dicom.learning import OBJECTIVES, NetworkSpec, network_input
 from salm_dicom.perturb.loss import Loss
+
+
+class OnDevice(nn.Module):
+    """A network on a device, for inputs from the CPU.
+
+    Inputs and outputs go over and back on the network's own small grid. Masks, steps and rounding
+    stay on the CPU, so only the network's sums can differ between devices.
+
+    Parameters
+    ----------
+    network
+        Moved there.
+    device
+        As `device_of` gives it.
+    """
+
+    def __init__(self, network: nn.Module, device: str) -> None:
+        super().__init__()
+        self.network = network.to(device)
+        self.device = device
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the network's outputs, on the device of the images."""
+        found: Tensor = self.network(images.to(self.device))
+        return found.to(images.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +53,7 @@ class Surrogate:
 
     @cached_property
     def digest(self) -> tuple[list[int], int, str]:
-        """What tells one surrogate from another: input size, width, SHA-256 of the weights."""
+        """Input size, width and SHA-256 of the weights, which tell one surrogate from another."""
         weights = hashlib.sha256(self.to_bytes()).hexdigest()
         return list(self.spec.size), self.spec.width, weights
 
@@ -37,20 +62,27 @@ class Surrogate:
         return save_tensors(dict(self.weights))
 
     @cached_property
-    def network(self) -> nn.Module:
-        """The network with these weights, frozen, in evaluation mode."""
-        network = self.spec.build(seed=0)
-        network.load_state_dict(dict(self.weights))
-        return network.eval().requires_grad_(False)
+    def _networks(self) -> dict[str, nn.Module]:
+        return {}
+
+    def network(self, device: str = "cpu") -> nn.Module:
+        """Return the network with these weights, frozen, in evaluation mode, on a device."""
+        if device not in self._networks:
+            network = self.spec.build(seed=0)
+            network.load_state_dict(dict(self.weights))
+            placed = OnDevice(network, device)
+            self._networks[device] = placed.eval().requires_grad_(False)
+        return self._networks[device]
 
     def loss(
         self,
         slope: NDArray[Any],
         intercept: NDArray[Any],
         window: tuple[float, float],
-        wanted: int,
+        wanted: NDArray[np.int64],
+        device: str = "cpu",
     ) -> Loss:
-        """Return the summed cross-entropy, at stored values, of showing the label `wanted`.
+        """Return the objective's summed loss, at stored values, of showing what is wanted.
 
         Parameters
         ----------
@@ -58,24 +90,27 @@ class Surrogate:
             To modality values; broadcast to the stored values.
         window
             Modality values that map to [0, 1].
+        wanted
+            Target of each sample, see `learning.Objective`.
+        device
+            Where the network runs.
         """
-        network, size = self.network, self.spec.size
+        network, size = self.network(device), self.spec.size
+        measure = OBJECTIVES[self.spec.objective].loss
         a, b = torch.from_numpy(slope), torch.from_numpy(intercept)
+        targets = torch.from_numpy(wanted)
 
         def loss(stored: Tensor) -> Tensor:
-            logits = network(network_input(stored, a, b, window, size))
-            labels = torch.full((len(logits),), wanted)
-            return functional.cross_entropy(logits, labels, reduction="sum")
+            return measure(network(network_input(stored, a, b, window, size)), targets)
 
         return loss
 
 
-def from_bytes(weights: bytes, *, size: tuple[int, ...], classes: int, width: int) -> Surrogate:
+def from_bytes(weights: bytes, spec: NetworkSpec) -> Surrogate:
     """Return the surrogate whose `to_bytes` gave `weights`.
 
     Raises
     ------
     SafetensorError
     """
-    spec = NetworkSpec(size=size, classes=classes, width=width)
     return Surrogate(spec=spec, weights=load_tensors(weights))

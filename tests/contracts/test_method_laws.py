@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from salm_dicom.perturb import EOT, METHODS, WITHOUT_TORCH, Limits, Method, Settings
 from salm_dicom.perturb import perturb as perturb_arrays
-from salm_dicom.perturb.loss import Loss
+from salm_dicom.perturb.loss import Loss, gradient
 from salm_dicom.perturb.robust import TRANSFORMS, blur
 from salm_dicom.perturb.salm import Salm, dense
+from salm_dicom.perturb.top_k import top_k
 
 
 def arrays(limits: Limits[Tensor]) -> Limits[np.ndarray]:
@@ -543,3 +544,43 @@ def test_a_texture_is_one_connected_square_of_one_repeated_tile():
     inner = delta[rows.min() + 1 : rows.max(), columns.min() + 1 : columns.max()]
     assert inner.count_nonzero() == inner.numel()
     assert torch.equal(inner[4:, 4:], inner[:-4, :-4])
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"region": 3}, {"balanced": False}, {"mask": "random"}, {"schedule": "once"}]
+)
+@pytest.mark.parametrize("nothing", [{"rho": 0.0}, {"steps": 0}])
+def test_without_voxels_and_without_steps_nothing_changes(nothing, changes):
+    found = problem(Case(spatial=(12, 12), samples=2))
+    x = found.x.float()
+    shadow = Salm(**changes | nothing)(
+        x, found.loss, found.foreground, found.limits, torch.Generator().manual_seed(1)
+    )
+    assert not shadow.any()
+
+
+@pytest.mark.parametrize("start", [False, True])
+@pytest.mark.parametrize("schedule", ["round", "once"])
+def test_looking_inside_the_mask_only_gives_what_looking_everywhere_does(schedule, start):
+    found = problem(Case(spatial=(16, 15), samples=2, budget_by_slice=True))
+    x = found.x.float()
+    first = None
+    if start:
+        lots = torch.rand(x.shape, generator=torch.Generator().manual_seed(2))
+        first = torch.where(found.foreground & (lots < 0.3), 2.0, 0.0)
+    method = Salm(schedule=schedule, region=5, balanced=False, momentum=0.7)
+    shadow = method(x, found.loss, found.foreground, found.limits, torch.Generator(), first)
+    # written out over all voxels, the mask held from the first step on
+    wish = torch.zeros_like(x) if first is None else first.clone()
+    mean, mask = torch.zeros_like(x), None
+    for _ in range(method.steps):
+        mean = 0.7 * mean + gradient(found.loss, x + torch.round(wish))
+        if mask is None:
+            kept = schedule == "once" and first is not None
+            mask = wish != 0 if kept else top_k(mean.abs(), found.foreground, method.rho)
+            wish = torch.where(mask, wish, 0.0)
+        budget = found.limits.budget
+        moved = (wish - method.step_size * budget * mean.sign()).clamp(-budget, budget)
+        wish = torch.where(mask, moved, wish)
+    assert torch.allclose(shadow, wish)
+    assert shadow.any()

@@ -16,6 +16,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pydicom
 import pytest
 from click.testing import CliRunner
@@ -24,9 +26,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage, generate_uid
 
 from salm_dicom.cli.main import main
+from salm_dicom.dicom.series import read_series
 from tests import keys
 from tests.nifti_files import sidecar, write_nifti_file
 from tests.objects import write_report, write_segmentation
+from tests.structures import write_structures
 from tests.synthetic import write_ct_series
 
 MARK, NAME_MARK = "CNRY", "FILENAMECNRY"
@@ -130,6 +134,38 @@ def source(tmp_path) -> Path:
     return source
 
 
+def regions_of(source: Path, folder: Path) -> Path:
+    """Write a SEG, an RT structure set and a NIfTI mask of an image series, with canaries."""
+    files = sorted((source / f"{NAME_MARK}a").iterdir())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, code in enumerate(("CodeMeaning", "CodeValue")):
+            path = folder / f"{NAME_MARK}{number}.dcm"
+            segmentation = with_canaries(write_segmentation(path, files))
+            (segment,) = segmentation.SegmentSequence
+            segment.SegmentLabel = segment.SegmentDescription = f"{MARK}SEGMENT"
+            for sequence in ("PropertyType", "PropertyCategory"):
+                kind = getattr(segment, f"Segmented{sequence}CodeSequence")[0]
+                setattr(kind, code, f"{MARK}{code}")
+            segmentation.save_as(path)
+        path = folder / f"{NAME_MARK}2.dcm"
+        square = [(10, 10), (38, 10), (38, 38), (10, 38)]
+        structures = with_canaries(
+            pydicom.dcmread(write_structures(path, {7: {files[0]: [square]}}))
+        )
+        roi = Dataset()
+        roi.ROINumber, roi.ROIName, roi.ROIDescription = 7, f"{MARK}ROI", f"{MARK}ROI"
+        structures.StructureSetROISequence = [roi]
+        structures.save_as(path)
+    volume = read_series(files).volume
+    labels = np.zeros(volume.pixels.values.shape[::-1], np.uint8)
+    labels[10:38, 10:38] = 3
+    mask = nib.Nifti1Image(labels, volume.affine)
+    mask.header["descrip"] = f"{MARK}MASK".encode()
+    nib.save(mask, folder / f"{NAME_MARK}3.nii.gz")
+    return folder
+
+
 class Said:
     """Everything that commands said: what a person or a program reads, by where it stood."""
 
@@ -186,7 +222,12 @@ def test_no_text_of_a_patient_is_in_what_a_person_or_a_recipient_sees(source, tm
     by_patient = (f"--labels={labels}", "--labels-by=patient")
     said.run("protect", source, "-o", tmp_path / "other", *by_patient, "--method=texture", *quiet)
     said.run("verify", source, out, "--rows=1,2,3", *quiet, apart=True)
-    said.run("report", out, "--source", source, "-o", tmp_path / "pages", "--rows=1,2", *quiet)
+    regions = f"--regions={regions_of(source, tmp_path / 'regions')}"
+    marked = ("verify", source, out, "--rows=3,6,11", regions)
+    said.run(*marked, *quiet, apart=True)
+    said.run(*marked, "--json", *quiet)
+    report = ("report", out, "--source", source, "-o", tmp_path / "pages", "--rows=1,2,3,6")
+    said.run(*report, regions, *quiet)
     said.run("restore", out, "-o", tmp_path / "back", *quiet, status=0)
     pem = (f"--private-key={tmp_path / 'key.pem'}", f"--certificate={tmp_path / 'cert.pem'}")
     said.run("restore", out, "-o", tmp_path / "again", *pem, "--json", *quiet, status=9)
@@ -201,6 +242,8 @@ def test_no_text_of_a_patient_is_in_what_a_person_or_a_recipient_sees(source, tm
     pages = list((tmp_path / "pages").iterdir())
     said.texts |= {f"page {path.name}": path.read_text(errors="replace") for path in pages}
     assert len(pages) > 2
+    for name in ("1: segment 1 (Liver)", "2: segment 1", "3: structure 7", "4: label 3"):
+        assert f"region {name}" in "".join(said.texts.values()), name  # all four were measured
     said.texts["log file"] = log.read_text()
     assert len(list(out.rglob("*.dcm"))) >= 6
     assert "E_TOO_FEW" in "".join(said.texts.values())  # its document: test_audit_command

@@ -127,6 +127,12 @@ def test_every_error_is_listed_with_its_code(built):
             assert f"| `{kind.code}` | `{kind.__name__}` |" in text
 
 
+def test_a_reference_to_nothing_is_an_error():
+    text = (DOCS / "conf.py").read_text()
+    assert "\nnitpicky = True\n" in text
+    assert "salm" not in text.split("nitpick_ignore_regex = ")[1].split("]\n")[0]
+
+
 def test_every_page_is_reached_from_the_index():
     index = (DOCS / "index.md").read_text()
     for page in PAGES:

@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks.method import CONTENDERS, table
@@ -19,7 +21,7 @@ from salm_dicom.audit import (
     trial,
     verdict,
 )
-from salm_dicom.audit.score import balanced_accuracy
+from salm_dicom.audit.score import area_under_curve, balanced_accuracy
 from salm_dicom.audit.victims import build_victim
 from salm_dicom.errors import PlanError
 from salm_dicom.perturb import METHODS
@@ -267,3 +269,27 @@ def test_the_benchmark_puts_every_method_through_the_audit_and_prints_rows_that_
     *_, line = table({"rows": rows, "robust": []})
     assert "0.05 ± 0.07" in line
     assert "not protected" in line
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_the_area_under_the_curve_is_how_often_a_pair_is_in_the_right_order(data):
+    count = data.draw(st.integers(4, 20))
+    labels = torch.tensor(data.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count)))
+    if len(set(labels.tolist())) < 2:
+        labels[0], labels[1] = 0, 2
+    outputs = torch.tensor(
+        data.draw(
+            st.lists(
+                st.lists(st.integers(-3, 3), min_size=3, max_size=3),
+                min_size=count, max_size=count,
+            )
+        )
+    ).float()  # fmt: skip
+    there, shares = sorted(set(labels.tolist())), outputs.softmax(1)
+    areas = []
+    for one in there:
+        mine, rest = shares[labels == one, one], shares[labels != one, one]
+        order = (mine[:, None] > rest).double() + 0.5 * (mine[:, None] == rest).double()
+        areas.append(float(order.mean()))
+    assert area_under_curve(outputs, labels) == pytest.approx(sum(areas) / len(areas))

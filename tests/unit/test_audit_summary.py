@@ -53,7 +53,9 @@ def trials(**scores: float) -> list[Found]:
     return [
         Found(
             spec=spec,
-            trial=Trial(selected=0, clean_selected=0, last=0, best=0, train=1),
+            trial=Trial(
+                selected=0, clean_selected=0, last=0, best=0, train=1, auc=score(spec) + 0.05
+            ),
             correct=right(score(spec)),
             correct_by_clean=right(scores.get("by_clean", score(spec))),
             correct_protected=None if spec.coverage else right(scores.get("use", 0.9)),
@@ -245,3 +247,11 @@ def test_plots_are_svg_with_every_countermeasure_and_always_the_same(tmp_path):
     text = files[0].read_text()
     for name in ("none", "jpeg10", "blur1", "clean victims learn nothing"):
         assert name in text
+
+
+def test_the_area_under_the_curve_of_clean_and_protected_victims_is_stated():
+    none = summary().countermeasures[0]
+    assert (none.clean_auc, none.protected_auc) == pytest.approx((0.95, 0.55))
+    assert "learned clean 0.95, learned protected 0.55" in "\n".join(lines(audit()))
+    by_clean = summary().countermeasures[1]
+    assert by_clean.protected_auc is None

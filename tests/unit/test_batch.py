@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +15,11 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
+from salm_dicom.batch import engines
 from salm_dicom.batch import job as job_module
+from salm_dicom.batch import run as run_module
 from salm_dicom.batch.catalog import Catalog
+from salm_dicom.batch.engines import SerialExecutor
 from salm_dicom.batch.job import Job, Outcome, outcome_of
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger
@@ -196,6 +201,47 @@ def test_a_series_that_kills_its_worker_is_left_out_and_the_others_are_done(tmp_
     found = {o.name: o.code for o in outcomes(jobs, 2, dies_on_the_second)}
     assert found == {str(n): "E_CRASH" if n == 2 else "" for n in range(8)}
     assert not (tmp_path / "2.partial").exists()
+
+
+def dies_at_once(_: bool) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_workers_that_die_as_they_start_end_the_run_and_no_series_is_blamed(tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "_prepare_worker", dies_at_once)
+    jobs = [
+        Job(
+            source=str(n), name=str(n), paths=(), label=None, protector=tmp_path,
+            output=tmp_path, vault=tmp_path, created=CREATED, site_key=b"",
+        )
+        for n in range(4)
+    ]  # fmt: skip
+    with pytest.raises(PlanError, match="--jobs 1 works in this process"):
+        list(outcomes(jobs, 2, dies_on_the_second))
+
+
+class LateCluster(SerialExecutor):
+    """Stand in for a cluster whose worker comes after a while."""
+
+    workers = 0
+
+    def submit(self, job, /, *args, **kwargs):
+        future = Future()
+        threading.Timer(0.2, lambda: future.set_result(job(*args, **kwargs))).start()
+        return future
+
+
+def test_who_waits_for_a_cluster_without_workers_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(run_module, "start", lambda *_: LateCluster())
+    only = Job(
+        source="0", name="0", paths=(), label=None, protector=tmp_path,
+        output=tmp_path, vault=tmp_path, created=CREATED, site_key=b"",
+    )  # fmt: skip
+    told = []
+    found = outcomes([only], 1, dies_on_the_second, "dask://x", idle=lambda: told.append(1))
+    assert [one.record for one in found] == ["{}"]
+    assert told
 
 
 def test_what_nobody_foresaw_is_one_series_and_leaves_no_value_in_the_log(export, monkeypatch):

@@ -129,7 +129,7 @@ def small_and_large(tmp_path: Path) -> Request:
 def test_a_series_that_needs_more_memory_than_there_is_is_left_out_with_what_to_do(
     small_and_large, tmp_path
 ):
-    between = memory_of(4 * 256 * 256, ProtectionPlan(method="random")) - 1
+    between = memory_of(4 * 256 * 256, 4, ProtectionPlan(method="random")) - 1
     run = CliRunner().invoke(
         main,
         ["protect", str(tmp_path / "export"), "-o", str(tmp_path / "out"), "--method=random",
@@ -143,7 +143,7 @@ def test_a_series_that_needs_more_memory_than_there_is_is_left_out_with_what_to_
 
 
 def test_more_memory_finishes_what_was_left_out_and_less_takes_nothing_away(small_and_large):
-    between = memory_of(4 * 256 * 256, ProtectionPlan(method="random")) - 1
+    between = memory_of(4 * 256 * 256, 4, ProtectionPlan(method="random")) - 1
     assert len(protect(replace(small_and_large, max_memory=between)).done) == 1
     assert len(protect(small_and_large).done) == 2
     again = protect(replace(small_and_large, max_memory=between))
@@ -156,7 +156,7 @@ def test_memory_grows_with_voxels_and_more_so_where_a_volume_is_perturbed_as_one
         ProtectionPlan(extent="slice"),
         ProtectionPlan(extent="volume"),
     ]
-    needs = [[memory_of(voxels, plan) for voxels in (10**6, 10**8)] for plan in plans]
+    needs = [[memory_of(voxels, 10, plan) for voxels in (10**7, 10**8)] for plan in plans]
     assert needs == sorted(needs)
     assert all(less < more for less, more in needs)
 
@@ -178,3 +178,8 @@ def test_what_is_no_size_is_refused(text):
 def test_the_serial_engine_refuses_a_time_that_it_cannot_keep(small_and_large):
     with pytest.raises(PlanError, match="--engine local"):
         protect(replace(small_and_large, engine="serial", max_seconds_per_file=1))
+
+
+def test_one_large_image_needs_more_than_as_many_voxels_in_slices():
+    for plan in (ProtectionPlan(method="random"), ProtectionPlan(extent="slice")):
+        assert memory_of(10**7, 1, plan) > 1.2 * memory_of(10**7, 40, plan)

@@ -21,7 +21,7 @@ from distributed import Client, LocalCluster
 from salm_dicom import __version__
 from salm_dicom.batch import cluster as cluster_module
 from salm_dicom.batch.bounds import Bounds
-from salm_dicom.batch.cluster import Refused, on_worker
+from salm_dicom.batch.cluster import Refused, connect, on_worker
 from salm_dicom.batch.job import Job, Outcome
 from salm_dicom.batch.protect import Request, protect
 from salm_dicom.batch.run import _held, outcomes
@@ -96,6 +96,22 @@ def loads() -> int:
     from salm_dicom.protector import store
 
     return store.loads
+
+
+def has_module(name: str) -> bool:
+    return name in sys.modules
+
+
+def test_workers_import_what_they_need_while_the_driver_is_at_something_else(scheduler):
+    with Client(scheduler.replace("dask://", ""), set_as_default=False) as client:
+        assert not any(client.run(has_module, "turtledemo").values())
+        executor = connect(scheduler.replace("dask://", ""))
+        executor.warm_up(("turtledemo",))
+        executor.shutdown()
+        until = time.monotonic() + 20
+        while not all(client.run(has_module, "turtledemo").values()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
 
 def test_every_engine_gives_the_same_bytes_and_a_worker_loads_the_protector_once(

@@ -87,7 +87,7 @@ def test_a_users_file_replaces_limits_one_by_one(tmp_path):
         ("[CT]\nlimits = 3\n", r"\[CT\] is no table"),
         ("[CT]\nlimit = 3\n", r"\[CT\] has no key 'limit'"),
         ("[CT]\nmodalities = 'CT'\n", "are lists of texts"),
-        ("[CT.limits]\nshift = 3\n", "shift of .* is unknown; known are region_shift"),
+        ("[CT.limits]\nshift = 3\n", "shift of .* is unknown; known are clipped, region_shift"),
         ("[CT.limits]\npsnr = 3\n", "is no table; write"),
         ("[CT.limits]\npsnr = { at_most = 3, unit = 'dB' }\n", "no key 'at_most'"),
         ("[CT.limits]\npsnr = { unit = 'dB' }\n", "needs at_least, or wanted"),

@@ -67,6 +67,28 @@ def test_a_segmentation_of_a_multi_frame_file_lies_on_its_frames(tmp_path):
     assert where.sum(axis=(1, 2)).tolist() == [20 * 12] * 3
 
 
+@pytest.mark.parametrize(
+    ("value", "scheme", "name"),
+    [
+        ("10200004", "SCT", "segment 1 (Liver)"),
+        ("T-62000", "SRT", "segment 1 (Liver)"),
+        ("10200004", "99LOCAL", "segment 1"),
+        ("DOE^JOHN", "SCT", "segment 1"),
+    ],
+)
+def test_a_segment_is_named_by_the_standard_and_not_by_what_the_object_says(
+    tmp_path, value, scheme, name
+):
+    files = write_ct_series(tmp_path / "ct", slices=2)
+    made = write_segmentation(tmp_path / "seg.dcm", files)
+    segment = made.SegmentSequence[0]
+    segment.SegmentLabel = "Doe, John"
+    code = segment.SegmentedPropertyTypeCodeSequence[0]
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, "Doe, John"
+    made.save_as(tmp_path / "seg.dcm")
+    assert [*marked(tmp_path / "seg.dcm", tmp_path / "ct")] == [name]
+
+
 def test_a_structure_is_filled_and_its_inner_contour_is_a_hole(tmp_path):
     files = write_ct_series(tmp_path / "ct", slices=3, orientation=(0, 1, 0, 0, 0, -1))
     path = write_structures(
@@ -193,3 +215,17 @@ def test_verify_measures_outlined_regions_and_says_what_marks_nothing(tmp_path):
     text = run(main, [*verify[:-2], "--regions", str(regions)])
     assert "1 files of --regions mark nothing that is in OUT" in text.output
     assert run(main, [*verify, str(tmp_path / "nowhere")]).exit_code == 2
+
+
+def test_codes_that_the_standard_does_not_list_are_told_apart_without_their_text(tmp_path):
+    files = write_ct_series(tmp_path / "ct", slices=2)
+    kinds = []
+    for value in ("DOE^JOHN", "DOE^JOHN", "ROE^JANE"):
+        made = write_segmentation(tmp_path / "seg.dcm", files)
+        code = made.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
+        code.CodeValue, code.CodingSchemeDesignator = value, "99LOCAL"
+        made.save_as(tmp_path / "seg.dcm")
+        marks = Marks.read(tmp_path / "seg.dcm")
+        kinds += [one.kind for one in marks.on(*series(tmp_path / "ct"))]
+    assert kinds[0] == kinds[1] != kinds[2]
+    assert not any("DOE" in kind or "ROE" in kind for kind in kinds)

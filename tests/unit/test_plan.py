@@ -11,7 +11,7 @@ import pytest
 from salm_dicom.cli import options
 from salm_dicom.errors import PlanError
 from salm_dicom.foreground import foreground
-from salm_dicom.perturb import METHODS, OneSided, Random
+from salm_dicom.perturb import BY_LABEL, METHODS, OneSided, Random
 from salm_dicom.perturb.salm import Salm
 from salm_dicom.plan import CT_RANGE_HU, ProtectionPlan, intensity_range
 from tests.unit.volumes import phantom_volume
@@ -22,12 +22,15 @@ OTHERS = {
     "eot": ("blur",),
     "block": 2,
     "swap": 0.5,
-    "method": "random",
+    "method": "dense",
     "epsilon": "8/255",
     "rho": 0.3,
     "steps": 11,
     "step_size": 0.1,
     "schedule": "step",
+    "objective": "segmentation",
+    "mask": "roi_band",
+    "band_mm": 3.0,
     "extent": "volume",
     "intensity_range": (-100.0, 200.0),
     "zero_mean": False,
@@ -63,6 +66,13 @@ OTHERS = {
         ({"batches": -1}, "batches is -1;"),
         ({"batch_size": 0}, "batch_size is 0;"),
         ({"region_mm": 0}, "region_mm is 0;"),
+        ({"band_mm": -1}, "band_mm is -1;"),
+        ({"objective": "detection"}, "objective 'detection' is unknown; known are classification"),
+        ({"mask": "roi"}, "mask 'roi' is unknown; known are gradient, roi_band, gradient & roi"),
+        ({"mask": "roi_band"}, "mask 'roi_band' needs masks: give objective segmentation"),
+        ({"objective": "segmentation", "method": "random", "mask": "roi_band"}, "needs masks"),
+        ({"objective": "segmentation", "method": "texture"}, "texture makes a pattern for each"),
+        ({"objective": "segmentation", "eot": ("blur", "flip")}, "eot flip moves the image and"),
         ({"region_mm": float("inf")}, "region_mm is inf;"),
         ({"intensity_range": (240.0, -160.0)}, "intensity range 240 to -160 is empty"),
         ({"intensity_range": (1.0, 1.0)}, "is empty"),
@@ -106,7 +116,7 @@ def test_every_setting_has_another_value_in_this_test():
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_setting_is_part_of_the_digest(name):
-    plan = ProtectionPlan()
+    plan = ProtectionPlan(objective="segmentation" if name == "mask" else "classification")
     assert replace(plan, **{name: OTHERS[name]}).digest() != plan.digest()
 
 
@@ -183,3 +193,13 @@ def test_a_foreground_of_one_value_has_no_range():
     flat = replace(volume, pixels=replace(volume.pixels, values=volume.pixels.values * 0 + 5))
     with pytest.raises(PlanError, match="one value only"):
         intensity_range(ProtectionPlan(), flat, lambda _: np.ones((64, 64), bool))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_that_make_something_for_each_label_take_no_masks(method):
+    if method in BY_LABEL:
+        with pytest.raises(PlanError, match="knows no masks"):
+            ProtectionPlan(method=method, objective="segmentation")
+    else:
+        plan = ProtectionPlan(method=method, objective="segmentation")
+        assert plan.needs_masks == plan.build_method().needs_gradient

@@ -49,9 +49,9 @@ def test_a_class_wise_method_gives_a_label_one_pattern_whatever_the_series(tmp_p
 def test_a_class_wise_pattern_does_not_depend_on_how_many_slices_go_together(tmp_path, monkeypatch):
     protector = fitted(tmp_path, "patches")
     volume = phantom_volume(slices=3)
-    together = protector.apply(volume, series_uid="1.2", label="chest").delta
-    monkeypatch.setattr("salm_dicom.protector.apply._VOXELS_AT_ONCE", 1)
     alone = protector.apply(volume, series_uid="1.2", label="chest").delta
+    monkeypatch.setattr(Protector, "_slices_at_once", lambda *_: 3)
+    together = protector.apply(volume, series_uid="1.2", label="chest").delta
     np.testing.assert_array_equal(together, alone)
 
 

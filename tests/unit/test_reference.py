@@ -1,4 +1,4 @@
-"""docs/reference.md names every code, command and exit status that there is."""
+"""The pages of docs/reference name every code, command and exit status that there is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from salm_dicom.cli import console
 from salm_dicom.cli.main import COMMANDS
 from salm_dicom.dicom.derive import REMOVED
 
-TEXT = (Path(__file__).parent.parent.parent / "docs" / "reference.md").read_text()
+PAGES = Path(__file__).parent.parent.parent / "docs" / "reference"
+TEXT = "\n".join(page.read_text() for page in sorted(PAGES.glob("*.md")))
 
 
 def codes(kind: type[errors.SalmDicomError]) -> set[str]:

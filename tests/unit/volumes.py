@@ -8,7 +8,7 @@ import numpy as np
 
 from salm_dicom.learning import NetworkSpec
 from salm_dicom.plan import ProtectionPlan
-from salm_dicom.protector import Protector
+from salm_dicom.protector import Mask, Protector
 from salm_dicom.protector.surrogate import Surrogate
 from salm_dicom.volume import Integers, StoredPixels, Volume
 from tests.synthetic import SeriesRecipe, stored_slices
@@ -64,11 +64,24 @@ def untrained_protector(**plan: Any) -> Protector:
     if not wanted.needs_surrogate:
         return Protector(plan=wanted)
     surrogates = {
-        extent: _untrained(NetworkSpec(size=size, classes=len(CLASSES), width=4))
+        extent: _untrained(
+            NetworkSpec(size=size, classes=len(CLASSES), width=4, objective=wanted.objective)
+        )
         for extent, size in sizes.items()
         if extent in ("slice", wanted.extent)
     }
     return Protector(plan=wanted, classes=CLASSES, surrogates=surrogates)
+
+
+def mask_on(volume: Volume) -> Mask:
+    """Return a mask of two classes that lie apart in the middle of a phantom; the last has none."""
+    slices, rows, columns = volume.pixels.values.shape
+    row, column = np.arange(rows)[:, None] / rows, np.arange(columns) / columns
+    regions = {}
+    for name, at in zip(CLASSES, (0.38, 0.62), strict=True):
+        disc = (row - 0.5) ** 2 + (column - at) ** 2 < 0.08**2
+        regions[name] = np.stack([disc & (index < max(slices - 1, 1)) for index in range(slices)])
+    return Mask.of(regions, volume.pixels.values.shape)
 
 
 def _untrained(spec: NetworkSpec) -> Surrogate:

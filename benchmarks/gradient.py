@@ -1,0 +1,191 @@
+"""What `apply` costs beyond the passes of its surrogate, and what a fit keeps in memory.
+
+Run: .venv/bin/python benchmarks/gradient.py [--slices 16] [--repeats 5]
+
+The floor is K forward and backward passes of the surrogate on the same stored values in the same
+batches. `perturb` is the method with selection and rounding, `apply` a whole series with its
+foreground, `protect_series` the job with reading and writing. One thread, processor time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # for benchmarks.measured, tests.synthetic
+
+from benchmarks.measured import run, write_results  # noqa: E402
+from salm_dicom.batch.engines import keep_memory  # noqa: E402
+from salm_dicom.batch.job import Job, protect_series  # noqa: E402
+from salm_dicom.batch.vault import Vault  # noqa: E402
+from salm_dicom.dicom.series import read_series  # noqa: E402
+from salm_dicom.foreground import outline  # noqa: E402
+from salm_dicom.learning import one_thread  # noqa: E402
+from salm_dicom.perturb.loss import gradient  # noqa: E402
+from salm_dicom.perturb.pairs import top_pairs  # noqa: E402
+from salm_dicom.plan import ProtectionPlan, intensity_range  # noqa: E402
+from salm_dicom.protector import Protector, save  # noqa: E402
+from salm_dicom.protector.fit import Study, fit  # noqa: E402
+from salm_dicom.protector.samples import slices_at_once  # noqa: E402
+from tests.synthetic import write_ct_series  # noqa: E402
+
+LIBRARIES = ("salm_dicom", "torch", "monai", "numpy")
+SIDE = 512
+PLAN = ProtectionPlan(method="salm", extent="slice")
+TARGETS = {"apply_to_passes": 1.10, "selection_to_passes": 0.05, "outside_the_gradient": 0.10}
+
+
+def fitted(folder: Path, series: int, plan: ProtectionPlan) -> Protector:
+    """Return a protector fitted on so many series of 8 slices of 64 x 64."""
+    studies = []
+    for index in range(series):
+        place = folder / f"{index}"
+        paths = write_ct_series(place, slices=8, rows=64, columns=64, seed=index)
+        studies.append(
+            Study(label="ab"[index % 2], load=lambda paths=paths: read_series(paths).volume)
+        )
+    return fit(studies, plan, folder)
+
+
+def milliseconds(work: Callable[[], Any], repeats: int, slices: int) -> float:
+    """Return the median processor time of a slice, after a run that warms up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        times.append((time.process_time() - start) * 1000 / slices)
+    return median(times)
+
+
+def measure(slices: int, repeats: int, folder: Path) -> dict[str, float]:
+    """Return milliseconds a slice of each part."""
+    protector = fitted(folder / "fit", 4, PLAN)
+    paths = tuple(write_ct_series(folder / "series", slices=slices, rows=SIDE, columns=SIDE))
+    volume = read_series(paths).volume
+    pixels, surrogate = volume.pixels, protector.surrogates["slice"]
+    anatomy = outline(pixels, volume.modality, volume.photometric)
+    window = intensity_range(PLAN, volume, anatomy.at)
+    together = slices_at_once(pixels.values.shape, surrogate.spec.values)
+    parts = []
+    for first in range(0, slices, together):
+        which = slice(first, first + together)
+        x = torch.from_numpy(pixels.values[which].astype(np.float32))[:, None]
+        a, b = (
+            n[which].astype(np.float32)[:, None, None, None]
+            for n in (pixels.slope, pixels.intercept)
+        )
+        mask = torch.from_numpy(np.stack([anatomy.at(first + i) for i in range(len(x))]))[:, None]
+        loss = surrogate.loss(a, b, window, 0)
+        parts.append((loss, x, mask, gradient(loss, x)))
+
+    def passes() -> None:
+        for loss, x, _, _ in parts:
+            for _ in range(PLAN.steps):
+                gradient(loss, x)
+
+    def selection() -> None:
+        for _, _, mask, slope in parts:
+            top_pairs(-slope, mask, PLAN.rho, PLAN.region_edge(volume))
+
+    save(protector, folder / "protector")
+    numbers = iter(range(10**6))
+
+    def job() -> None:
+        name = f"{next(numbers)}"
+        vault = Vault(folder / f"{name}.vault")
+        vault.create()
+        (folder / "out").mkdir(exist_ok=True)
+        found = protect_series(
+            Job(
+                source=name, name=name, paths=paths, label="a", protector=folder / "protector",
+                output=folder / "out", vault=vault.folder, created=datetime.now(UTC),
+                site_key=b"k" * 16,
+            )
+        )  # fmt: skip
+        if found.code:
+            raise SystemExit(f"{found.code}: {found.reason}")
+
+    with one_thread():
+        return {
+            "passes": milliseconds(passes, repeats, slices),
+            "selection": milliseconds(selection, repeats, slices),
+            "apply": milliseconds(
+                lambda: protector.apply(volume, series_uid="1", label="a"), repeats, slices
+            ),
+            "job": milliseconds(job, repeats, slices),
+        }
+
+
+def ratios(found: dict[str, float]) -> dict[str, float]:
+    """Return what has a target."""
+    return {
+        "apply_to_passes": found["apply"] / found["passes"],
+        "selection_to_passes": found["selection"] / found["passes"],
+        "outside_the_gradient": 1 - found["passes"] / found["job"],
+    }
+
+
+def table(found: dict[str, float], memory: dict[int, float]) -> str:
+    """Return what is printed, in Markdown."""
+    said = ratios(found)
+    lines = ["| | ms a slice | ratio | target, at most |", "|---|---|---|---|"]
+    for name, title, ratio in (
+        ("passes", f"{PLAN.steps} forward and backward passes of the surrogate", ""),
+        ("selection", "selection of the voxels", "selection_to_passes"),
+        ("apply", "`Protector.apply`", "apply_to_passes"),
+        ("job", "the whole job; share outside the passes", "outside_the_gradient"),
+    ):
+        ratio_text = f"{said[ratio]:.2f} | {TARGETS[ratio]:.2f}" if ratio else "1 |"
+        lines.append(f"| {title} | {found[name]:.1f} | {ratio_text} |")
+    least = min(memory)
+    lines += ["", "| series fitted on | peak MB | |", "|---|---|---|"]
+    lines += [
+        f"| {series} | {peak:.0f} | {peak / memory[least]:.2f}x |"
+        for series, peak in memory.items()
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print the tables and write the numbers as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--slices", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--series", type=int, nargs="+", default=[4, 16, 64], help="of a fit")
+    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/gradient.json")
+    parser.add_argument("--fit", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="salm-gradient-") as scratch:
+        folder = Path(scratch)
+        (folder / "fit").mkdir()
+        if options.fit:
+            fitted(folder / "fit", options.fit, ProtectionPlan(rounds=2, batches=4))
+            return
+        keep_memory()
+        fits = {
+            series: run([sys.executable, __file__, "--fit", str(series)]).peak_mb
+            for series in options.series
+        }
+        found = measure(options.slices, options.repeats, folder)
+    print(table(found, fits))
+    write_results(
+        options.json, LIBRARIES,
+        slices=options.slices, repeats=options.repeats, milliseconds_a_slice=found,
+        ratios=ratios(found), fit_peak_mb=fits,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

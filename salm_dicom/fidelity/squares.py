@@ -1,0 +1,95 @@
+"""Squares of a slice that are all foreground, with mean and variance before and after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from salm_dicom.volume import Booleans, Floats, Integers
+
+if TYPE_CHECKING:
+    from salm_dicom.fidelity.subject import Subject
+
+T = TypeVar("T", bound=np.generic)
+
+# Side of a square, and the fewest voxels on it.
+SIDE_MM, _SIDE = 8.0, 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Squares:
+    """Squares that are all foreground, arrays of (squares,): modality values and their square."""
+
+    index: NDArray[np.intp]
+    mean: Floats
+    mean_after: Floats
+    variance: Floats
+    variance_after: Floats
+
+    def taken(self, which: Booleans) -> Squares:
+        """Return some of them."""
+        return Squares(
+            index=self.index[which],
+            mean=self.mean[which],
+            mean_after=self.mean_after[which],
+            variance=self.variance[which],
+            variance_after=self.variance_after[which],
+        )
+
+
+def squares(subject: Subject) -> Squares:
+    """Return the squares of all slices; sums of stored values are exact."""
+    rows, columns = (max(_SIDE, round(SIDE_MM / mm)) for mm in subject.spacing_mm)
+    pixels, least = subject.pixels, subject.extremes[0]
+    kind = np.int32 if rows * (subject.spread + 1) ** 2 < 1 << 31 else np.int64
+    counts, parts = [], []
+    for index in range(len(subject)):
+        full = _all(subject.mask[index][subject.box], rows, columns)
+        found = []
+        is_changed = subject.changes[index].changed
+        for values in (pixels.values, subject.after) if is_changed else (pixels.values,):
+            above = np.subtract(values[index][subject.box], least, dtype=kind, casting="unsafe")
+            mean, square = (
+                _sums(one, rows, columns)[full] / (rows * columns) for one in (above, above * above)
+            )
+            found += [
+                pixels.slope[index] * (mean + least) + pixels.intercept[index],
+                pixels.slope[index] ** 2 * (square - mean**2),
+            ]
+        counts.append(len(found[0]))
+        parts.append(np.stack(found if is_changed else found * 2))
+    mean, variance, mean_after, variance_after = np.concatenate(parts, axis=1)
+    return Squares(
+        index=np.repeat(np.arange(len(counts)), counts),
+        mean=mean,
+        mean_after=mean_after,
+        variance=variance,
+        variance_after=variance_after,
+    )
+
+
+def tiled(values: NDArray[T], rows: int, columns: int) -> NDArray[T]:
+    """Return the squares that fit, (squares, voxels of one)."""
+    down, across = values.shape[0] // rows, values.shape[1] // columns
+    fitting = values[: down * rows, : across * columns].reshape(down, rows, across, columns)
+    return fitting.swapaxes(1, 2).reshape(down * across, rows * columns)
+
+
+def _rows(values: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
+    """Return the squares that fit, (rows of squares, rows of one, columns of all)."""
+    down, across = values.shape[0] // rows, values.shape[1] // columns
+    return values[: down * rows, : across * columns].reshape(down, rows, across * columns)
+
+
+def _all(mask: Booleans, rows: int, columns: int) -> Booleans:
+    """Return which squares are all True, (squares,)."""
+    return np.asarray(_rows(mask, rows, columns).all(axis=1).reshape(-1, columns).all(axis=1))
+
+
+def _sums(values: Integers, rows: int, columns: int) -> Integers:
+    """Return the sum of each square, int64, (squares,); whole rows first, which is quick."""
+    total = _rows(values, rows, columns).sum(axis=1, dtype=values.dtype)
+    return np.asarray(total.reshape(-1, columns).sum(axis=1, dtype=np.int64))

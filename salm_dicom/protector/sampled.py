@@ -1,0 +1,260 @@
+"""Sampled: what a fit learns from, samples of labelled volumes that lie on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from salm_dicom.errors import InputError, NoForeground, NoLabel, PlanError, SalmDicomError
+from salm_dicom.foreground import foreground
+from salm_dicom.learning import network_input, network_target
+from salm_dicom.perturb import Limits
+from salm_dicom.plan import ProtectionPlan, intensity_range
+from salm_dicom.protector.apply import budgets
+from salm_dicom.protector.samples import per_slice, samples
+from salm_dicom.protector.target import Mask, check_shape, near
+from salm_dicom.volume import Booleans, Volume
+
+# A long series does not teach the surrogate more than this many of its slices do; of those with a
+# mask, so many show it if that many do.
+_SLICES_OF_A_SERIES = 24
+_MARKED_SLICES = 16
+
+# Called with what is going on, how much is done and how much there is.
+Progress = Callable[[str, int, int], None]
+# Called with the place of a study that cannot be used, and why.
+Failed = Callable[[int, SalmDicomError], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """One labelled volume; nothing that is loaded is kept in memory.
+
+    Parameters
+    ----------
+    load
+        Called once for each extent that is fitted.
+    label
+        Its class (objective `classification`).
+    mask
+        Returns its mask (objective `segmentation`); called after `load`.
+    """
+
+    load: Callable[[], Volume]
+    label: str = ""
+    mask: Callable[[], Mask] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Samples of one volume; arrays as large as the volume are memory-mapped on disk.
+
+    Parameters
+    ----------
+    x, mask, shadow
+        Stored values, foreground and perturbation so far, (samples, 1, [slices,] rows, columns).
+    wanted
+        Targets, see `learning.Objective`; masks have the shape of `x`.
+    near
+        Where the plan lets voxels change, shape of `x`; None: in all of the foreground.
+    """
+
+    x: np.memmap
+    mask: np.memmap
+    shadow: np.memmap
+    wanted: np.ndarray
+    near: np.memmap | None
+    slope: Tensor
+    intercept: Tensor
+    window: tuple[float, float]
+    limits: Limits[Tensor]
+    region: int | None
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+    def part(self, which: slice) -> tuple[Tensor, Tensor, Tensor, Limits[Tensor]]:
+        """Return stored values, foreground, shadow and limits of some samples."""
+        x = torch.from_numpy(self.x[which].astype(np.float32))
+        mask = torch.from_numpy(np.array(self.mask[which]))
+        shadow = torch.from_numpy(self.shadow[which].astype(np.float32))
+        budget = self.limits.budget[which]
+        limits = Limits(
+            budget=budget if self.near is None else budget * torch.from_numpy(self.near[which]),
+            low=self.limits.low,
+            high=self.limits.high,
+            padding=self.limits.padding,
+        )
+        return x, mask, shadow, limits
+
+    def targets(self, which: slice) -> Tensor:
+        """Return the targets of some samples."""
+        return torch.from_numpy(self.wanted[which].astype(np.int64))
+
+    def seen(
+        self, index: int, size: tuple[int, ...], *, plain: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return what a surrogate sees of one sample, and its target on the same grid."""
+        which = slice(index, index + 1)
+        x, _, shadow, _ = self.part(which)
+        stored = x if plain else x + torch.round(shadow)
+        image = network_input(stored, self.slope[which], self.intercept[which], self.window, size)
+        target = self.targets(which)
+        return image, target if target.ndim == 1 else network_target(target, size)
+
+
+def read_samples(
+    studies: Sequence[Study],
+    classes: Sequence[str],
+    plan: ProtectionPlan,
+    extent: str,
+    folder: Path,
+    progress: Progress,
+    failed: Failed,
+) -> tuple[list[Sample], tuple[str, ...], int]:
+    """Return the samples of every study that can be read, the classes, and how many cannot.
+
+    Parameters
+    ----------
+    classes
+        Of labels; empty: those that occur in the masks.
+    folder
+        Where arrays are kept.
+
+    Raises
+    ------
+    NoForeground, NoLabel
+        None can be read, or there is nothing in them to tell apart.
+    """
+    found: list[Sample] = []
+    names: list[tuple[str, ...]] = []
+    shown: set[str] = set()
+    unfit: list[SalmDicomError] = []
+    for index, study in enumerate(studies):
+        progress(f"read ({extent})", index, len(studies))
+        try:
+            for number, (one, mask) in enumerate(_volumes(study)):
+                if extent == "slice" or not (one.irregular or len(one.pixels.values) == 1):
+                    stem = folder / f"{index:06d}-{number:03d}"
+                    target = mask or classes.index(study.label)
+                    found.append(_sample(one, target, plan, extent, stem))
+                    names.append(mask.names if mask else ())
+                    shown |= mask.occurring if mask else {study.label}
+        except (InputError, PlanError) as error:
+            failed(index, error)
+            unfit.append(error)
+    progress(f"read ({extent})", len(studies), len(studies))
+    if not found:
+        text = f"no labelled series can be used to fit a surrogate of {extent} extent"
+        first = next(iter(unfit), NoForeground("none is a regular volume"))
+        kind = NoLabel if isinstance(first, NoLabel) else NoForeground
+        raise kind(f"{text}; the first: {first}")
+    if plan.needs_masks:
+        if not shown:
+            raise NoLabel("every mask is empty; at least one class must occur")
+        classes = tuple(classes) or tuple(sorted(shown))
+        for sample, known in zip(found, names, strict=True):
+            _number(sample, known, classes)
+    elif len(shown) < 2:
+        raise NoLabel(f"the series that suit {extent} extent have one label only; 2 are needed")
+    return found, tuple(classes), len(unfit)
+
+
+def _volumes(study: Study) -> Iterator[tuple[Volume, Mask | None]]:
+    """Yield the volumes of a study, each with its part of the mask."""
+    volume = study.load()
+    mask = None if study.mask is None else study.mask()
+    if mask is not None:
+        check_shape(mask, volume)
+    first = 0
+    for one in volume.volumes():
+        last = first + len(one.pixels.values)
+        yield one, None if mask is None else mask.taken(slice(first, last))
+        first = last
+
+
+def _number(sample: Sample, names: Sequence[str], classes: Sequence[str]) -> None:
+    """Write the masks of a sample by the numbers of all classes, in place of those of `names`."""
+    places = [1 + classes.index(name) if name in classes else 0 for name in names]
+    table = np.array([0, *places], dtype=np.uint16)
+    for one in sample.wanted:
+        one[...] = table[one]
+
+
+def _sample(
+    volume: Volume, target: int | Mask, plan: ProtectionPlan, extent: str, stem: Path
+) -> Sample:
+    pixels = volume.pixels
+    mask = foreground(pixels, volume.modality, volume.photometric)
+    if not mask.any():
+        raise NoForeground("no anatomy was found: the image is constant, air or padding")
+    window = intensity_range(plan, volume, mask.__getitem__)
+    budget = budgets(plan, volume, window)
+    if pixels.room is not None:
+        mask &= pixels.room >= budget[:, None, None]
+    chosen = np.arange(len(mask))
+    if extent == "slice":
+        chosen = _chosen(mask, None if isinstance(target, int) else target.values > 0)
+    x = samples(pixels.values[chosen], extent)
+    low, high = pixels.extremes()
+
+    def kept(kind: str, values: np.ndarray) -> np.memmap:
+        return _on_disk(stem.with_suffix(f".{kind}.npy"), values)
+
+    def arranged(kind: str, values: np.ndarray) -> np.memmap:
+        return kept(kind, samples(values[chosen], extent))
+
+    close = None
+    if isinstance(target, int):
+        wanted: np.ndarray = np.full(len(x), target)
+    else:
+        wanted = arranged("wanted", target.values.astype(np.uint16))
+        if plan.mask != "gradient":
+            close = arranged("near", near(plan, target.values, volume))
+    return Sample(
+        x=kept("x", x),
+        mask=arranged("mask", mask),
+        shadow=kept("shadow", np.zeros(x.shape, np.float16)),
+        wanted=wanted,
+        near=close,
+        slope=torch.from_numpy(per_slice(pixels.slope[chosen], extent)),
+        intercept=torch.from_numpy(per_slice(pixels.intercept[chosen], extent)),
+        window=window,
+        limits=Limits(
+            budget=torch.from_numpy(per_slice(budget[chosen], extent)),
+            low=low,
+            high=high,
+            padding=pixels.padding,
+        ),
+        region=plan.region_edge(volume),
+    )
+
+
+def _chosen(foreground_of: Booleans, marked: Booleans | None) -> np.ndarray:
+    """Return the slices that a surrogate learns from, evenly spread, in order."""
+    count = len(foreground_of)
+    anatomy = np.flatnonzero(foreground_of.reshape(count, -1).any(axis=1))
+    if marked is None:
+        return _spread(anatomy, _SLICES_OF_A_SERIES)
+    shows = np.asarray(marked.reshape(count, -1).any(axis=1))[anatomy]
+    others = int(np.count_nonzero(~shows))
+    with_mask = _spread(anatomy[shows], max(_MARKED_SLICES, _SLICES_OF_A_SERIES - others))
+    without = _spread(anatomy[~shows], _SLICES_OF_A_SERIES - len(with_mask))
+    return np.sort(np.concatenate([with_mask, without]))
+
+
+def _spread(places: np.ndarray, most: int) -> np.ndarray:
+    """Return at most so many of the places, evenly spread."""
+    even = np.linspace(0, len(places) - 1, min(len(places), most))
+    return np.asarray(places[np.unique(even.round().astype(int))])
+
+
+def _on_disk(path: Path, values: np.ndarray) -> np.memmap:
+    np.save(path, values)
+    mapped: np.memmap = np.load(path, mmap_mode="r+")
+    return mapped
