@@ -25,7 +25,7 @@ LABELS_BY = ("series", "study", "patient", "instance", "path")
 
 # Rows of `salm_dicom.perturb.METHODS`; written again here because help must not wait for torch.
 METHODS = (
-    "salm", "one_sided", "hybrid", "dense", "random", "uniform", "random_mask", "low_gradient",
+    "salm", "one_sided", "dense", "random", "uniform", "hybrid", "random_mask", "low_gradient",
     "targeted", "patches", "texture", "autoregressive",
 )  # fmt: skip
 
@@ -46,10 +46,8 @@ def plan_options(function: F) -> F:
                 default="salm",
                 show_default=True,
                 help="salm: the most salient voxels. one_sided: a visible texture for every "
-                "label but one. hybrid: the same, and salient voxels for that one. random, "
-                "uniform: controls that need no labels. Others, for comparison: "
-                + ", ".join((METHODS[3], *METHODS[6:]))
-                + ".",
+                "label but one. random, uniform: controls that need no labels. Others, for "
+                "comparison: " + ", ".join((METHODS[2], *METHODS[5:])) + ".",
             ),
             click.option(
                 "--epsilon",
