@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from multiprocessing import forkserver
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from salm_dicom.errors import PlanError
 
@@ -24,6 +24,8 @@ _TORCH_WORK = ("salm_dicom.protector.surrogate", "monai.networks.nets.resnet")
 # glibc malloc.h
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
+# How often a pool that ends looks whether one of its workers was killed.
+_LOOK_S = 0.5
 # What a job's future raises when the processes that should do it are gone.
 LOST = (BrokenExecutor, EOFError, ConnectionError)
 
@@ -46,6 +48,25 @@ def _serial(workers: int, address: str) -> Executor:
     return SerialExecutor()
 
 
+class LocalExecutor(ProcessPoolExecutor):
+    """A pool whose end is not held up by a worker that was killed while the pool ended.
+
+    An idle worker waits with the lock of the queue in its hand. One that is killed then, when
+    nobody looks after workers any more, leaves the others waiting for that lock forever.
+    """
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the pool; with `wait`, after the jobs that are under way."""
+        manager: Any = self._executor_manager_thread  # a thread; typeshed says otherwise
+        workers = [*(self._processes or {}).values()]
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
+        while wait and manager is not None and manager.is_alive():
+            manager.join(_LOOK_S)
+            if not self._pending_work_items and any(one.exitcode for one in workers):
+                for one in workers:
+                    one.kill()
+
+
 def _local(workers: int, address: str) -> Executor:
     """Return a pool of processes.
 
@@ -56,7 +77,7 @@ def _local(workers: int, address: str) -> Executor:
 
     warm_up()
     context = multiprocessing.get_context("forkserver")
-    return ProcessPoolExecutor(
+    return LocalExecutor(
         workers, mp_context=context, initializer=_prepare_worker, initargs=(is_sandboxed(),)
     )
 

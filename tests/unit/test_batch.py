@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import threading
+import time
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
@@ -218,6 +219,23 @@ def test_workers_that_die_as_they_start_end_the_run_and_no_series_is_blamed(tmp_
     ]  # fmt: skip
     with pytest.raises(PlanError, match="--jobs 1 works in this process"):
         list(outcomes(jobs, 2, dies_on_the_second))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_that_is_killed_while_its_pool_ends_does_not_hold_it_up(victim):
+    pool = engines.start("local", 2)
+    assert {future.result() for future in [pool.submit(os.getpid) for _ in range(20)]}
+    workers = [*pool._processes]
+    assert len(workers) == 2
+    for one in workers:
+        os.kill(one, signal.SIGSTOP)
+    ending = threading.Thread(target=pool.shutdown)
+    ending.start()
+    time.sleep(0.3)  # the pool waits for its workers to end; one of them holds the queue's lock
+    os.kill(workers[victim], signal.SIGKILL)
+    os.kill(workers[1 - victim], signal.SIGCONT)
+    ending.join(20)
+    assert not ending.is_alive()
 
 
 class LateCluster(SerialExecutor):
