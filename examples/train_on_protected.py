@@ -29,6 +29,8 @@ def main(protector: Path, labels: dict[str, str], epochs: int = 3) -> list[float
             RandFlipd("image", prob=0.5, spatial_axis=0),
         ]
     )
+    pipeline.set_random_state(0)
+    torch.manual_seed(0)
     items = [{"image": folder, "label": label} for folder, label in labels.items()]
     loader = DataLoader(CacheDataset(items, pipeline, progress=False), batch_size=2, shuffle=True)
     network = Classifier(
