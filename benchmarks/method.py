@@ -243,16 +243,23 @@ def spread(values: list[float]) -> str:
     return f"{fmean(values):.2f} ± {stdev(values) if len(values) > 1 else 0:.2f}"
 
 
+def areas_of(results: dict, rows: list[dict]) -> tuple[list[float], list[float]]:
+    """Return the areas under the ROC curve of the clean victims of some rows, and of theirs."""
+    names = ["/".join((row["victim"], "none", str(row["victim_seed"]))) for row in rows]
+    return [results["clean"][n]["auc"] for n in names], [row["trial"]["auc"] for row in rows]
+
+
 def table(results: dict) -> Iterator[str]:
     """Yield the lines of the tables, in Markdown."""
-    yield "| method | set | NP selected | NP clean-selected | NP last | PSNR dB | changed | passes | fit s | verdict |"  # noqa: E501
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield "| method | set | NP selected | NP clean-selected | NP last | AUC, clean | AUC, protected | PSNR dB | changed | passes | fit s | verdict |"  # noqa: E501
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
     for name, which in dict.fromkeys((r["method"], r["set"]) for r in results["rows"]):
         rows = [r for r in results["rows"] if (r["method"], r["set"]) == (name, which)]
         rules = [[r["np"][k] for r in rows] for k in ("selected", "clean_selected", "last")]
         numbers = [fmean(r[k] for r in rows) for k in ("psnr", "changed", "passes", "fit_seconds")]
         yield (
-            f"| {name} | {which} | {' | '.join(map(spread, rules))} | {numbers[0]:.1f} | "
+            f"| {name} | {which} | {' | '.join(map(spread, rules))} | "
+            f"{' | '.join(map(spread, areas_of(results, rows)))} | {numbers[0]:.1f} | "
             f"{numbers[1]:.2f} | {numbers[2]:.0f} | {numbers[3]:.0f} | "
             f"{verdict(fmean(rules[0])).split(':')[0]} |"
         )

@@ -260,13 +260,15 @@ def test_the_benchmark_puts_every_method_through_the_audit_and_prints_rows_that_
     assert {plan.method for plan in CONTENDERS.values()} == set(METHODS)
     row = {
         "method": "salm", "set": "early", "psnr": 37.0, "changed": 0.2, "passes": 40.0,
-        "fit_seconds": 10.0,
+        "fit_seconds": 10.0, "victim": "convnet", "victim_seed": 100, "trial": {"auc": 0.75},
     }  # fmt: skip
     rows = [
         row | {"np": dict.fromkeys(("selected", "clean_selected", "last", "best"), value)}
         for value in (0.0, 0.1)
     ]
-    *_, line = table({"rows": rows, "robust": []})
+    clean = {"convnet/none/100": {"auc": 0.95}}
+    *_, line = table({"rows": rows, "robust": [], "clean": clean})
+    assert "0.95 ± 0.00 | 0.75 ± 0.00" in line
     assert "0.05 ± 0.07" in line
     assert "not protected" in line
 
