@@ -27,9 +27,9 @@ _WORTH_A_WORKER = 4
 # Where there are no workers, who waits for one is told so every minute.
 _PATIENCE_S = 60
 _NO_WORKERS = (
-    "worker processes end as soon as they start; nothing was tried. --jobs 1 works in this process "
-    "(`salm-dicom doctor` looks at the installation; a Python script that calls `protect` needs "
-    "`if __name__ == '__main__':`)"
+    "worker processes end before they begin a series; what was done is kept. --jobs 1 works in "
+    "this process (`salm-dicom doctor` looks at the installation; a Python script that calls "
+    "`protect` needs `if __name__ == '__main__':`)"
 )
 
 
