@@ -54,7 +54,7 @@ def device_option(function: F) -> F:
         show_default=True,
         metavar="DEVICE",
         help="Where the networks of a method run: cpu, cuda, cuda:N, or auto (cuda where there is "
-        "one). Only on the CPU are the bytes the same on every machine.",
+        "one). Another kind of processor, GPU or CPU, gives slightly other pixels.",
     )(function)
 
 
