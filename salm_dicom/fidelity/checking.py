@@ -17,7 +17,8 @@ class Check:
     """One measured number, the limit that it must keep, and whether it does.
 
     `sign` stands between the two where the limit is missed; `text` says so in a sentence. `limit`
-    is what is wanted where there is no stricter one; then `is_missed` is never true.
+    is what is wanted where there is no stricter one; then `is_missed` is never true. `wanted` is
+    what is wanted beside a limit.
     """
 
     row: int
@@ -28,6 +29,7 @@ class Check:
     at: str
     sign: str
     limit: float
+    wanted: float | None
     is_missed: bool
     is_wanted: bool
     text: str
@@ -43,7 +45,8 @@ class Check:
     def shown_limit(self) -> str:
         """Return the limit with its unit, as people read it."""
         least = "at least" if self.sign == "<" else "at most"
-        return f"{least} {self.limit:.4g} {self.unit}".strip()
+        better = "" if self.wanted is None else f", {self.wanted:.4g} wanted"
+        return f"{least} {self.limit:.4g} {self.unit}".strip() + better
 
     @property
     def beyond(self) -> tuple[bool, bool, float]:
@@ -93,6 +96,7 @@ def _check(reading: Reading, limit: Limit, profile: Profile) -> Check:
         at=reading.at,
         sign=sign,
         limit=shown,
+        wanted=None if limit.wanted == shown else limit.wanted,
         is_missed=_is_beyond(reading.value, limit.value, measure.is_floor),
         is_wanted=not _is_beyond(reading.value, limit.wanted, measure.is_floor),
         text=f"{measure.short} {value} {sign} {shown:g} {reading.unit}".strip() + where,
