@@ -154,6 +154,7 @@ def outcomes(
                     for future in done:
                         outcome = future.result()
                         crashes.pop(waiting.pop(future).source, None)
+                        stillborn = 0
                         yield outcome
             except LOST:
                 executor.shutdown(wait=True, cancel_futures=True)  # nobody writes any more

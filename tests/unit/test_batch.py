@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -236,6 +236,35 @@ def test_a_worker_that_is_killed_while_its_pool_ends_does_not_hold_it_up(victim)
     os.kill(workers[1 - victim], signal.SIGCONT)
     ending.join(20)
     assert not ending.is_alive()
+
+
+class Frail(SerialExecutor):
+    """Stand in for a pool that does one job and then loses its idle workers."""
+
+    def __init__(self):
+        self.done = 0
+
+    def submit(self, job, /, *args, **kwargs):
+        self.done += 1
+        if self.done == 1:
+            return super().submit(job, *args, **kwargs)
+        future = Future()
+        future.set_exception(BrokenExecutor())
+        return future
+
+
+def test_idle_workers_that_die_now_and_then_do_not_end_a_run_that_gets_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "start", lambda *_: Frail())
+    monkeypatch.setattr(run_module, "_at_once", lambda *_: 2)
+    jobs = [
+        Job(
+            source=str(n), name=str(n), paths=(), label=None, protector=tmp_path,
+            output=tmp_path, vault=tmp_path, created=CREATED, site_key=b"",
+        )
+        for n in (0, 1, 3, 4, 5, 6)
+    ]  # fmt: skip
+    found = list(outcomes(jobs, 2, dies_on_the_second))
+    assert sorted(one.name for one in found if one.record) == ["0", "1", "3", "4", "5", "6"]
 
 
 class LateCluster(SerialExecutor):
