@@ -268,7 +268,7 @@ def augmented(inputs: Tensor, targets: Tensor, rng: torch.Generator) -> tuple[Te
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread: sums in another order would give other bytes."""
+    """Run torch on one thread, cuDNN one way: the order of sums decides the bytes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

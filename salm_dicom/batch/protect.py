@@ -38,6 +38,7 @@ from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.errors import DiskFull, PlanError, UnsafeError
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, load, save
+from salm_dicom.protector.device import other_kind
 
 # Called with what is going on, how much is done and how much there is.
 Progress = Callable[[str, int, int], None]
@@ -203,7 +204,7 @@ def _digest(request: Request, protector: Protector, cleaner: Deidentifier | None
     recipients = (sha256(one).hexdigest() for one in request.recipients)
     quantitative = ["quantitative"] * request.allow_quantitative
     cleaned = [sha256(cleaner.key).hexdigest()] if cleaner else []
-    kind = [] if request.device == "cpu" else [request.device.partition(":")[0]]
+    kind = other_kind(request.device)
     return ":".join((protector.digest, *recipients, *quantitative, *cleaned, *kind))
 
 

@@ -160,19 +160,21 @@ def append_log(path: Path, lines: Iterable[str]) -> None:
 def progress_to_stderr(mode: str) -> Iterator[Callable[[str, int, int], None]]:
     """Give a progress function: a bar for each phase on a terminal, a line otherwise."""
     bars: dict[str, tqdm] = {}
-    is_terminal = sys.stderr.isatty()
+    is_terminal, last = sys.stderr.isatty(), ""
 
     def show(what: str, done: int, total: int) -> None:
+        nonlocal last
         if mode == "none" or total == 0:
             return
+        is_new, last = what != last, what
         if not is_terminal:
-            if done in (0, total):
+            if is_new or done in (0, total):
                 say(f"{what}: {done} of {total}")
             return
-        if what not in bars:
+        if is_new:
             for bar in bars.values():
                 bar.close()
-            bars[what] = tqdm(total=total, desc=what, unit="", file=sys.stderr)
+            bars[what] = tqdm(total=total, initial=done, desc=what, unit="", file=sys.stderr)
         bars[what].update(done - bars[what].n)
 
     try:

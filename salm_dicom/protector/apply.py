@@ -16,6 +16,7 @@ from salm_dicom.errors import NoChange, NoForeground, NoLabel, PlanError
 from salm_dicom.foreground import Outline, outline
 from salm_dicom.perturb import Epsilon, Limits, Method, perturb
 from salm_dicom.plan import ProtectionPlan, intensity_range
+from salm_dicom.protector.device import other_kind
 from salm_dicom.protector.protected import Protected, each
 from salm_dicom.protector.samples import per_slice, samples, slices_at_once
 from salm_dicom.protector.target import Mask, Target
@@ -135,8 +136,7 @@ class Protector:
     def _digest_of(self, target: Target | None) -> str:
         if target is None:
             return self.digest
-        kind = self.device.partition(":")[0]
-        about = (self.digest, target.key, *([] if kind == "cpu" else [kind]))
+        about = (self.digest, target.key, *other_kind(self.device))
         return hashlib.sha256("/".join(about).encode()).hexdigest()
 
     def _target(self, label: str | Mask | None, volume: Volume | None = None) -> Target | None:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from salm_dicom.errors import PlanError
 
 
+def other_kind(device: str) -> tuple[str, ...]:
+    """Return what kind of device it is where that is no CPU: sums come out otherwise there."""
+    kind = device.partition(":")[0]
+    return () if kind == "cpu" else (kind,)
+
+
 def device_of(asked: str) -> str:
     """Return torch's name of what `--device` asks for: `auto`, `cpu`, `cuda` or `cuda:N`.
 

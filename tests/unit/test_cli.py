@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from salm_dicom.batch import protect as protect_module
 from salm_dicom.batch.vault import Vault
+from salm_dicom.cli import console
 from salm_dicom.cli.main import COMMANDS, main
 from salm_dicom.cli.options import printable
 from tests.synthetic import write_ct_series
@@ -310,3 +311,13 @@ def test_what_libraries_warn_of_does_not_reach_people(tmp_path, jobs):
     assert done.returncode == 0
     assert done.stderr == ""
     assert CANARY not in done.stdout
+
+
+def test_a_phase_that_others_interrupt_is_named_when_it_begins_and_when_it_goes_on(capsys):
+    with console.progress_to_stderr("auto") as show:
+        for what, done in (("protect", 0), ("protect", 1), ("waiting", 1), ("waiting", 1),
+                           ("protect", 2), ("protect", 3)):  # fmt: skip
+            show(what, done, 3)
+    assert capsys.readouterr().err.split("\n")[:-1] == [
+        "protect: 0 of 3", "waiting: 1 of 3", "protect: 2 of 3", "protect: 3 of 3",
+    ]  # fmt: skip
