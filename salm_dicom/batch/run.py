@@ -151,7 +151,8 @@ def outcomes(
                     done = wait(waiting, _PATIENCE_S, return_when=FIRST_COMPLETED).done
                     if not done and not getattr(executor, "workers", workers):
                         idle()
-                    for future in done:
+                    # what is done counts before the engine is found to be lost
+                    for future in sorted(done, key=lambda one: one.exception() is not None):
                         outcome = future.result()
                         crashes.pop(waiting.pop(future).source, None)
                         stillborn = 0
