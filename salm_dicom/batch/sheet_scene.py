@@ -16,6 +16,8 @@ from salm_dicom.volume import Floats
 
 # Volumes with fewer voxels along an axis have no sides to look at.
 _FEWEST = 2
+# Slices from which the size of all is told.
+_SAMPLED = 16
 _MEGA = 1_000_000
 Triple = tuple[int, int, int]
 
@@ -47,24 +49,12 @@ def scene_of(stack: Stack, cap: int) -> Scene:
         One of which `why_no_scene` has nothing to say.
     """
     packing = _Packing(stack)
-    slices, rows, columns = stack.before.shape
-    whole: Triple = (columns, rows, slices)
-    steps: Triple = (1, 1, 1)
-    texts = packing.texts(steps)
-    whole_bytes = sum(map(len, texts))
-    while (size := sum(map(len, texts))) > cap:
-        wanted = prod(_shape(whole, steps)) * cap / size
-        before = steps
-        while prod(_shape(whole, steps)) >= wanted and (coarser := _coarser(packing, whole, steps)):
-            steps = coarser
-        if steps == before:
-            break
-        texts = packing.texts(steps)
+    steps, texts, whole_bytes = _packed(packing, cap)
     return Scene(
         source=texts[0],
         difference=texts[1],
-        shape=_shape(whole, steps),
-        whole=whole,
+        shape=packing.shape(steps),
+        whole=packing.shape((1, 1, 1)),
         steps=steps,
         affine=tuple(map(tuple, packing.affine(steps).tolist())),
         units=units_of(stack),
@@ -83,7 +73,7 @@ def notes_of_scene(stack: Stack, scene: Scene, cap: int) -> Iterator[str]:
         coarser = ", ".join(f"one of {step} {name}" for name, step in axes if step > 1)
         shape, whole = (" x ".join(map(str, sizes)) for sizes in (scene.shape, scene.whole))
         yield (
-            f"Only {coarser} is in this page, {shape} of {whole} voxels: all would take "
+            f"Only {coarser} is in this page, {shape} of {whole} voxels: all would take about "
             f"{scene.whole_bytes / _MEGA:.3g} MB and the cap is {cap / _MEGA:g} MB (--max-mb). "
             "Each voxel shown has the value of the file, none is averaged. Numbers and charts are "
             "of all voxels"
@@ -110,9 +100,23 @@ class _Packing:
             and (stack.intercept == stack.intercept[0]).all()
         )
 
+    def shape(self, steps: Triple) -> Triple:
+        """Return how many columns, rows and slices are taken."""
+        slices, rows, columns = (
+            ceil(n / step)
+            for n, step in zip(self._stack.before.shape, reversed(steps), strict=True)
+        )
+        return columns, rows, slices
+
     def affine(self, steps: Triple) -> Floats:
         """Return (column, row, slice) of what is taken to RAS millimetres."""
         return np.asarray(self._stack.first.affine @ np.diag([*steps, 1]), dtype=np.float64)
+
+    def whole_bytes(self) -> int:
+        """Return about how many characters all voxels take, by some of the slices."""
+        slices = len(self._stack.before)
+        every = max(slices // _SAMPLED, 1)
+        return sum(map(len, self.texts((1, 1, every)))) * slices // ceil(slices / every)
 
     def texts(self, steps: Triple) -> tuple[str, str]:
         """Return the source and the difference."""
@@ -142,15 +146,35 @@ def _text(
     return b64encode(made).decode("ascii")
 
 
-def _shape(whole: Triple, steps: Triple) -> Triple:
-    columns, rows, slices = (ceil(n / step) for n, step in zip(whole, steps, strict=True))
-    return columns, rows, slices
+def _packed(packing: _Packing, cap: int) -> tuple[Triple, tuple[str, str], int]:
+    """Return the steps that `cap` characters allow, the texts, and about what all would take."""
+    steps, whole_bytes = (1, 1, 1), packing.whole_bytes()
+    if whole_bytes > cap:
+        steps = _fewer(packing, steps, cap / whole_bytes)
+    texts = packing.texts(steps)
+    while (size := sum(map(len, texts))) > cap:
+        before, steps = steps, _fewer(packing, steps, cap / size)
+        if steps == before:
+            break
+        texts = packing.texts(steps)
+    return steps, texts, whole_bytes
 
 
-def _coarser(packing: _Packing, whole: Triple, steps: Triple) -> Triple | None:
+def _fewer(packing: _Packing, steps: Triple, share: float) -> Triple:
+    """Return steps that take less than a share of the voxels; the coarsest where none do."""
+    wanted = prod(packing.shape(steps)) * share
+    while prod(packing.shape(steps)) >= wanted:
+        coarser = _coarser(packing, steps)
+        if coarser is None:
+            break
+        steps = coarser
+    return steps
+
+
+def _coarser(packing: _Packing, steps: Triple) -> Triple | None:
     """Return steps with the finest axis one coarser; None where no axis has voxels to spare."""
     spacing_mm = np.linalg.norm(packing.affine(steps)[:3, :3], axis=0).tolist()
-    shape = _shape(whole, steps)
+    shape = packing.shape(steps)
     axes = [axis for axis in range(3) if shape[axis] > _FEWEST]
     if not axes:
         return None

@@ -171,6 +171,20 @@ def test_a_reader_sees_the_difference_the_other_volume_and_another_window(journe
         assert browser.value("document.getElementById('named').textContent") == "Protected"
         assert browser.value(PICTURE) == plain
 
+        x, y = browser.value(
+            "(() => { const b = document.getElementById('scene').getBoundingClientRect();"
+            " return [b.x + b.width / 4, b.y + b.height / 2]; })()"
+        )
+        browser.mouse("mousePressed", x, y, button="right", clickCount=1)
+        for step in range(1, 4):
+            browser.mouse("mouseMoved", x + 5 * step, y + 3 * step, button="right", buttons=2)
+        browser.mouse("mouseReleased", x + 15, y + 9, button="right", clickCount=1)
+        assert browser.value("document.getElementById('preset').value") == ""
+        by_hand = browser.value("document.getElementById('window').textContent")
+        assert re.fullmatch(r"level -?[\d.]+, width [\d.]+", by_hand)
+        assert by_hand != "level 40, width 400"
+        assert browser.value(PICTURE) != plain
+
         set_to(browser, "preset", "lung", "change")
         window = "document.getElementById('window').textContent"
         assert browser.value(window) == "level -600, width 1500"

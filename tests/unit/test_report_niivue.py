@@ -22,6 +22,7 @@ from hypothesis.extra.numpy import arrays
 from salm_dicom.batch.sheet_pixels import Stack
 from salm_dicom.batch.sheet_scene import notes_of_scene, scene_of, why_no_scene
 from salm_dicom.dicom.part10 import read
+from salm_dicom.dicom.series import read_series
 from salm_dicom.dicom.voi import display_window
 from salm_dicom.report import Preset, Scene, series_page
 from salm_dicom.volume import StoredPixels, Volume
@@ -277,7 +278,7 @@ def test_a_cap_is_kept_and_what_is_left_out_is_said(share):
     assert np.allclose(source.affine @ [*last, 1], affine @ [*(last * some.steps), 1], atol=1e-4)
     note, *_ = notes_of_scene(found, some, cap)
     assert f"{' x '.join(map(str, some.shape))} of 30 x 40 x 12 voxels" in note
-    assert f"all would take {whole.whole_bytes / 1e6:.3g} MB and the cap is" in note
+    assert f"all would take about {whole.whole_bytes / 1e6:.3g} MB and the cap is" in note
     assert ("slices" in note) == (slices > 1)
 
 
@@ -339,6 +340,22 @@ def test_a_frame_has_its_own_window_before_the_one_that_all_share(tmp_path):
     found = read(write(path, dataset))
     assert display_window(found, 0) == (-20, 80)
     assert display_window(found, 1) == (490, 510)
+
+
+def test_a_series_is_shown_first_with_the_window_of_its_middle_slice(tmp_path):
+    paths = write_ct_series(tmp_path / "in", slices=3)
+    for path, center in zip(paths, (10, 20, 30), strict=True):
+        dataset = pydicom.dcmread(path)
+        dataset.WindowCenter, dataset.WindowWidth = center, 100
+        write(path, dataset)
+    assert read_series(paths[::-1]).volume.window == (-30, 70)
+    protect(tmp_path / "in", tmp_path / "out")
+    for viewer in ("canvas", "niivue"):
+        run("report", tmp_path / "out", "--source", tmp_path / "in", "-o", tmp_path / viewer,
+            "--viewer", viewer, "--progress=none")  # fmt: skip
+        first, second, *_ = page_of(tmp_path / viewer, 1).data["presets"]
+        assert first == {"name": "DICOM window", "low": -30, "high": 70}
+        assert second["name"] == "soft tissue"
 
 
 def window(center: float, width: float) -> pydicom.Dataset:

@@ -4,6 +4,8 @@
   const data = JSON.parse(document.getElementById("pixels").textContent);
   const find = (id) => document.getElementById(id);
   const FLICKER_MS = 450;
+  const OPACITY = 0.7;
+  const LINE = 0.003; // width of the crosshair, of the longest side
   const ADVICE = "Everything below holds all the same. A report without the option --viewer niivue " +
     "shows its images in every browser.";
 
@@ -34,9 +36,11 @@
   }
 
   const view = { low: data.presets[0].low, high: data.presets[0].high, shown: "protected" };
+  const extent_mm = Math.max(...data.shape.map((count, axis) =>
+    count * Math.hypot(...[0, 1, 2].map((row) => data.affine[row][axis]))));
   const viewer = new niivue.Niivue({
     logLevel: "error", dragAndDropEnabled: false, isRadiologicalConvention: true,
-    isNearestInterpolation: true, show3Dcrosshair: true, crosshairWidth: 0.6,
+    isNearestInterpolation: true, show3Dcrosshair: true, crosshairWidth: extent_mm * LINE,
     crosshairWidthUnit: "mm", crosshairColor: [1, 0.84, 0.4, 0.8],
     dragMode: niivue.DRAG_MODE.windowing, isForceMouseClickToVoxelCenters: true,
     multiplanarShowRender: niivue.SHOW_RENDER.ALWAYS,
@@ -51,15 +55,15 @@
     const visible = { A: [0, 255, 255], I: [0, 1, 255] };
     viewer.addColormap("brighter", { R: [0, 120, 255], G: [0, 70, 150], B: [0, 28, 60], ...visible });
     viewer.addColormap("darker", { R: [0, 33, 70], G: [0, 75, 160], B: [0, 120, 255], ...visible });
-    difference = await niivue.NVImage.new(files[1], "difference.nii", "brighter", 0.7, null,
+    difference = await niivue.NVImage.new(files[1], "difference.nii", "brighter", OPACITY, null,
       data.least / 2, data.largest);
     Object.assign(difference, { colormapNegative: "darker", cal_minNeg: -data.largest,
       cal_maxNeg: -data.least / 2, colormapType: 1 });
     volumes = { source: base.img, protected: base.img.map((v, i) => v + difference.img[i]) };
     base.img = volumes.protected;
     await viewer.attachToCanvas(find("scene"));
-    viewer.addVolume(base);
-    viewer.addVolume(difference);
+    viewer.volumes = [base];
+    viewer.addVolume(difference); // hands both to the graphics at once
   } catch (error) {
     return giveUp(`${error.name}: ${error.message}`);
   }
@@ -113,11 +117,16 @@
     find("window").textContent = `level ${level.toPrecision(4) * 1}, width ${width.toPrecision(4) * 1}`;
   }
 
-  viewer.onIntensityChange = ({ cal_min: low, cal_max: high }) => {
+  // NiiVue changes the window by itself while the right button is down, and tells nobody.
+  function followWindow() {
+    const { cal_min: low, cal_max: high } = base;
     if (low === view.low && high === view.high) return;
     Object.assign(view, { low, high });
     sayWindow("");
-  };
+  }
+  for (const event of ["mousemove", "mouseup", "dblclick", "touchmove"]) {
+    find("scene").addEventListener(event, followWindow);
+  }
 
   function show(name) {
     view.shown = name;
@@ -167,7 +176,8 @@
   find("slice").max = slices - 1;
   find("least").textContent = `\u2212${number(data.largest)}`;
   find("most").textContent = `+${number(data.largest)} ${data.units}`;
+  Object.assign(find("overlay"), { checked: true }); // a browser may remember another state
+  Object.assign(find("opacity"), { value: OPACITY });
   sayWindow(data.presets[0].name);
-  setOpacity();
   go(at);
 })();
