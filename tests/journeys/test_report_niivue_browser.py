@@ -23,6 +23,17 @@ PICTURE = (
     "new Promise((done) => { window.dispatchEvent(new Event('resize'));"
     " requestAnimationFrame(() => done(document.getElementById('scene').toDataURL())); })"
 )
+# How blue and how orange it is, all pixels together.
+TINTS = (
+    f"{PICTURE}.then((address) => new Promise((done) => {{ const image = new Image();"
+    " image.onload = () => { const c = document.createElement('canvas');"
+    " c.width = image.width; c.height = image.height; const context = c.getContext('2d');"
+    " context.drawImage(image, 0, 0); const found = [0, 0];"
+    " const { data } = context.getImageData(0, 0, c.width, c.height);"
+    " for (let i = 0; i < data.length; i += 4) {"
+    " const warm = data[i] - data[i + 2]; found[Number(warm > 0)] += Math.abs(warm); }"
+    " done(found); }; image.src = address; }))"
+)
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +163,15 @@ def test_a_reader_sees_the_difference_the_other_volume_and_another_window(journe
         assert plain != coloured
         browser.click("#overlay")
         assert browser.value(PICTURE) == coloured
-        set_to(browser, "opacity", 0.2, "input")
-        assert browser.value(PICTURE) not in (plain, coloured)
-        set_to(browser, "opacity", 0, "input")
+        tints = {}
+        for opacity in (1, 0.25, 0):
+            set_to(browser, "opacity", opacity, "input")
+            tints[opacity] = browser.value(TINTS)
         assert browser.value(PICTURE) == plain
+        for rising in (True, False):  # as strong as it is set to, whichever way a voxel went
+            whole, quarter = (tints[share][rising] - tints[0][rising] for share in (1, 0.25))
+            assert whole > 1000
+            assert 0.1 < quarter / whole < 0.4
 
         browser.click("#swap")
         assert browser.value("document.getElementById('named').textContent") == "Source"

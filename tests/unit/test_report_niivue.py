@@ -19,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from salm_dicom.batch.sheet import VIEWERS
 from salm_dicom.batch.sheet_pixels import Stack
 from salm_dicom.batch.sheet_scene import notes_of_scene, scene_of, why_no_scene
+from salm_dicom.cli.report import command
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.series import read_series
 from salm_dicom.dicom.voi import display_window
@@ -86,6 +88,13 @@ def journey(tmp_path_factory) -> tuple[Path, Path, Path]:
                "--progress=none")  # fmt: skip
     assert done.exit_code == 0, done.output
     return source, output, pages
+
+
+def test_the_command_line_offers_the_viewers_that_there_are():
+    (option,) = (one for one in command.params if one.name == "viewer")
+    assert tuple(option.type.choices) == VIEWERS
+    assert option.default == VIEWERS[0]
+    assert run("report", ".", "--source", ".", "-o", "x", "--viewer=other").exit_code == 2
 
 
 def page_of(pages: Path, number: int) -> Page:

@@ -39,7 +39,8 @@
   const extent_mm = Math.max(...data.shape.map((count, axis) =>
     count * Math.hypot(...[0, 1, 2].map((row) => data.affine[row][axis]))));
   const viewer = new niivue.Niivue({
-    logLevel: "error", dragAndDropEnabled: false, isRadiologicalConvention: true,
+    logLevel: "error", dragAndDropEnabled: false,
+    isRadiologicalConvention: true, sagittalNoseLeft: true,
     isNearestInterpolation: true, show3Dcrosshair: true, crosshairWidth: extent_mm * LINE,
     crosshairWidthUnit: "mm", crosshairColor: [1, 0.84, 0.4, 0.8],
     dragMode: niivue.DRAG_MODE.windowing, isForceMouseClickToVoxelCenters: true,
@@ -58,7 +59,7 @@
     difference = await niivue.NVImage.new(files[1], "difference.nii", "brighter", OPACITY, null,
       data.least / 2, data.largest);
     Object.assign(difference, { colormapNegative: "darker", cal_minNeg: -data.largest,
-      cal_maxNeg: -data.least / 2, colormapType: 1 });
+      cal_maxNeg: -data.least / 2 });
     volumes = { source: base.img, protected: base.img.map((v, i) => v + difference.img[i]) };
     base.img = volumes.protected;
     await viewer.attachToCanvas(find("scene"));
