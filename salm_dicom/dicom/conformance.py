@@ -267,7 +267,7 @@ def _pixels(
 
 def background(changed: Booleans, may_change: Booleans) -> Iterator[Finding]:
     """Yield a finding where voxels of an instance changed that may not."""
-    outside = int(np.count_nonzero(changed & ~may_change))
+    outside = int(np.count_nonzero(np.greater(changed, may_change)))
     if outside:
         yield Finding("BACKGROUND_CHANGED", f"{outside} voxels outside the foreground changed")
 

@@ -52,9 +52,8 @@ def squares(subject: Subject) -> Squares:
         is_changed = subject.changes[index].changed
         for values in (pixels.values, subject.after) if is_changed else (pixels.values,):
             above = np.subtract(values[index][subject.box], least, dtype=kind, casting="unsafe")
-            mean, square = (
-                _sums(one, rows, columns)[full] / (rows * columns) for one in (above, above * above)
-            )
+            mean = _sums(above, rows, columns)[full] / (rows * columns)
+            square = _sums(np.square(above, out=above), rows, columns)[full] / (rows * columns)
             found += [
                 pixels.slope[index] * (mean + least) + pixels.intercept[index],
                 pixels.slope[index] ** 2 * (square - mean**2),
@@ -91,5 +90,8 @@ def _all(mask: Booleans, rows: int, columns: int) -> Booleans:
 
 def _sums(values: Integers, rows: int, columns: int) -> Integers:
     """Return the sum of each square, int64, (squares,); whole rows first, which is quick."""
-    total = _rows(values, rows, columns).sum(axis=1, dtype=values.dtype)
+    apart = _rows(values, rows, columns)
+    total = apart[:, 0].copy()
+    for row in range(1, rows):  # several times as fast as a sum along that axis
+        total += apart[:, row]
     return np.asarray(total.reshape(-1, columns).sum(axis=1, dtype=np.int64))

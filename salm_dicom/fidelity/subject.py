@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from salm_dicom.difference import difference, spread
 from salm_dicom.fidelity.changes import SliceChange, slice_changes
 from salm_dicom.fidelity.squares import Squares, squares
+from salm_dicom.fidelity.tissues import tissues
 from salm_dicom.volume import Booleans, Floats, Integers, StoredPixels
 
 Slice = NDArray[np.float32]
@@ -173,6 +174,11 @@ class Subject:
     def spread(self) -> int:
         """No stored value, before or after, is further than this from another one."""
         return spread(self.pixels.values, self.after)
+
+    @cached_property
+    def tissues(self) -> tuple[tuple[str, ...], Floats]:
+        """Names of tissues, and the modality values between them."""
+        return tissues(self)
 
     @cached_property
     def changes(self) -> tuple[SliceChange, ...]:
