@@ -3,8 +3,8 @@
 Run: .venv/bin/python benchmarks/verify.py [--slices 300] [--series 1] [--repeats 5]
      [--syntax uncompressed] [--jobs 2]
 Reading is `read_series` of both copies, which decodes, hashes, orders and stacks them, in this
-process. Ratios are of processor time; with `--jobs` that of the clock is told too, as a user sees it:
-workers start anew for each run. A series is looked at by one process: `--jobs` wants `--series`.
+process. Ratios are of processor time; with `--jobs` those of the clock are told too: workers start
+anew for each run. A series is looked at by one process, so that `--jobs` wants `--series`.
 """
 
 from __future__ import annotations

@@ -88,10 +88,10 @@ def _all(mask: Booleans, rows: int, columns: int) -> Booleans:
     return np.asarray(_rows(mask, rows, columns).all(axis=1).reshape(-1, columns).all(axis=1))
 
 
-def _sums(values: Integers, rows: int, columns: int) -> Integers:
-    """Return the sum of each square, int64, (squares,); whole rows first, which is quick."""
+def _sums(values: Integers, rows: int, columns: int) -> Floats:
+    """Return the sum of each square, (squares,), exact below 2^53; whole rows first."""
     apart = _rows(values, rows, columns)
     total = apart[:, 0].copy()
     for row in range(1, rows):  # several times as fast as a sum along that axis
         total += apart[:, row]
-    return np.asarray(total.reshape(-1, columns).sum(axis=1, dtype=np.int64))
+    return np.asarray(total.reshape(-1, columns).astype(np.float64) @ np.ones(columns))
