@@ -43,8 +43,10 @@ class Squares:
 def squares(subject: Subject) -> Squares:
     """Return the squares of all slices; sums of stored values are exact."""
     rows, columns = (max(_SIDE, round(SIDE_MM / mm)) for mm in subject.spacing_mm)
-    pixels, least = subject.pixels, subject.extremes[0]
-    kind = np.int32 if rows * (subject.spread + 1) ** 2 < 1 << 31 else np.int64
+    pixels, (least, most) = subject.pixels, subject.extremes
+    # padding lies further away, but in no square of foreground
+    furthest = most - least + max(one.largest for one in subject.changes)
+    kind = np.int32 if rows * furthest**2 < 1 << 31 else np.int64
     counts, parts = [], []
     for index in range(len(subject)):
         full = _all(subject.mask[index][subject.box], rows, columns)
