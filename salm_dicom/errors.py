@@ -14,25 +14,26 @@
     └── InputError                one file or series cannot be protected; it is listed with its code
         ├── NotDicom, EmptyFile, NotRegularFile, Unreadable, ParseError, Truncated
         ├── TooLarge, Bomb, MissingTag, BadValue, BadUid, DuplicateUid, DuplicatePosition
-        ├── NotImage, UnsupportedPixels, UnsupportedTransferSyntax, DecodeError
-        ├── GeometryError, UnevenSpacing, NonLinearRescale
+        ├── NotImage, UnsupportedPixels, UnsupportedTransferSyntax, DecodeError, NonLinearRescale
         ├── AlreadyProtected, Quantitative, Changed, NoModality, NoLabel, NoChange, NoForeground
         ├── NotProtected, NotDeidentified, NotTransferred, and those of batch/review
-        └── WorkerCrashed, TimedOut, UnexpectedFailure
+        └── GeometryError, UnevenSpacing, WorkerCrashed, TimedOut, UnexpectedFailure
 
-Messages say what was found, what was needed and what to do. They carry types, tags and codes,
-never values of patient attributes.
+Messages say what was found, what was needed and what to do, and no value of a patient attribute.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class SalmDicomError(Exception):
     """Base of every error raised on purpose."""
 
     code: ClassVar[str] = "E_UNEXPECTED"
+
+    def __reduce__(self) -> tuple[Any, ...]:  # for other processes, whatever a constructor takes
+        return self.__class__.__new__, (self.__class__, str(self)), self.__dict__
 
 
 class PlanError(SalmDicomError):

@@ -38,9 +38,9 @@ _SMALL = 0.1
 def foreground(pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2") -> Booleans:
     """Return True on anatomy, shape of the stored values; see `outline`."""
     found = outline(pixels, modality, photometric)
-    mask = np.empty(pixels.values.shape, dtype=bool)
+    mask = np.zeros(pixels.values.shape, dtype=bool)
     for index, one in enumerate(mask):
-        one[:] = found.at(index)
+        found.at(index, one)
     return mask
 
 
@@ -73,7 +73,7 @@ def outline(pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2
         body = np.ones(coarse.shape, dtype=bool)
     elif least < most:
         threshold = _threshold(pixels, modality, coarse)
-        body = _filled(_without_small(_beyond(coarse, threshold, above)))
+        body = _anatomy(_beyond(coarse, threshold, above))
     else:
         threshold = np.zeros(shape[0])
         body = np.zeros(coarse.shape, dtype=bool)
@@ -112,28 +112,47 @@ class Outline:
     above: Booleans
     extremes: tuple[int, int]
 
-    def at(self, index: int) -> Booleans:
-        """Return the mask of one slice, (rows, columns); all False for a constant image."""
-        values, factor = self.pixels.values[index], self.factor
-        rows, columns = values.shape
+    def at(self, index: int, out: Booleans | None = None) -> Booleans:
+        """Return the mask of one slice, (rows, columns); all False for a constant image.
+
+        Parameters
+        ----------
+        out
+            Where to put it; all False.
+        """
+        values = self.pixels.values[index]
+        mask = np.zeros(values.shape, dtype=bool) if out is None else out
+        blocks = np.flatnonzero(self.body[index].any(axis=1))
+        if not blocks.size:
+            return mask
+        first, last = int(blocks[0]), int(blocks[-1]) + 1
+        part = slice(first * self.factor, last * self.factor)
+        found, values = mask[part], values[part]
         # whole numbers on either side of the threshold: comparing integers is quicker
         # no number where float32 cannot hold the values; nothing is anatomy then
         edge = math.ceil(np.nan_to_num(self.threshold[index], posinf=2**62, neginf=-(2**62)))
-        mask: Booleans = values >= edge if self.above[index] else values < edge
-        for blocks, combine in (
-            (~self.rim[index], np.logical_or),
-            (self.body[index], np.logical_and),
-        ):
-            wide = np.repeat(blocks, factor, axis=1)[:, :columns]
-            combine(mask, np.repeat(wide, factor, axis=0)[:rows], out=mask)
+        compare = np.greater_equal if self.above[index] else np.less
+        compare(values, edge, out=found)
+        self._combine(np.logical_or, found, ~self.rim[index, first:last])
+        self._combine(np.logical_and, found, self.body[index, first:last])
         for clipped in self.extremes:
-            mask &= values != clipped
+            found &= values != clipped
         if self.pixels.padding is not None:
-            first, last = self.pixels.padding
-            mask &= (values < first) | (values > last)
+            low, high = self.pixels.padding
+            found &= (values < low) | (values > high)
         if self.pixels.room is not None:
-            mask &= self.pixels.room[index] > 0
+            found &= self.pixels.room[index][part] > 0
         return mask
+
+    def _combine(self, combine: np.ufunc, mask: Booleans, blocks: Booleans) -> None:
+        """Combine a mask with what is said of each block, in place."""
+        rows, columns = mask.shape
+        wide = np.repeat(blocks, self.factor, axis=1)[:, :columns]
+        whole = rows // self.factor
+        within = mask[: whole * self.factor].reshape(whole, self.factor, columns)
+        combine(within, wide[:whole, None], out=within)
+        rest = mask[whole * self.factor :]
+        combine(rest, wide[whole:], out=rest)
 
 
 def _threshold(pixels: StoredPixels, modality: str, coarse: Floats) -> Floats:
@@ -178,6 +197,20 @@ def _coarse(pixels: StoredPixels, factor: int, air: Integers) -> Floats:
                 found = np.where(is_padding, air[:, None, None], found)
             total += found
     return total / 4
+
+
+def _anatomy(solid: Booleans) -> Booleans:
+    """Return what is large enough, with its holes filled; done in the box that holds it all.
+
+    The box has a rim of air, which is one with the air beyond it.
+    """
+    body = np.zeros_like(solid)
+    rows, columns = (np.flatnonzero(solid.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    if rows.size:
+        top, left = (max(0, int(found[0]) - 1) for found in (rows, columns))
+        box = np.s_[:, top : rows[-1] + 2, left : columns[-1] + 2]
+        body[box] = _filled(_without_small(solid[box]))
+    return body
 
 
 def _starts(size: int, factor: int) -> NDArray[np.intp]:

@@ -116,14 +116,21 @@ class _Seen:
             self.after = np.empty((count, *pixels.values.shape[1:]), pixels.values.dtype)
             self.has_after = np.zeros(count, dtype=bool)
             self.body_part = h.text_of(file, h.BODY_PART)
-        self.after[here] = pixels.values
         findings: list[Finding] = []
         self.findings.append(findings)
+        values = self._protected(index, file, pixels, findings)
+        self.has_after[here] = values is not None
+        self.after[here] = pixels.values if values is None else values
+
+    def _protected(
+        self, index: int, file: Part10, pixels: StoredPixels, findings: list[Finding]
+    ) -> Integers | None:
+        """Return the stored values of what was made of a file, if it has them and its size."""
         paths = self.pairs[self.series.headers[index].sop_uid]
         if len(paths) != 1:
             text = f"slice {index + 1} has {len(paths)} protected instances"
             findings.append(Finding("PAIR", text))
-            return
+            return None
         try:
             protected = read(paths[0])
             values = stored_values(protected)
@@ -134,12 +141,12 @@ class _Seen:
             findings += check(source, Instance(protected, values))
         except InputError as error:
             findings.append(Finding(error.code, str(error)))
-            return
-        if values.shape == before.shape:
-            self.after[here] = values
-            self.has_after[here] = True
-            if values.dtype == before.dtype:
-                self.comparable.add(index)
+            return None
+        if values.shape != before.shape:
+            return None
+        if values.dtype == before.dtype:
+            self.comparable.add(index)
+        return values
 
     def _note(self, source: Part10, protected: Part10) -> None:
         """Note which UID of the source has become which."""

@@ -209,32 +209,57 @@ def _held(work: Callable[[J], Outcome], job: J) -> Outcome:
             return work(job)
 
 
-def in_order(work: Callable[[T], R], workers: int, engine: str, parts: Iterable[T]) -> Iterator[R]:
+def in_order(
+    work: Callable[[T], R],
+    workers: int,
+    engine: str,
+    parts: Iterable[T],
+    *,
+    least: int = _WORTH_A_WORKER,
+    lost: Callable[[T], R] | None = None,
+) -> Iterator[R]:
     """Yield what `work` makes of each part, in order; a few are under way at a time.
 
-    Few parts are done here, where no process must be started for them. A process that dies costs
-    the time of what it was at.
+    Parameters
+    ----------
+    least
+        Fewer parts are done here, where no process must be started for them.
+    lost
+        What is yielded for a part that stood alone when its process died for the third time; None:
+        all that is left is then done here.
     """
-    todo, lost = _Queue(parts), 0
-    if (workers < 2 and engine == "local") or not todo.has(_WORTH_A_WORKER):
+    todo, deaths, alone = _Queue(parts), 0, 0
+    if (workers < 2 and engine == "local") or not todo.has(least):
         engine = "serial"
     while todo:
         with start(engine, workers) as executor:
             waiting: deque[tuple[Future[R], T]] = deque()
             try:
                 while todo or waiting:
-                    while todo and len(waiting) < _at_once(executor, workers):
+                    at_once = 1 if alone else _at_once(executor, workers)
+                    while todo and len(waiting) < at_once:
                         waiting.append((executor.submit(work, todo.first()), todo.first()))
                         todo.pop()
                     yield waiting[0][0].result()
                     waiting.popleft()
+                    if lost is not None:
+                        deaths, alone = 0, max(0, alone - 1)
             except LOST:
                 executor.shutdown(wait=True, cancel_futures=True)
-                lost += 1
+                deaths += 1
                 for _, part in reversed(waiting):
                     todo.put_back(part)
-                if lost >= CRASHES:
+                if lost is not None:
+                    alone = max(alone, len(waiting))
+                if deaths >= CRASHES and lost is None:
                     engine = "serial"
+                elif deaths >= CRASHES and lost is not None:
+                    yield lost(todo.first())
+                    todo.pop()
+                    deaths = 0
+            except BaseException:
+                executor.shutdown(wait=True, cancel_futures=True)
+                raise
 
 
 def _remove(job: Work) -> None:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 
 from salm_dicom.batch import nifti
-from salm_dicom.batch.beside import Clean, beside
-from salm_dicom.batch.compared import Compared, Measuring, Scope, tightest, unmeasured, worst
-from salm_dicom.batch.pair import Pair, pairs_of
+from salm_dicom.batch.compared import Compared, Measuring, Scope
+from salm_dicom.batch.looking import Beheld, Look, folder_of, forget, verified
+from salm_dicom.batch.pair import Pair
 from salm_dicom.batch.pairing import partners_of
+from salm_dicom.batch.run import in_order
 from salm_dicom.batch.verified import Verification, Verified
 from salm_dicom.batch.verify_objects import Known, verify_objects
 from salm_dicom.dicom.conformance import Finding
 from salm_dicom.dicom.deidentify import Deidentifier
-from salm_dicom.dicom.part10 import Part10, read
-from salm_dicom.dicom.scan import Scan, SeriesFiles, scan
+from salm_dicom.dicom.part10 import read
+from salm_dicom.dicom.scan import Scan, scan
 from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import InputError, PlanError
-from salm_dicom.fidelity import Limits, missed
+from salm_dicom.fidelity import Limits
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.image import read as read_nifti_file
 
@@ -34,9 +35,10 @@ def verify(
     limits: Limits,
     window: tuple[float, float] | None = None,
     progress: Progress = lambda *_: None,
-    see: See = lambda *_: None,
+    see: See | None = None,
     scope: Scope | None = None,
     cleaner: Deidentifier | None = None,
+    jobs: int = 1,
 ) -> Verification:
     """Return what is wrong with a protected export, measured from disk.
 
@@ -49,18 +51,30 @@ def verify(
         Modality values that PSNR and SSIM are stated for; None: as the plan's default.
     see
         Given each series in the order of the result, with its pixels, which are kept no longer.
-        References are looked at last: the result may have a finding more for the series.
+        References are looked at last: the result may have a finding more for the series. Nothing
+        is then done in other processes.
     scope
         What is measured; None: the rows that need nothing more.
     cleaner
         Of an output that was de-identified: its files are compared with what that makes of SOURCE.
+    jobs
+        Processes that look at series, each at one at a time; the result is the same.
     """
     _check_folders(source, output)
-    asked = (scope or Scope()).measuring(limits, window)
+    forget()
+    look = Look(
+        output=output,
+        scope=scope or Scope(),
+        limits=limits,
+        window=window,
+        cleaner=cleaner,
+        keeps_pixels=see is not None,
+    )
+    asked = look.asked
     partners, copies, strange = partners_of(output)
     export = scan(source, allow_quantitative=True)  # in OUT only if that was asked for
     found = export.series
-    old, clean = (cleaner.uid, cleaner) if cleaner else (str, _itself)
+    old = cleaner.uid if cleaner else str
     known = {old(instance.sop_uid) for series in found for instance in series.headers}
     strange += [
         (path, "names a source that is not in SOURCE")
@@ -68,24 +82,31 @@ def verify(
         if uid not in known
         for path in paths
     ]
-    verified, absent = [], 0
-    uids, references = Known(), list[set[UidPair]]()
-    for index, series in enumerate(found):
-        progress("verify", index, len(found))
+    here, absent = [], 0
+    for series in found:
         pairs = {i.sop_uid: partners.get(old(i.sop_uid), []) for i in series.headers}
         if any(pairs.values()):
-            references.append(set())
-            one, pixels = _series(series, pairs, output, asked, uids, references[-1], clean)
-            see(one, pixels)
-            verified.append(one)
-            del pixels
+            here.append(Beheld(series=series, pairs=pairs))
         else:
             absent += not series.quantity
-    progress("verify", len(found), len(found))
-    images, missing, unpaired = _images(export, output, asked, see)
-    objects = verify_objects(export.objects, copies, uids, lambda path: clean(read(path)))
+    series_found, uids, references = list[Verified](), Known(), list[set[UidPair]]()
+    regions = set[int]()
+    workers = 1 if see else jobs
+    progress("verify", 0, len(here))
+    for one in in_order(look, workers, "local", here, least=2, lost=look.lost):
+        uids.add(one.known)
+        references.append(one.references)
+        regions |= one.regions
+        series_found.append(one.verified)
+        if see:
+            see(one.verified, one.pixels)
+        progress("verify", len(series_found), len(here))
+        del one
+    asked.outlines.used.update(regions)
+    images, missing, unpaired = _images(export, output, asked, see or _unseen)
+    objects = verify_objects(export.objects, copies, uids, lambda path: look.clean(read(path)))
     return Verification(
-        series=(*map(_with_references, verified, references, repeat(uids)), *images),
+        series=(*map(_with_references, series_found, references, repeat(uids)), *images),
         absent=absent + missing,
         strange=(*strange, *unpaired),
         objects=objects,
@@ -93,8 +114,8 @@ def verify(
     )
 
 
-def _itself(file: Part10) -> Part10:
-    return file
+def _unseen(one: Verified, pixels: tuple[Compared, ...]) -> None:
+    """See nothing."""
 
 
 def _check_folders(source: Path, output: Path) -> None:
@@ -112,55 +133,12 @@ def _with_references(one: Verified, pairs: set[UidPair], uids: Known) -> Verifie
     return replace(one, findings=(*one.findings, finding))
 
 
-def _series(
-    series: SeriesFiles,
-    pairs: dict[str, list[Path]],
-    output: Path,
-    asked: Measuring,
-    uids: Known,
-    references: set[UidPair],
-    clean: Clean,
-) -> tuple[Verified, tuple[Compared, ...]]:
-    """Return what was found for one series; its UIDs and references are added to the last two."""
-    seen = beside(series, pairs, uids, clean)
-    references.update(seen.references)
-    instances = [instance.sop_uid for instance in series.headers]
-    regions = asked.outlines.on_series(seen.volume, instances, seen.frames)
-    found = asked.compared(
-        pairs_of(seen.volume, seen.after, seen.mask, seen.has_after, regions),
-        seen.body_part,
-        seen.findings,
-    )
-    name = _folder(pairs.values(), output)
-    return _verified(name, seen.volume.modality, series.slices, seen.findings, found), found
-
-
-def _verified(
-    name: str,
-    modality: str,
-    slices: int,
-    findings: Iterable[Finding],
-    found: tuple[Compared, ...],
-) -> Verified:
-    """Return what was found for one series; the fidelity is that of its worst volume."""
-    return Verified(
-        name=name,
-        modality=modality,
-        slices=slices,
-        findings=tuple(findings),
-        missed=tuple(sorted({text for one in found for text in missed(one.checks)})),
-        fidelity=worst(found),
-        checks=tightest(found),
-        unmeasured=unmeasured(found),
-    )
-
-
 def _images(
     export: Scan, output: Path, asked: Measuring, see: See
 ) -> tuple[list[Verified], int, list[tuple[Path, str]]]:
     """Return what was found for NIfTI files, how many are absent, and files without a source."""
     partners, strange = nifti.partners(output)
-    verified: list[Verified] = []
+    images: list[Verified] = []
     absent, seen = 0, set[str]()
     for path in sorted(row.path for row in export.left_out if is_nifti(row.path)):
         try:
@@ -174,12 +152,12 @@ def _images(
         if paths:
             one, pixels = _image(path, paths, output, asked)
             see(one, pixels)
-            verified.append(one)
+            images.append(one)
         else:
             absent += nifti.is_unprotected(path)
     left = [path for paths in partners.values() for path in paths]
     strange += [(path, "names a source that is not in SOURCE") for path in left]
-    return verified, absent, strange
+    return images, absent, strange
 
 
 def _image(
@@ -196,9 +174,4 @@ def _image(
     modality = pairs[0].source.modality if pairs else ""
     slices = sum(len(pair.mask) for pair in pairs)
     found = asked.compared(pairs, "", findings)
-    return _verified(_folder([paths], output), modality, slices, findings, found), found
-
-
-def _folder(paths: Iterable[list[Path]], output: Path) -> str:
-    folders = sorted({str(p.parent.relative_to(output)) for same in paths for p in same})
-    return folders[0] if folders else ""
+    return verified(folder_of([paths], output), modality, slices, findings, found), found

@@ -35,6 +35,11 @@ class Known:
         """Note a pair; return False where it contradicts what is known."""
         return self.new.setdefault(old, new) == new and self.old.setdefault(new, old) == old
 
+    def add(self, other: Known) -> None:
+        """Note what was found elsewhere; what is known already stays."""
+        for old, new in other.new.items():
+            self.bind(old, new)
+
     def wrong(self, pairs: Iterable[UidPair]) -> int:
         """Return how many UIDs are neither kept nor replaced as they should be."""
         return sum(self.new.get(old, old) != new for old, new in pairs)

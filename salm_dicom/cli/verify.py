@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from salm_dicom.cli import console
+from salm_dicom.cli.engine_options import jobs_option
 from salm_dicom.cli.measuring import limits_of, limits_options, scope_of
 from salm_dicom.cli.options import (
     FOLDER,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 @click.argument("output", metavar="OUT", type=FOLDER)
 @vault_option
 @limits_options
+@jobs_option
 @json_option
 @progress_option
 @sandbox_option
@@ -48,6 +51,7 @@ def command(
     min_ssim: float | None,
     max_mean_shift: float | None,
     intensity_range: tuple[float, float] | None,
+    jobs: int | None,
     as_json: bool,
     progress: str,
     sandbox: bool,
@@ -60,6 +64,7 @@ def command(
     means, 4 noise, 5 its spectrum, 6 contrast, 7 PSNR and SSIM, 8 VIF, 9 just noticeable
     differences, 10 segmentation, 11 radiomics, 12 a model observer. Exit 9 when an instance is
     wrong, 5 when a limit is missed, 3 when series of SOURCE are not in OUT.
+    Series are spread over --jobs processes; one series is looked at by one.
     """
     from salm_dicom.batch.deidentify import existing
     from salm_dicom.batch.verify import verify
@@ -75,6 +80,7 @@ def command(
             show,
             scope=scope_of(rows, is_full, regions, model),
             cleaner=existing(vault or output.with_name(f"{output.name}.vault")),
+            jobs=jobs or len(os.sched_getaffinity(0)),
         )
     if as_json:
         _emit(found)

@@ -191,8 +191,9 @@ def _attributes(source: Part10, protected: Part10) -> Iterator[Finding]:
     for tag in REMOVED.keys() & after.keys():
         code = "STALE_ICON" if tag == _ICON else "STALE_ATTRIBUTE"
         yield Finding(code, f"{_tag(tag)} {REMOVED[tag]} no longer describes the pixels")
-    for tag in sorted((before.keys() | after.keys()) - REMOVED.keys()):
-        if tag & 0xFFFF == 0 or before.get(tag) == after.get(tag):
+    changed_tags = {tag for tag, _ in before.items() ^ after.items()}
+    for tag in sorted(changed_tags - REMOVED.keys()):
+        if tag & 0xFFFF == 0:
             continue
         if tag in FILLED and not h.text_of(source, tag):
             continue
@@ -267,7 +268,7 @@ def _pixels(
 
 def background(changed: Booleans, may_change: Booleans) -> Iterator[Finding]:
     """Yield a finding where voxels of an instance changed that may not."""
-    outside = int(np.count_nonzero(changed & ~may_change))
+    outside = int(np.count_nonzero(np.greater(changed, may_change)))
     if outside:
         yield Finding("BACKGROUND_CHANGED", f"{outside} voxels outside the foreground changed")
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from salm_dicom.volume import Integers
+from salm_dicom.fidelity.tissues import reached, reaches
+from salm_dicom.volume import Booleans, Integers
 
 if TYPE_CHECKING:
     from salm_dicom.fidelity.subject import Subject
@@ -24,8 +25,12 @@ class SliceChange:
         Voxels of the foreground, and voxels that changed, wherever they are.
     largest
         Largest absolute change.
+    outside
+        Voxels outside the foreground that changed.
     inside
         Sum of the changes of the foreground.
+    tissues
+        The same of all tissues from each edge between two on, see `Subject.tissues`.
     squares
         Sum of the squared changes.
     shown_squares
@@ -37,7 +42,9 @@ class SliceChange:
     foreground: int
     changed: int = 0
     largest: int = 0
+    outside: int = 0
     inside: int = 0
+    tissues: tuple[int, ...] = ()
     squares: float = 0.0
     shown_squares: float = 0.0
     clipped: int = 0
@@ -45,35 +52,59 @@ class SliceChange:
 
 def slice_changes(subject: Subject) -> Iterator[SliceChange]:
     """Yield what changed in each slice; only voxels that did are looked at."""
-    ends = np.array(sorted({*subject.pixels.representable, *subject.extremes}))
+    ends = sorted({*subject.pixels.representable, *subject.extremes})
+    edges: dict[tuple[float, float], list[tuple[bool, int]]] = {}
     for index in range(len(subject)):
-        inside = subject.mask[index].reshape(-1)
-        foreground = int(np.count_nonzero(inside))
-        before, after = (
-            values[index].reshape(-1) for values in (subject.pixels.values, subject.after)
+        mask, before, after = (
+            each[index] for each in (subject.mask, subject.pixels.values, subject.after)
         )
-        places = np.flatnonzero(before != after)
-        if not places.size:
+        foreground = int(np.count_nonzero(mask))
+        found = before != after
+        changed = int(np.count_nonzero(found))
+        if not changed:
             yield SliceChange(foreground=foreground)
             continue
-        old, new = before[places], after[places]
-        change = new.astype(np.int64) - old
-        low, high = (subject.shown(index, values) for values in (old, new))
-        apart = np.subtract(high, low)
-        yield SliceChange(
-            foreground=foreground,
-            changed=places.size,
-            largest=max(int(change.max()), -int(change.min())),
-            inside=int(change[inside[places]].sum()),
-            squares=float(np.square(change, dtype=np.float64).sum()),
-            shown_squares=float(np.dot(apart, apart)),
-            clipped=_arrived(old, new, ends),
-        )
+        mapping = float(subject.pixels.slope[index]), float(subject.pixels.intercept[index])
+        if mapping not in edges:
+            edges[mapping] = reached(subject, index, subject.tissues[1])
+        is_in_box = int(np.count_nonzero(found[subject.box])) == changed
+        part = subject.box if is_in_box else (slice(None), slice(None))
+        places = np.flatnonzero(found[part])
+        old, new, inside = (each[part].reshape(-1)[places] for each in (before, after, mask))
+        yield _change(subject, index, foreground, old, new, inside, edges[mapping], ends)
 
 
-def _arrived(old: Integers, new: Integers, ends: Integers) -> int:
+def _change(
+    subject: Subject,
+    index: int,
+    foreground: int,
+    old: Integers,
+    new: Integers,
+    inside: Booleans,
+    edges: list[tuple[bool, int]],
+    ends: list[int],
+) -> SliceChange:
+    """Return what changed in a slice; arrays of (changed voxels,)."""
+    change = new.astype(np.int64) - old
+    apart = subject.shown(index, new) - subject.shown(index, old)
+    counted = change * inside
+    return SliceChange(
+        foreground=foreground,
+        changed=change.size,
+        largest=max(int(change.max()), -int(change.min())),
+        outside=change.size - int(np.count_nonzero(inside)),
+        inside=int(counted.sum()),
+        tissues=tuple(int((counted * reaches(old, edge)).sum()) for edge in edges),
+        squares=float(np.square(change, dtype=np.float64).sum()),
+        shown_squares=float(np.dot(apart, apart)),
+        clipped=_arrived(old, new, ends),
+    )
+
+
+def _arrived(old: Integers, new: Integers, ends: list[int]) -> int:
     """Return how many values are now, and were not, one of the ends."""
-    at_end = np.zeros(old.shape, dtype=bool)
-    for end in ends.tolist():
-        at_end |= (new == end) & (old != end)
-    return int(np.count_nonzero(at_end & ~np.isin(old, ends))) if at_end.any() else 0
+    least, most = int(new.min()), int(new.max())
+    near = [end for end in ends if least <= end <= most]
+    if not near:
+        return 0
+    return int(np.count_nonzero(np.isin(new, near) & ~np.isin(old, ends)))

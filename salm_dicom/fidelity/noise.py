@@ -34,15 +34,16 @@ def noise(subject: Subject) -> Iterator[Reading]:
     if len(found.index) < _FEWEST:
         raise Unmeasurable(f"fewer than {_FEWEST} squares of {SIDE_MM:g} mm are foreground only")
     found = _homogeneous(found)
-    worst, at = 0.0, ""
-    for index in np.unique(found.index).tolist():
-        here = found.taken(found.index == index)
-        if len(here.index) < min(_FEWEST, len(found.index)):
-            continue
-        change = abs(np.sqrt(here.variance_after.sum() / here.variance.sum()) - 1)
-        if 100 * change > worst:
-            worst, at = 100 * float(change), f"slice {index + 1}"
-    yield Reading(name="noise_sd", value=worst, unit="%", at=at)
+    before, after = (np.bincount(found.index, v) for v in (found.variance, found.variance_after))
+    enough = np.bincount(found.index) >= min(_FEWEST, len(found.index))
+    changes = np.zeros(len(before))
+    np.divide(after, before, out=changes, where=enough)
+    changes = 100 * np.abs(np.sqrt(changes) - 1) * enough
+    worst = int(changes.argmax())
+    yield Reading(
+        name="noise_sd", value=float(changes[worst]), unit="%",
+        at=f"slice {worst + 1}" if changes[worst] else "",
+    )  # fmt: skip
 
 
 def contrast(subject: Subject) -> Iterator[Reading]:

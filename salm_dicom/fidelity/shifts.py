@@ -7,8 +7,8 @@ never further from 0 than the mean of the worst.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,15 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from salm_dicom.errors import Unmeasurable
+from salm_dicom.fidelity.sliding import coarse, kind_for, sliding_sums
 from salm_dicom.fidelity.subject import Reading, Region, Subject
-from salm_dicom.fidelity.tissues import reached, reaches, tissues
+from salm_dicom.fidelity.tissues import reached, reaches
 from salm_dicom.volume import Booleans, Floats, Integers
 
 # Sides of the sliding windows: the smallest lesion that is measured, and a piece of an organ.
 WINDOWS_MM = {10.0: "small_window_shift", 20.0: "window_shift"}
 # A window counts where foreground fills at least this share of it.
 _FILLED = 0.5
-# Windows stand this share of their side apart.
-_STEP = 1 / 8
 # Windows of at least so many voxels are counted in cells of 2 x 2: four times as fast.
 _COARSEN = 8
 
@@ -53,19 +52,23 @@ def _of_windows(subject: Subject) -> Iterator[Reading]:
     sides = {mm: [max(1, round(mm / spacing)) for spacing in subject.spacing_mm] for mm in worst}
     factor = 2 if min(sides[min(WINDOWS_MM)]) >= _COARSEN else 1
     cells = {mm: [max(1, round(side / factor)) for side in sides[mm]] for mm in worst}
-    room = max(side for both in cells.values() for side in both)
+    voxels = factor**2 * max(rows * columns for rows, columns in cells.values())
     for index in subject.changed():
         inside = subject.mask[index][subject.box]
+        one = subject.changes[index]
+        change = subject.change_at(index, subject.box)
         found = [
-            Integral.of(_coarse(values, factor), room)
-            for values in (inside, subject.change_at(index, subject.box) * inside)
+            coarse(inside.view(np.uint8), factor, kind_for(voxels)),
+            coarse(
+                change * inside if one.outside else change, factor, kind_for(voxels * one.largest)
+            ),
         ]
         if subject.is_uptake:
             own = subject.source_at(index, subject.box) * inside
-            found.append(Integral.of(_coarse(own.astype(np.float64), factor), room))
-        for mm, both in cells.items():
-            least = _FILLED * factor**2 * np.prod(both)
-            sums = [one.windows(both) for one in found]
+            found.append(coarse(own, factor, np.dtype(np.float64)))
+        for mm, (rows, columns) in cells.items():
+            least = max(_FILLED * factor**2 * rows * columns, 1)
+            sums = [sliding_sums(each, rows, columns) for each in found]
             most = _largest_mean(sums, least, _scale(subject, index), worst[mm][0])
             if most > worst[mm][0]:
                 worst[mm] = most, f"slice {index + 1}"
@@ -90,9 +93,9 @@ def _largest_mean(sums: list[NDArray[Any]], least: float, scale: float, known: f
     """
     counts, shifts, *own = sums
     size = np.abs(shifts)
-    # a quotient is only taken where the sum alone does not rule it out
-    bound = 0.0 if own else known / scale * max(least, 1.0) * (1 - 1e-9)
-    places = np.flatnonzero((size > bound) & (counts >= max(least, 1.0)))
+    # a quotient is only taken where a rough product does not rule it out
+    bound = np.float32(0 if own else known / scale * (1 - 1e-6))
+    places = np.flatnonzero((size > bound * counts) & (counts >= math.ceil(least)))
     if not places.size:
         return 0.0
     size, by = size.reshape(-1)[places] * scale, counts.reshape(-1)[places]
@@ -101,57 +104,8 @@ def _largest_mean(sums: list[NDArray[Any]], least: float, scale: float, known: f
     return float((size / by).max())
 
 
-def _coarse(values: NDArray[Any], factor: int) -> NDArray[Any]:
-    """Return sums over squares of 2 x 2 voxels, or the values themselves."""
-    if factor == 1:
-        return values
-    rows, columns = (size % 2 for size in values.shape)
-    even = np.pad(values, ((0, rows), (0, columns))) if rows or columns else values
-    even = even.view(np.uint8) if even.dtype == bool else even
-    kind = np.int32 if even.dtype == np.int16 else even.dtype
-    pairs = np.add(even[::2], even[1::2], dtype=kind)
-    return np.asarray(pairs[:, ::2] + pairs[:, 1::2])
-
-
-@dataclass(frozen=True, slots=True)
-class Integral:
-    """Sums of all that lies above and to the left of each corner between cells.
-
-    Around the cells there is `room` for windows to reach out of the image.
-    """
-
-    total: NDArray[Any]
-    room: int
-
-    @classmethod
-    def of(cls, values: NDArray[Any], room: int) -> Integral:
-        """Return the sums of one slice, exact for integers."""
-        kind: type[np.generic] = np.float64
-        if values.dtype.kind != "f":
-            most = max(int(values.max()), -int(values.min())) if values.size else 0
-            kind = np.int32 if most * values.size < 1 << 31 else np.int64
-        rows, columns = values.shape
-        total = np.zeros((rows + 1 + 2 * room, columns + 1 + 2 * room), dtype=kind)
-        np.cumsum(values, axis=1, out=total[room + 1 : -room, room + 1 : -room])
-        total[:, -room:] = total[:, -room - 1 : -room]
-        for row in range(room + 2, rows + room + 1):  # twice as fast as a second cumsum
-            np.add(total[row], total[row - 1], out=total[row])
-        total[-room:] = total[-room - 1]
-        return cls(total, room)
-
-    def windows(self, sides: list[int]) -> NDArray[Any]:
-        """Return the sum over each window; windows end at the image's edge."""
-        found = self.total
-        for axis, side in enumerate(sides):
-            size = self.total.shape[axis] - 1 - 2 * self.room
-            step, first = max(1, int(_STEP * side)), self.room - side // 2
-            start, stop = (slice(at, at + size, step) for at in (first, first + side))
-            found = found[stop] - found[start] if axis == 0 else found[:, stop] - found[:, start]
-        return found
-
-
 def _of_tissues(subject: Subject) -> Reading:
-    names, edges = tissues(subject)
+    names, edges = subject.tissues
     # a tissue counts where it has the area of one of the smaller windows
     least = min(WINDOWS_MM) ** 2 / (subject.spacing_mm[0] * subject.spacing_mm[1])
     worst, where = 0.0, ""
@@ -160,7 +114,9 @@ def _of_tissues(subject: Subject) -> Reading:
         mapping = float(subject.pixels.slope[index]), float(subject.pixels.intercept[index])
         if mapping not in stored:
             stored[mapping] = reached(subject, index, edges)
-        change, counts = _tissue_changes(subject, index, stored[mapping])
+        counts = _tissue_counts(subject, index, stored[mapping])
+        one = subject.changes[index]
+        change = -np.diff([one.inside, *one.tissues, 0]).astype(np.float64)
         means = change / np.maximum(counts, 1)
         if subject.is_uptake:
             own = _tissue_means(subject, index, edges)
@@ -174,21 +130,11 @@ def _of_tissues(subject: Subject) -> Reading:
     return Reading(name="tissue_shift", value=worst, unit=subject.shift_unit, at=where)
 
 
-def _tissue_changes(
-    subject: Subject, index: int, edges: list[tuple[bool, int]]
-) -> tuple[Floats, Integers]:
-    """Return the sum of the changes of each tissue of a slice, and its voxels."""
-    inside, values = subject.mask[index].reshape(-1), subject.pixels.values[index].reshape(-1)
-    after = subject.after[index].reshape(-1)
-    places = np.flatnonzero((values != after) & inside)
-    here, there = values[places], after[places]
-    change = there.astype(np.int64) - here
-    counts, sums = [subject.changes[index].foreground], [int(change.sum())]
-    for edge in edges:
-        counts.append(int(np.count_nonzero(reaches(values, edge) & inside)))
-        sums.append(int(change[reaches(here, edge)].sum()))
-    each = [-np.diff([*one, 0]) for one in (sums, counts)]
-    return each[0].astype(np.float64), each[1]
+def _tissue_counts(subject: Subject, index: int, edges: list[tuple[bool, int]]) -> Integers:
+    """Return how many voxels of the foreground of a slice each tissue has."""
+    inside, values = (each[index][subject.box] for each in (subject.mask, subject.pixels.values))
+    from_edge = [int(np.count_nonzero(reaches(values, edge) & inside)) for edge in edges]
+    return np.asarray(-np.diff([subject.changes[index].foreground, *from_edge, 0]))
 
 
 def _tissue_means(subject: Subject, index: int, edges: Floats) -> Floats:

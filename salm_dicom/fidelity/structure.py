@@ -83,7 +83,7 @@ def vifs(source: Image, others: Sequence[Image]) -> list[float]:
         if scale > 1:
             if min(source.shape) < taps:
                 break
-            source, *others = (_means(image, kernel)[::2, ::2] for image in (source, *others))
+            source, *others = (_means(image, kernel, 2) for image in (source, *others))
         if min(source.shape) < taps:
             break
         for index, (_, _, variance, variance_other, covariance) in enumerate(
@@ -125,23 +125,25 @@ def _moments(source: Image, others: Sequence[Image], kernel: Image) -> Iterator[
         yield mean, mean_other, variance, variance_other, covariance
 
 
-def _means(image: Image, kernel: Image) -> Image:
-    """Return the weighted mean of each window that fits, by a symmetric kernel.
+def _means(image: Image, kernel: Image, step: int = 1) -> Image:
+    """Return the weighted mean of each window that fits, by a symmetric kernel, or of every second.
 
     A block of rows is the product of a band matrix and of the rows that it needs: two products for
     the two axes, which a BLAS does in a third of the time of shifting and adding.
     """
     reach = len(kernel) - 1
-    band = np.zeros((_BLOCK, _BLOCK + reach), dtype=np.float32)
-    for row in range(_BLOCK):
-        band[row, row : row + len(kernel)] = kernel
+    height = _BLOCK // step
+    band = np.zeros((height, step * (height - 1) + len(kernel)), dtype=np.float32)
+    for row in range(height):
+        band[row, step * row : step * row + len(kernel)] = kernel
     for _ in ("rows", "columns"):
-        size = image.shape[0] - reach
-        blocks = -(-size // _BLOCK)
+        size = -(-(image.shape[0] - reach) // step)
+        blocks = -(-size // height)
         rows = np.zeros((blocks * _BLOCK + reach, image.shape[1]), dtype=np.float32)
         rows[: len(image)] = image
-        overlapping = sliding_window_view(rows, _BLOCK + reach, axis=0)[::_BLOCK].swapaxes(1, 2)
-        image = np.matmul(band, overlapping).reshape(blocks * _BLOCK, -1)[:size].T
+        overlapping = sliding_window_view(rows, band.shape[1], axis=0)[::_BLOCK].swapaxes(1, 2)
+        blocks_of_means = np.matmul(band, overlapping[:blocks])
+        image = blocks_of_means.reshape(blocks * height, -1)[:size].T
     return image
 
 

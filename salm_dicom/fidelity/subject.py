@@ -9,9 +9,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from salm_dicom.difference import difference, spread
+from salm_dicom.difference import difference
 from salm_dicom.fidelity.changes import SliceChange, slice_changes
 from salm_dicom.fidelity.squares import Squares, squares
+from salm_dicom.fidelity.tissues import tissues
 from salm_dicom.volume import Booleans, Floats, Integers, StoredPixels
 
 Slice = NDArray[np.float32]
@@ -170,9 +171,9 @@ class Subject:
         return self.pixels.extremes()
 
     @cached_property
-    def spread(self) -> int:
-        """No stored value, before or after, is further than this from another one."""
-        return spread(self.pixels.values, self.after)
+    def tissues(self) -> tuple[tuple[str, ...], Floats]:
+        """Names of tissues, and the modality values between them."""
+        return tissues(self)
 
     @cached_property
     def changes(self) -> tuple[SliceChange, ...]:
@@ -195,7 +196,8 @@ class Subject:
     def change_at(self, index: int, box: tuple[slice, ...] | None = None) -> Integers:
         """Return the change of one slice in stored units, signed, (rows, columns)."""
         where = box or ...
-        return difference(self.pixels.values[index][where], self.after[index][where], self.spread)
+        before, after = self.pixels.values[index][where], self.after[index][where]
+        return difference(before, after, self.changes[index].largest)
 
     def changed(self) -> Iterator[int]:
         """Yield the slices that have any change."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from salm_dicom.fidelity.subject import Subject
 from salm_dicom.volume import Booleans, Floats, Integers
+
+if TYPE_CHECKING:
+    from salm_dicom.fidelity.subject import Subject
 
 # Upper edges in HU.
 _CT = {"lung": -500.0, "fat": -30.0, "soft tissue": 150.0, "bone": np.inf}

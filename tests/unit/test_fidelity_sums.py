@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salm_dicom.difference import difference, spread
-from salm_dicom.fidelity.shifts import Integral
+from salm_dicom.fidelity.sliding import kind_for, sliding_sums
 from salm_dicom.fidelity.squares import tiled
 from salm_dicom.fidelity.tissues import reached, reaches
 from tests.subjects import body, changed, pixels
@@ -54,7 +54,7 @@ def test_squares_have_the_mean_and_variance_of_their_voxels():
 @pytest.mark.parametrize("sides", [[1, 1], [3, 5], [9, 16], [30, 40]])
 def test_a_window_has_the_sum_of_its_cells_and_ends_at_the_edge(sides):
     values = np.random.default_rng(0).integers(-9, 9, (25, 33)).astype(np.int16)
-    found = Integral.of(values, room=40).windows(sides)
+    found = sliding_sums(values, *sides)
     steps = [max(1, side // 8) for side in sides]
     for row in range(0, 25, steps[0]):
         for column in range(0, 33, steps[1]):
@@ -63,6 +63,10 @@ def test_a_window_has_the_sum_of_its_cells_and_ends_at_the_edge(sides):
             assert found[row // steps[0], column // steps[1]] == cells.sum()
 
 
-def test_sums_of_large_numbers_do_not_wrap_around():
-    values = np.full((300, 300), 30_000, dtype=np.int16)
-    assert Integral.of(values, room=2).total.max() == 300 * 300 * 30_000
+@pytest.mark.parametrize(
+    ("most", "kind"),
+    [(0, np.int16), (32_767, np.int16), (32_768, np.int32), (1 << 31, np.int64)],
+)
+def test_sums_get_a_type_that_holds_them_and_their_size(most, kind):
+    assert kind_for(most) == kind
+    assert np.abs(np.array([-most], dtype=kind_for(most)))[0] == most

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import signal
+import subprocess
+import sys
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,10 +14,15 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from click.testing import CliRunner
 
+from salm_dicom.batch import verify as verify_module
+from salm_dicom.batch.looking import Beheld, Look, Looked
 from salm_dicom.batch.protect import Request, protect
 from salm_dicom.batch.verify import verify
+from salm_dicom.cli.main import main
 from salm_dicom.dicom import part10
+from salm_dicom.errors import UnevenSpacing
 from salm_dicom.fidelity import Limits
 from salm_dicom.plan import ProtectionPlan
 from tests.synthetic import write_ct_series
@@ -90,3 +100,74 @@ def test_values_clipped_at_an_end_of_the_range_are_counted(tmp_path, level, rest
     assert found.findings == ()
     assert found.verdicts[2] == ("not as wanted" if planted else "met")
     assert not found.missed
+
+
+@pytest.fixture
+def four(tmp_path) -> Path:
+    """An export of four patients, one series each."""
+    for number in range(4):
+        folder = tmp_path / "export" / str(number)
+        write_ct_series(folder, slices=3, patient_id=f"P{number}", seed=number)
+    return tmp_path / "export"
+
+
+def spoil_a_background_voxel(output: Path) -> None:
+    path = min(output.rglob("*.dcm"))
+    image = pydicom.dcmread(path)
+    pixels = image.pixel_array.copy()
+    pixels[0, 0] += 1
+    image.PixelData = pixels.tobytes()
+    image.save_as(path)
+
+
+def test_what_verify_says_does_not_hang_on_how_many_processes_work(four):
+    output = protected(four)
+    spoil_a_background_voxel(output)
+    words = ["verify", str(four), str(output), "--json", "--progress=none"]
+    one, two = (CliRunner().invoke(main, [*words, f"--jobs={jobs}"]) for jobs in (1, 2))
+    assert one.exit_code == two.exit_code == 9
+    assert "BACKGROUND_CHANGED" in one.output
+    assert one.output == two.output
+
+
+class Deadly(Look):
+    """Dies of the third series."""
+
+    def __call__(self, one: Beheld) -> Looked:
+        if one.series.headers[0].patient_id == "P2":
+            os._exit(9)
+        return super().__call__(one)
+
+
+def test_a_series_that_kills_its_worker_is_an_entry_with_a_code(four, monkeypatch):
+    output = protected(four)
+    whole = verify(four, output, Limits())
+    monkeypatch.setattr(verify_module, "Look", Deadly)
+    found = verify(four, output, Limits(), jobs=2)
+    codes = [[finding.code for finding in one.findings] for one in found.series]
+    assert sorted(codes) == [[], [], [], ["E_CRASH"]]
+    dead = codes.index(["E_CRASH"])
+    assert found.series[dead].name == whole.series[dead].name
+    assert [one for one in found.series if not one.findings] == [
+        one for number, one in enumerate(whole.series) if number != dead
+    ]
+
+
+def test_an_interrupted_verify_ends_with_130_and_leaves_no_process(four):
+    output = protected(four)
+    command = [sys.executable, "-m", "salm_dicom", "verify", str(four), str(output), "--jobs=2"]
+    running = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, process_group=0, stdout=subprocess.DEVNULL
+    )
+    assert running.stderr is not None
+    assert running.stderr.readline() == "verify: 0 of 4\n"
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.wait(60) == 130
+    assert "interrupted" in running.stderr.read()  # ends when nobody holds stderr any more
+
+
+def test_an_error_of_ours_comes_whole_from_another_process():
+    error = UnevenSpacing((1.0, 2.0))
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again)) == (UnevenSpacing, str(error))
+    assert again.gaps_mm == (1.0, 2.0)
