@@ -37,12 +37,17 @@ def engine_options(function: F) -> F:
         help="Who does the work: local (processes of this machine), serial (this process), or "
         "dask://HOST:PORT (the workers of a Dask scheduler).",
     )(function)
+    return jobs_option(function)
+
+
+def jobs_option(function: F) -> F:
+    """Add --jobs."""
     return click.option(
         "-j",
         "--jobs",
         type=click.IntRange(1),
         default=None,
-        help="Workers of the local engine. Default: one for each core.",
+        help="Worker processes on this machine. Default: one for each core.",
     )(function)
 
 
