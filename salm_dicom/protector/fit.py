@@ -16,7 +16,7 @@ A fit that is killed goes on where it was, see `checkpoint`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from salm_dicom.errors import InputError, NoLabel, SalmDicomError
@@ -122,10 +122,15 @@ def _read(
 
 
 def _noted(code: str, reason: str) -> SalmDicomError:
-    """Return an error that was noted by an earlier run."""
-    kind = type("Noted", (InputError,), {"code": code})
-    error: SalmDicomError = kind(reason)
-    return error
+    """Return an error of which code and reason were noted by an earlier run."""
+    kind = next((one for one in _kinds(SalmDicomError) if one.code == code), InputError)
+    return kind.__new__(kind, reason)
+
+
+def _kinds(kind: type[SalmDicomError]) -> Iterator[type[SalmDicomError]]:
+    yield kind
+    for one in kind.__subclasses__():
+        yield from _kinds(one)
 
 
 def _classes(studies: Sequence[Study], plan: ProtectionPlan) -> tuple[str, ...]:

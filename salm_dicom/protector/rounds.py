@@ -110,9 +110,9 @@ def _weights_and_report(
         shadows = now.rounds if has_noise else 0
         for _ in each(perturb_samples, work(shadows - 1)) if shadows else ():
             pass
-        progress(f"fit ({extent})", now.rounds, plan.rounds)
         if now.rounds == plan.rounds or now.waited == _PATIENCE:
             break
+        progress(f"fit ({extent})", now.rounds, plan.rounds)
         if learner.rounds == now.rounds:
             _surrogate_phase(learner, spool, plan, spec, shadows)
             learner.save(spool.folder)
