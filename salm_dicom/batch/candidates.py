@@ -17,6 +17,7 @@ from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.errors import Changed, NoLabel, PlanError, SalmDicomError, TooLarge
 from salm_dicom.folder import digest_of
 from salm_dicom.plan import ProtectionPlan
+from salm_dicom.protector import Mask
 from salm_dicom.volume import Volume
 
 if TYPE_CHECKING:
@@ -100,8 +101,10 @@ def studies(catalog: Catalog, plan: ProtectionPlan) -> tuple[list[Study], list[i
             content = digest_of(catalog.one(number).paths)
             return f"{content}/{digest_key(plan, name)}" if plan.needs_masks else content
 
+        def mask() -> Mask:
+            return mask_of(catalog.one(number), name)
+
         if plan.needs_masks:
-            mask = lambda: mask_of(catalog.one(number), name)  # noqa: E731
             return Study(load=volume, mask=mask, digest=digest)
         return Study(load=volume, label=name, digest=digest)
 

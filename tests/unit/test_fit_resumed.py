@@ -301,7 +301,8 @@ def dies_once(mark: Path, work: Callable[[Any], Any], part: Any) -> Any:
     return work(part)
 
 
-@pytest.mark.parametrize("name", ["volume", "masks", "drawing"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["masks", "drawing"])
 def test_two_processes_give_the_bytes_of_one_also_when_one_is_killed(tmp_path, name):
     plan = plan_of(name)
     run(plan, tmp_path / "one")
