@@ -66,8 +66,10 @@ def unfinished(workspace: Path, digest: str | None) -> Iterator[Path]:
         _claim(folder, digest)
         try:
             yield folder
-        except InputError:  # nothing can be learned from this, and would not be next time
-            _remove(folder)
+        except BaseException as error:
+            # there is nothing to go on with, or the same would end in the same way again
+            if isinstance(error, InputError) or not _has_kept(folder):
+                _remove(folder)
             raise
         _remove(folder)
 
@@ -88,6 +90,11 @@ def _claim(folder: Path, digest: str) -> None:
             f"again to go on, remove its folder {UNFINISHED} to begin anew, or use a new output "
             "folder"
         )
+
+
+def _has_kept(folder: Path) -> bool:
+    """Return whether a fit has left more in its folder than that it was begun."""
+    return any(folder.glob("*/*.json"))
 
 
 def _remove(folder: Path) -> None:
