@@ -1,10 +1,12 @@
-"""What `apply` costs beyond the passes of its surrogate, and what a fit keeps in memory.
+"""What `apply` costs beyond the passes of its surrogate; memory and processes of a fit.
 
 Run: .venv/bin/python benchmarks/gradient.py [--slices 16] [--repeats 5]
 
 The floor is K forward and backward passes of the surrogate on the same stored values in the same
 batches. `perturb` is the method with selection and rounding, `apply` a whole series with its
 foreground, `protect_series` the job with reading and writing. One thread, processor time.
+
+Fits by one and by two processes take turns, by the clock on the wall: nothing else may run.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for benchmarks.measured, tests.synthetic
 
 from benchmarks.measured import run, write_results  # noqa: E402
-from salm_dicom.batch.engines import keep_memory  # noqa: E402
+from salm_dicom.batch.engines import keep_memory, warm_up  # noqa: E402
 from salm_dicom.batch.job import Job, protect_series  # noqa: E402
+from salm_dicom.batch.pool import pool  # noqa: E402
 from salm_dicom.batch.vault import Vault  # noqa: E402
 from salm_dicom.dicom.series import read_series  # noqa: E402
 from salm_dicom.foreground import outline  # noqa: E402
@@ -46,8 +49,8 @@ PLAN = ProtectionPlan(method="salm", extent="slice")
 TARGETS = {"apply_to_passes": 1.10, "selection_to_passes": 0.05, "outside_the_gradient": 0.10}
 
 
-def fitted(folder: Path, series: int, plan: ProtectionPlan) -> Protector:
-    """Return a protector fitted on so many series of 8 slices of 64 x 64."""
+def fitted(folder: Path, series: int, plan: ProtectionPlan, jobs: int = 1) -> Protector:
+    """Return a protector fitted on so many series of 8 slices of 64 x 64; print the seconds."""
     studies = []
     for index in range(series):
         place = folder / f"{index}"
@@ -55,7 +58,11 @@ def fitted(folder: Path, series: int, plan: ProtectionPlan) -> Protector:
         studies.append(
             Study(label="ab"[index % 2], load=lambda paths=paths: read_series(paths).volume)
         )
-    return fit(studies, plan, folder)
+    start = time.perf_counter()
+    with pool("local", jobs) as workers:
+        found = fit(studies, plan, folder, each=workers.each)
+    print(time.perf_counter() - start)
+    return found
 
 
 def milliseconds(work: Callable[[], Any], repeats: int, slices: int) -> float:
@@ -87,7 +94,7 @@ def measure(slices: int, repeats: int, folder: Path) -> dict[str, float]:
             for n in (pixels.slope, pixels.intercept)
         )
         mask = torch.from_numpy(np.stack([anatomy.at(first + i) for i in range(len(x))]))[:, None]
-        loss = surrogate.loss(a, b, window, 0)
+        loss = surrogate.loss(a, b, window, np.zeros(len(x), np.int64))
         parts.append((loss, x, mask, gradient(loss, x)))
 
     def passes() -> None:
@@ -137,7 +144,17 @@ def ratios(found: dict[str, float]) -> dict[str, float]:
     }
 
 
-def table(found: dict[str, float], memory: dict[int, float]) -> str:
+def fit_seconds(series: int, repeats: int) -> dict[int, float]:
+    """Return the median time of a fit by one and by two processes; the first pair warms up."""
+    command = [sys.executable, __file__, "--fit", str(series), "--jobs"]
+    times: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(repeats + 1):
+        for jobs, seconds in times.items():
+            seconds.append(run([*command, str(jobs)], timed=True).work_seconds or 0.0)
+    return {jobs: median(seconds[1:]) for jobs, seconds in times.items()}
+
+
+def table(found: dict[str, float], memory: dict[int, float], processes: dict[int, float]) -> str:
     """Return what is printed, in Markdown."""
     said = ratios(found)
     lines = ["| | ms a slice | ratio | target, at most |", "|---|---|---|---|"]
@@ -155,6 +172,11 @@ def table(found: dict[str, float], memory: dict[int, float]) -> str:
         f"| {series} | {peak:.0f} | {peak / memory[least]:.2f}x |"
         for series, peak in memory.items()
     ]
+    lines += ["", "| processes of a fit | s | |", "|---|---|---|"]
+    lines += [
+        f"| {jobs} | {seconds:.1f} | {processes[1] / seconds:.2f}x as fast |"
+        for jobs, seconds in processes.items()
+    ]
     return "\n".join(lines)
 
 
@@ -166,24 +188,28 @@ def main() -> None:
     parser.add_argument("--series", type=int, nargs="+", default=[4, 16, 64], help="of a fit")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/gradient.json")
     parser.add_argument("--fit", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--jobs", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="salm-gradient-") as scratch:
         folder = Path(scratch)
         (folder / "fit").mkdir()
         if options.fit:
-            fitted(folder / "fit", options.fit, ProtectionPlan(rounds=2, batches=4))
+            if options.jobs > 1:
+                warm_up(with_torch=True)
+            fitted(folder / "fit", options.fit, ProtectionPlan(rounds=2, batches=4), options.jobs)
             return
         keep_memory()
         fits = {
             series: run([sys.executable, __file__, "--fit", str(series)]).peak_mb
             for series in options.series
         }
+        processes = fit_seconds(max(options.series), max(options.repeats // 2, 1))
         found = measure(options.slices, options.repeats, folder)
-    print(table(found, fits))
+    print(table(found, fits, processes))
     write_results(
         options.json, LIBRARIES,
         slices=options.slices, repeats=options.repeats, milliseconds_a_slice=found,
-        ratios=ratios(found), fit_peak_mb=fits,
+        ratios=ratios(found), fit_peak_mb=fits, fit_seconds_by_processes=processes,
     )  # fmt: skip
 
 

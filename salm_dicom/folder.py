@@ -1,15 +1,24 @@
-"""WholeFolder: files that appear together, flushed to disk, or not at all."""
+"""Files and folders that appear whole and flushed, or not at all; folders held by one run."""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import re
 import shutil
+import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
-from salm_dicom.errors import MismatchError
+from salm_dicom.errors import Locked, MismatchError
+
+# How long a run waits for workers of one that was killed.
+_PATIENCE_S = 30
 
 
 class WholeFolder:
@@ -77,6 +86,18 @@ def file_name(folder: str, number: int) -> str:
     return f"IM{number:06d}" if is_for_media else f"{number:05d}.dcm"
 
 
+def digest_of(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 of the bytes of files; one that cannot be read counts as such."""
+    found = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as stream:
+                found.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            found.update(type(error).__name__.encode())
+    return found.hexdigest()
+
+
 def make_private(folder: Path) -> None:
     """Make a folder and those above it that are missing, each for its owner only (0700)."""
     for place in (*reversed(folder.parents), folder):
@@ -89,5 +110,80 @@ def flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """Give a stream to a file of mode 0600 that is there whole and on disk, or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.rename(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file of mode 0600 that is there whole and on disk, or not at all."""
+    with atomic(path) as stream:
+        stream.write(data)
+    flush(path.parent)
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Hold a folder for one run, after the workers of an earlier one that was killed are gone.
+
+    Parameters
+    ----------
+    what
+        What the run writes, for people.
+
+    Raises
+    ------
+    Locked
+        Another run holds it.
+    """
+    with _opened(folder / "lock") as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Locked(f"another run is writing to {what}; wait until it has ended") from error
+        _wait_for_workers(folder, what)
+        yield
+
+
+@contextmanager
+def working(folder: Path) -> Iterator[None]:
+    """Say that a worker is writing, so that no other run begins before it has ended."""
+    with _opened(folder / "workers") as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+
+
+def _wait_for_workers(folder: Path, what: str) -> None:
+    with _opened(folder / "workers") as descriptor:
+        for _ in range(_PATIENCE_S * 20):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+    raise Locked(f"a worker of an earlier run is still writing to {what}; end it first")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)

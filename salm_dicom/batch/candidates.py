@@ -10,12 +10,14 @@ from salm_dicom.batch.bounds import memory_of
 from salm_dicom.batch.catalog import AnySeries, Catalog
 from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger
-from salm_dicom.batch.masks import Masks, mask_of
+from salm_dicom.batch.masks import Masks, digest_key, mask_of
 from salm_dicom.batch.review import Rejected
 from salm_dicom.batch.source import load
 from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.errors import Changed, NoLabel, PlanError, SalmDicomError, TooLarge
+from salm_dicom.folder import digest_of
 from salm_dicom.plan import ProtectionPlan
+from salm_dicom.protector import Mask
 from salm_dicom.volume import Volume
 
 if TYPE_CHECKING:
@@ -95,9 +97,16 @@ def studies(catalog: Catalog, plan: ProtectionPlan) -> tuple[list[Study], list[i
         def volume() -> Volume:
             return load(catalog.one(number))
 
+        def digest() -> str:
+            content = digest_of(catalog.one(number).paths)
+            return f"{content}/{digest_key(plan, name)}" if plan.needs_masks else content
+
+        def mask() -> Mask:
+            return mask_of(catalog.one(number), name)
+
         if plan.needs_masks:
-            return Study(load=volume, mask=lambda: mask_of(catalog.one(number), name))
-        return Study(load=volume, label=name)
+            return Study(load=volume, mask=mask, digest=digest)
+        return Study(load=volume, label=name, digest=digest)
 
     labelled = list(catalog.pages("label", where="is_in AND is_labelled"))
     return [study(number, str(name)) for number, name in labelled], [n for n, _ in labelled]

@@ -20,7 +20,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _WORK = ("salm_dicom.batch.job", "salm_dicom.batch.source")
-_TORCH_WORK = ("salm_dicom.protector.surrogate", "monai.networks.nets.resnet")
+_TORCH_WORK = ("salm_dicom.protector.rounds", "monai.networks.nets.resnet")
 # glibc malloc.h
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4

@@ -11,11 +11,11 @@ from salm_dicom.batch.ledger import Ledger
 from salm_dicom.batch.manifest import Index
 from salm_dicom.batch.names import for_media
 from salm_dicom.batch.nifti import PREFIX
-from salm_dicom.batch.vault import atomic
 from salm_dicom.dicom.index import INDEX, index_of, uid_of
 from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.dicom.uids import new_uid
 from salm_dicom.errors import NotImage
+from salm_dicom.folder import atomic
 
 # Names that an instance has in an output with a DICOMDIR.
 _IN_INDEX = re.compile(r"[A-Z]{2}\d{6}")

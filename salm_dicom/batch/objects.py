@@ -13,14 +13,14 @@ from salm_dicom.batch.job import Outcome, outcome_of
 from salm_dicom.batch.ledger import Ledger
 from salm_dicom.batch.manifest import Copied
 from salm_dicom.batch.uids import opened
-from salm_dicom.batch.vault import Vault, atomic, write_kept_object
+from salm_dicom.batch.vault import Vault, write_kept_object
 from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.dicom.objects import copied
 from salm_dicom.dicom.part10 import parse, read
 from salm_dicom.dicom.restore import keep_object
 from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.errors import NotImage
-from salm_dicom.folder import flush, make_private
+from salm_dicom.folder import atomic, flush, make_private
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

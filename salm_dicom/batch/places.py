@@ -9,6 +9,7 @@ from salm_dicom.batch.ledger import Ledger
 from salm_dicom.batch.manifest import MANIFEST
 from salm_dicom.dicom.index import INDEX
 from salm_dicom.errors import PlanError, UnsafeError
+from salm_dicom.protector.store import PROTECTOR, UNFINISHED
 
 
 def check_places(source: Path, output: Path, vault: Path) -> None:
@@ -57,6 +58,19 @@ def check_output(output: Path, ledger: Ledger) -> None:
             f"OUT holds {strange} files or folders that are not from a run with this vault; "
             "use an empty folder, or give the vault it was made with"
         )
+
+
+def check_protector(output: Path) -> None:
+    """Refuse a folder for a protector that holds anything but a fit that can go on.
+
+    Raises
+    ------
+    UnsafeError
+    """
+    there = {path.name for path in output.iterdir()} if output.exists() else set()
+    known = {name for name in there if name.startswith((PROTECTOR, "surrogate-"))}
+    if there - known - {UNFINISHED} or (there and UNFINISHED not in there):
+        raise UnsafeError("the protector's folder is not empty; use a new one")
 
 
 def check_target(output: Path, target: Path, vault: Path) -> None:

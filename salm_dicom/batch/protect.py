@@ -26,9 +26,10 @@ from salm_dicom.batch.names import plan_names
 from salm_dicom.batch.nifti import note_images
 from salm_dicom.batch.objects import alone, copy_object, leave_out_objects, object_jobs
 from salm_dicom.batch.places import check_output, check_places
+from salm_dicom.batch.pool import in_order, pool
 from salm_dicom.batch.results import leave_out_failed, result_of
 from salm_dicom.batch.review import Rejected
-from salm_dicom.batch.run import in_order, run
+from salm_dicom.batch.run import run
 from salm_dicom.batch.selection import Selection, choose
 from salm_dicom.batch.settle import planned, settle
 from salm_dicom.batch.source import fill, read_chunk
@@ -222,7 +223,16 @@ def _fitted(request: Request, vault: Vault, catalog: Catalog, progress: Progress
     from salm_dicom.protector.fit import fit  # with torch, which takes a second
 
     found, _ = studies(catalog, request.plan)
-    return fit(found, request.plan, vault.folder, progress, device=request.device)
+    with pool(request.engine, request.jobs) as workers:
+        return fit(
+            found,
+            request.plan,
+            vault.folder,
+            progress,
+            device=request.device,
+            each=workers.each,
+            keep=lambda protector: save(protector, vault.protector),
+        )
 
 
 def _images(catalog: Catalog, ledger: Ledger) -> Iterator[tuple[str, Path]]:

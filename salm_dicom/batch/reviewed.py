@@ -25,12 +25,12 @@ from salm_dicom.batch.review import (
     read_review,
 )
 from salm_dicom.batch.settle import refer
-from salm_dicom.batch.vault import Vault, atomic
+from salm_dicom.batch.vault import Vault
 from salm_dicom.dicom.conformance import derivations
 from salm_dicom.dicom.header import SERIES_UID, identity_of, text_of
 from salm_dicom.dicom.part10 import read
 from salm_dicom.errors import MismatchError, PlanError, SalmDicomError
-from salm_dicom.folder import WholeFolder, flush, make_private
+from salm_dicom.folder import WholeFolder, atomic, flush, make_private
 
 _REASON = "a reviewer rejected the protected series; it lies in the vault, below rejected/"
 

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from heapq import nlargest
-from itertools import islice
-from typing import Generic, TypeVar
 
 from salm_dicom.batch.bounds import begun, in_time, times_begun, was_late
-from salm_dicom.batch.engines import LOST, SerialExecutor, start
+from salm_dicom.batch.engines import LOST, start
 from salm_dicom.batch.job import CRASHES, NO_SPACE, J, Outcome, Work, crashed, late
 from salm_dicom.batch.ledger import Ledger, Table
+from salm_dicom.batch.pool import Queue, at_once_on
 from salm_dicom.batch.vault import Vault
 from salm_dicom.errors import DiskFull, PlanError
 
-T = TypeVar("T")
-R = TypeVar("R")
-# Jobs that may wait for each worker; an export of a million series does not sit in memory.
-_WAITING = 3
 _OBJECTS_WORTH_A_WORKER = 200
-# Parts of a scan, of some hundred files each.
-_WORTH_A_WORKER = 4
 # Where there are no workers, who waits for one is told so every minute.
 _PATIENCE_S = 60
 _NO_WORKERS = (
@@ -82,32 +75,6 @@ def run(
     return log
 
 
-class _Queue(Generic[T]):
-    """Jobs in order, taken from where they come when it is their turn; those put back go first."""
-
-    def __init__(self, jobs: Iterable[T]) -> None:
-        self._rest, self._first = iter(jobs), deque[T]()
-
-    def __bool__(self) -> bool:
-        if not self._first:
-            self._first.extend(islice(self._rest, 1))
-        return bool(self._first)
-
-    def has(self, count: int) -> bool:
-        """Return whether there are so many."""
-        self._first.extend(islice(self._rest, max(0, count - len(self._first))))
-        return len(self._first) >= count
-
-    def first(self) -> T:
-        return self._first[0]
-
-    def pop(self) -> None:
-        self._first.popleft()
-
-    def put_back(self, job: T) -> None:
-        self._first.appendleft(job)
-
-
 def outcomes(
     jobs: Iterable[J],
     workers: int,
@@ -134,7 +101,7 @@ def outcomes(
     PlanError
         No worker lives long enough to begin a job, or the engine is gone.
     """
-    todo, crashes, stillborn = _Queue(jobs), Counter[str](), 0
+    todo, crashes, stillborn = Queue(jobs), Counter[str](), 0
     if engine == "local" and workers < 2 and not (todo and todo.first().bounds.seconds):
         engine = "serial"  # what is too late is ended with its process, so that is another one
     while todo:
@@ -142,7 +109,7 @@ def outcomes(
             waiting: dict[Future[Outcome], J] = {}
             try:
                 while todo or waiting:
-                    at_once = 1 if crashes else _at_once(executor, workers)
+                    at_once = 1 if crashes else at_once_on(executor, workers)
                     while todo and len(waiting) < at_once:
                         if not _fits(todo.first(), waiting.values(), workers, max_memory):
                             break
@@ -178,13 +145,6 @@ def outcomes(
                 raise
 
 
-def _at_once(executor: Executor, workers: int) -> int:
-    """Return how many jobs may wait; a cluster's workers come and go."""
-    if isinstance(executor, SerialExecutor):
-        return 1
-    return _WAITING * max(1, getattr(executor, "workers", workers))
-
-
 def _fits(job: Work, waiting: Collection[Work], workers: int, max_memory: int) -> bool:
     """Return whether a job may join those that wait: whichever run at once, memory suffices."""
     if not (max_memory and waiting):
@@ -207,59 +167,6 @@ def _held(work: Callable[[J], Outcome], job: J) -> Outcome:
             return crashed(job)
         with in_time(job):
             return work(job)
-
-
-def in_order(
-    work: Callable[[T], R],
-    workers: int,
-    engine: str,
-    parts: Iterable[T],
-    *,
-    least: int = _WORTH_A_WORKER,
-    lost: Callable[[T], R] | None = None,
-) -> Iterator[R]:
-    """Yield what `work` makes of each part, in order; a few are under way at a time.
-
-    Parameters
-    ----------
-    least
-        Fewer parts are done here, where no process must be started for them.
-    lost
-        What is yielded for a part that stood alone when its process died for the third time; None:
-        all that is left is then done here.
-    """
-    todo, deaths, alone = _Queue(parts), 0, 0
-    if (workers < 2 and engine == "local") or not todo.has(least):
-        engine = "serial"
-    while todo:
-        with start(engine, workers) as executor:
-            waiting: deque[tuple[Future[R], T]] = deque()
-            try:
-                while todo or waiting:
-                    at_once = 1 if alone else _at_once(executor, workers)
-                    while todo and len(waiting) < at_once:
-                        waiting.append((executor.submit(work, todo.first()), todo.first()))
-                        todo.pop()
-                    yield waiting[0][0].result()
-                    waiting.popleft()
-                    if lost is not None:
-                        deaths, alone = 0, max(0, alone - 1)
-            except LOST:
-                executor.shutdown(wait=True, cancel_futures=True)
-                deaths += 1
-                for _, part in reversed(waiting):
-                    todo.put_back(part)
-                if lost is not None:
-                    alone = max(alone, len(waiting))
-                if deaths >= CRASHES and lost is None:
-                    engine = "serial"
-                elif deaths >= CRASHES and lost is not None:
-                    yield lost(todo.first())
-                    todo.pop()
-                    deaths = 0
-            except BaseException:
-                executor.shutdown(wait=True, cancel_futures=True)
-                raise
 
 
 def _remove(job: Work) -> None:

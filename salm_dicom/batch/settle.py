@@ -16,7 +16,6 @@ from salm_dicom.batch.catalog import Catalog
 from salm_dicom.batch.ledger import Ledger, Table
 from salm_dicom.batch.masks import digest_key
 from salm_dicom.batch.uids import new_uids
-from salm_dicom.batch.vault import atomic
 from salm_dicom.dicom.header import identity_of
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.references import replaced
@@ -25,6 +24,7 @@ from salm_dicom.dicom.scan import SeriesFiles
 from salm_dicom.dicom.splice import file_meta, splice
 from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import NoLabel
+from salm_dicom.folder import atomic
 from salm_dicom.protector import Protector
 
 # Row in the ledger, and old and new UIDs, of everything that a run wants in the output.

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +17,11 @@ from numpy.typing import NDArray
 from salm_dicom.batch.uids import write_uids
 from salm_dicom.dicom.part10 import Part10
 from salm_dicom.dicom.restore import Kept, KeptObject, keep
-from salm_dicom.errors import Locked, MismatchError
-from salm_dicom.folder import make_private
+from salm_dicom.errors import MismatchError
+from salm_dicom.folder import atomic, locked, make_private, working
 from salm_dicom.volume import Integers
 
 T = TypeVar("T")
-# How long a run waits for workers of one that was killed.
-_PATIENCE_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,51 +84,13 @@ class Vault:
         if not self.uids.exists():
             write_uids(self.uids, ())
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the vault for one run.
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the vault for one run, see `folder.locked`."""
+        return locked(self.folder, "this output")
 
-        Raises
-        ------
-        Locked
-            Another run holds it.
-        """
-        with self._open("lock") as descriptor:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise Locked(
-                    "another run is writing to this output; wait until it has ended"
-                ) from error
-            self._wait_for_workers()
-            yield
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Say that a worker is writing, so that no other run begins before it has ended."""
-        with self._open("workers") as descriptor:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-            yield
-
-    def _wait_for_workers(self) -> None:
-        """Wait until the workers of a run that was killed are gone, which takes them no time."""
-        with self._open("workers") as descriptor:
-            for _ in range(_PATIENCE_S * 20):
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    time.sleep(0.05)
-                else:
-                    return
-        raise Locked("a worker of an earlier run is still writing to this output; end it first")
-
-    @contextmanager
-    def _open(self, name: str) -> Iterator[int]:
-        descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+    def working(self) -> AbstractContextManager[None]:
+        """Say that a worker is writing, see `folder.working`."""
+        return working(self.folder)
 
 
 class KeptWriter:
@@ -179,22 +136,6 @@ def save_arrays(path: Path, **arrays: NDArray[Any]) -> None:
     """Write arrays to an npz file of mode 0600, atomically."""
     with atomic(path) as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
-    """Give a stream to a file of mode 0600 that is there whole and on disk, or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.rename(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def write_kept_object(path: Path, kept: KeptObject) -> None:

@@ -12,7 +12,7 @@ from salm_dicom.batch.compared import Compared, Measuring, Scope
 from salm_dicom.batch.looking import Beheld, Look, folder_of, forget, verified
 from salm_dicom.batch.pair import Pair
 from salm_dicom.batch.pairing import partners_of
-from salm_dicom.batch.run import in_order
+from salm_dicom.batch.pool import in_order
 from salm_dicom.batch.verified import Verification, Verified
 from salm_dicom.batch.verify_objects import Known, verify_objects
 from salm_dicom.dicom.conformance import Finding

@@ -47,7 +47,7 @@ def jobs_option(function: F) -> F:
         "--jobs",
         type=click.IntRange(1),
         default=None,
-        help="Workers of this machine. Default: one for each core.",
+        help="Worker processes on this machine. Default: one for each core.",
     )(function)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from salm_dicom.cli import console
-from salm_dicom.cli.engine_options import device_option
+from salm_dicom.cli.engine_options import device_option, jobs_option
 from salm_dicom.cli.options import (
     FOLDER,
     labels_options,
@@ -36,6 +37,7 @@ Examples:
 @modality_option
 @quantitative_option
 @plan_options
+@jobs_option
 @device_option
 @progress_option
 @sandbox_option
@@ -49,6 +51,7 @@ def command(
     masks: Path | None,
     modality: str | None,
     allow_quantitative: bool,
+    jobs: int | None,
     device: str,
     progress: str,
     sandbox: bool,
@@ -58,15 +61,22 @@ def command(
     """Train a protector on the labelled series of the export SOURCE.
 
     The protector is secret: whoever holds it can remove the protection. Use it with
-    `salm-dicom protect --protector`.
+    `salm-dicom protect --protector`. A fit that was stopped or killed goes on where it was when the
+    same command is given again. The number of processes does not change the protector.
     """
+    from salm_dicom.batch.engines import warm_up
+
+    jobs = jobs or len(os.sched_getaffinity(0))
+    if jobs > 1:  # while this process imports the same
+        warm_up(with_torch=True)
     from salm_dicom.batch.candidates import Asked, label, leave_out_unfit, studies
     from salm_dicom.batch.catalog import Catalog
     from salm_dicom.batch.labels import Labels
-    from salm_dicom.batch.places import check_places
+    from salm_dicom.batch.places import check_places, check_protector
+    from salm_dicom.batch.pool import pool
     from salm_dicom.batch.source import fill
     from salm_dicom.dicom.sandbox import sandboxed
-    from salm_dicom.errors import PlanError, SalmDicomError, UnsafeError
+    from salm_dicom.errors import PlanError, SalmDicomError
     from salm_dicom.plan import ProtectionPlan
     from salm_dicom.protector import save
     from salm_dicom.protector.device import device_of
@@ -79,8 +89,7 @@ def command(
     place = device_of(device)
     asked = Asked(source=source, labels=table, masks=masks)
     check_places(source, output, output.with_name(output.name + ".none"))
-    if output.exists() and any(output.iterdir()):
-        raise UnsafeError("the protector's folder is not empty; use a new one")
+    check_protector(output)
     with Catalog.new() as catalog:
         fill(catalog, source, modality, allow_quantitative=allow_quantitative)
         if not catalog.count():
@@ -90,12 +99,21 @@ def command(
         with sandboxed(sandbox), console.progress_to_stderr(progress) as show:
             found, numbers = studies(catalog, plan)
             unfit: list[tuple[int, SalmDicomError]] = []
-            protector = fit(found, plan, output, show, lambda *one: unfit.append(one), place)
+            with pool("local", jobs) as workers:
+                protector = fit(
+                    found,
+                    plan,
+                    output,
+                    show,
+                    failed=lambda *one: unfit.append(one),
+                    device=place,
+                    each=workers.each,
+                    keep=lambda one: save(one, output),
+                )
         for index, error in dict(unfit).items():
             leave_out_unfit(catalog, numbers[index], error)
         fitted = catalog.count(where="is_in AND is_labelled")
         left_out = list(catalog.left_out())
-    save(protector, output)
     what = "masks of" if plan.needs_masks else "labels"
     click.echo(f"fitted on {fitted} series with {what} {', '.join(protector.classes)}")
     for name, value in sorted(protector.report.items()):

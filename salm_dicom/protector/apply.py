@@ -196,7 +196,7 @@ class Protector:
             place = origin if method.class_wise else f"{origin}/{first}"
             loss = self._loss(volume, part, extent, target, window)
             found = perturb(
-                method, x, loss, samples(mask, extent), limits, _seed(self.plan.seed, place),
+                method, x, loss, samples(mask, extent), limits, seed_of(self.plan.seed, place),
                 zero_mean=self.plan.zero_mean,
             )  # fmt: skip
             delta[part] = found.reshape(delta[part].shape)
@@ -279,6 +279,9 @@ def _torch_settings() -> AbstractContextManager[None]:
     return reproducible()
 
 
-def _seed(seed: int, place: str) -> int:
-    # torch's generator looks at 32 bits of its seed only
+def seed_of(seed: int, place: str) -> int:
+    """Return the seed of what is drawn at one place, which no other draws change, 0 to 2**32 - 1.
+
+    torch's generator looks at 32 bits of its seed only.
+    """
     return int.from_bytes(hashlib.sha256(f"{seed}/{place}".encode()).digest()[:4])

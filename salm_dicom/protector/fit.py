@@ -9,31 +9,28 @@ measured between the two phases: on the perturbation just made for it, it hardly
 report also has its error on the source images: where that is small it has learned anatomy, and the
 perturbation is no short way for a victim. Targeted methods have no noise phase; those without a
 gradient need the names of the labels only.
+
+A fit that is killed goes on where it was, see `checkpoint`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from salm_dicom.errors import NoLabel
-from salm_dicom.learning import OBJECTIVES, NetworkSpec, network_input, one_thread, train
+from salm_dicom.errors import InputError, NoLabel, SalmDicomError
+from salm_dicom.folder import make_private
+from salm_dicom.learning import one_thread
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import Protector
-from salm_dicom.protector.sampled import Failed, Progress, Sample, Study, read_samples
-from salm_dicom.protector.samples import slices_at_once
-from salm_dicom.protector.surrogate import OnDevice, Surrogate
+from salm_dicom.protector.checkpoint import digest_of, unfinished
+from salm_dicom.protector.rounds import Each, min_min
+from salm_dicom.protector.sampled import Failed, Progress, Study, read_samples
+from salm_dicom.protector.spool import Spool, spool_in, spooled
+from salm_dicom.protector.surrogate import Surrogate
 
 __all__ = ["Progress", "Study", "fit"]
-
-_PATIENCE = 3
-_LEARNING_RATE = 0.02
 
 
 def fit(
@@ -43,11 +40,15 @@ def fit(
     progress: Progress = lambda *_: None,
     failed: Failed = lambda *_: None,
     device: str = "cpu",
+    each: Each = map,
+    keep: Callable[[Protector], object] = lambda _: None,
 ) -> Protector:
     """Return a protector whose surrogates were trained on the studies.
 
-    Memory does not grow with the number of studies: samples lie in a temporary folder inside
-    `workspace` and go when the fit ends.
+    Memory does not grow with the number of studies: samples lie in a folder inside `workspace`
+    and go when the fit has succeeded. Where every study has a digest the folder is found again:
+    the same call goes on from the last finished phase after a kill, and returns the protector that
+    an undisturbed one returns.
 
     Parameters
     ----------
@@ -55,6 +56,10 @@ def fit(
         Told of each study that cannot be used, once for each extent; the fit goes on without it.
     device
         Where the surrogates are trained, see `device.device_of`.
+    each
+        Does the noise phases of the volumes, see `rounds.Each`; any gives the same protector.
+    keep
+        Given the protector before what a killed fit would go on from is removed, to save it.
 
     Raises
     ------
@@ -62,23 +67,70 @@ def fit(
         There are not two different labels, so that nothing can be learned.
     NoForeground
         No study has any anatomy.
+    UnsafeError, Locked
+        An unfinished fit of something else lies in the workspace, or another process is at it.
     """
     classes = _classes(studies, plan)
     if not plan.build_method().needs_gradient:
-        return Protector(plan=plan, classes=classes)
+        protector = Protector(plan=plan, classes=classes)
+        keep(protector)
+        return protector
     surrogates: dict[str, Surrogate] = {}
     report: dict[str, float] = {}
     extents = ("slice", "volume") if plan.extent == "volume" else ("slice",)
-    for extent in extents:
-        with TemporaryDirectory(dir=workspace, prefix="fit-") as folder, one_thread():
-            found, classes, skipped = read_samples(
-                studies, classes, plan, extent, Path(folder), progress, failed
-            )
-            report[f"{extent}_skipped_series"] = float(skipped)
-            surrogates[extent] = _min_min(
-                found, plan, extent, len(classes), progress, report, device
-            )
-    return Protector(plan=plan, classes=classes, surrogates=surrogates, report=report)
+    digest = digest_of(studies, plan, device, progress)
+    with unfinished(workspace, digest) as folder, one_thread():
+        for extent in extents:
+            spool = _read(studies, classes, plan, extent, folder / extent, progress, failed)
+            classes = spool.classes
+            surrogates[extent], found = min_min(spool, plan, extent, progress, device, each)
+            report |= found | {f"{extent}_skipped_series": float(len(spool.unfit))}
+        protector = Protector(plan=plan, classes=classes, surrogates=surrogates, report=report)
+        keep(protector)
+    return protector
+
+
+def _read(
+    studies: Sequence[Study],
+    classes: tuple[str, ...],
+    plan: ProtectionPlan,
+    extent: str,
+    folder: Path,
+    progress: Progress,
+    failed: Failed,
+) -> Spool:
+    """Return the samples of one extent, as they were read before if all of them were."""
+    spool = spool_in(folder)
+    if spool is not None:
+        for place, code, reason in spool.unfit:
+            failed(place, _noted(code, reason))
+        return spool
+    unfit: list[tuple[int, str, str]] = []
+
+    def note(place: int, error: SalmDicomError) -> None:
+        unfit.append((place, error.code, str(error)))
+        failed(place, error)
+
+    shutil.rmtree(folder, ignore_errors=True)
+    make_private(folder)
+    try:
+        found, classes, _ = read_samples(studies, classes, plan, extent, folder, progress, note)
+        return spooled(found, classes, unfit, folder)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+
+
+def _noted(code: str, reason: str) -> SalmDicomError:
+    """Return an error of which code and reason were noted by an earlier run."""
+    kind = next((one for one in _kinds(SalmDicomError) if one.code == code), InputError)
+    return kind.__new__(kind, reason)
+
+
+def _kinds(kind: type[SalmDicomError]) -> Iterator[type[SalmDicomError]]:
+    yield kind
+    for one in kind.__subclasses__():
+        yield from _kinds(one)
 
 
 def _classes(studies: Sequence[Study], plan: ProtectionPlan) -> tuple[str, ...]:
@@ -94,113 +146,3 @@ def _classes(studies: Sequence[Study], plan: ProtectionPlan) -> tuple[str, ...]:
             "needs at least 2. Use --method random for a protection without labels"
         )
     return classes
-
-
-def _min_min(
-    found: Sequence[Sample],
-    plan: ProtectionPlan,
-    extent: str,
-    classes: int,
-    progress: Progress,
-    report: dict[str, float],
-    device: str,
-) -> Surrogate:
-    size = plan.slice_size if extent == "slice" else plan.volume_size
-    spec = NetworkSpec(size=size, classes=classes, objective=plan.objective)
-    objective = OBJECTIVES[plan.objective]
-    trained = spec.build(plan.seed)
-    network = OnDevice(trained, device)
-    optimiser = torch.optim.SGD(
-        network.parameters(), lr=_LEARNING_RATE, momentum=0.9, weight_decay=5e-4
-    )
-    rng = torch.Generator().manual_seed(plan.seed)
-    places = [(one, i) for one in range(len(found)) for i in range(len(found[one]))]
-
-    batches = partial(_batch, found, places, plan, size)
-    min_min = not plan.build_method().label_shift
-    best, error, waited, rounds = float("inf"), 1.0, 0, 0
-    while rounds < plan.rounds and waited < _PATIENCE:
-        progress(f"fit ({extent})", rounds, plan.rounds)
-        train(network, objective, optimiser, batches, plan.batches, rng)
-        error = _error(network, found, spec)
-        # a surrogate that still gets everything wrong has not begun to learn: no plateau
-        best, waited = (error, 0) if error < best else (best, waited + (error < 1))
-        frozen = network.eval().requires_grad_(False)
-        for sample in found if min_min else ():
-            _perturb_sample(sample, frozen, plan, spec, rng)
-        network.requires_grad_(True)
-        rounds += 1
-    progress(f"fit ({extent})", plan.rounds, plan.rounds)
-    passes = rounds * (plan.steps * min_min + plan.batches * plan.batch_size / len(places))
-    report |= {
-        f"{extent}_samples": float(len(places)),
-        f"{extent}_rounds": float(rounds),
-        f"{extent}_error_on_protected": error,
-        f"{extent}_error_on_source": _error(network, found, spec, plain=True),
-        f"{extent}_passes_per_image": passes,
-    }
-    weights = {name: value.detach().cpu().clone() for name, value in trained.state_dict().items()}
-    return Surrogate(spec=spec, weights=weights)
-
-
-def _batch(
-    found: Sequence[Sample],
-    places: Sequence[tuple[int, int]],
-    plan: ProtectionPlan,
-    size: tuple[int, ...],
-    rng: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Return what the surrogate sees of samples drawn at random, and their targets."""
-
-    def draw(plain: bool, drawn: Sequence[int]) -> tuple[Tensor, Tensor]:
-        at = (places[d] for d in drawn)
-        seen = [found[one].seen(i, size, plain=plain) for one, i in at]
-        images, targets = zip(*seen, strict=True)
-        return torch.cat(images), torch.cat(targets)
-
-    drawn = torch.randint(len(places), (plan.batch_size,), generator=rng).tolist()
-    inputs, targets = draw(False, drawn)
-    if plan.swap:
-        others = torch.randint(len(places), (plan.batch_size,), generator=rng).tolist()
-        swapped = (draw(True, others)[0] + inputs - draw(True, drawn)[0]).clamp(0, 1)
-        lots = torch.rand((len(inputs), *[1] * (inputs.ndim - 1)), generator=rng)
-        inputs = torch.where(lots < plan.swap, swapped, inputs)
-    return inputs, targets
-
-
-def _perturb_sample(
-    sample: Sample,
-    network: nn.Module,
-    plan: ProtectionPlan,
-    spec: NetworkSpec,
-    rng: torch.Generator,
-) -> None:
-    """Advance the shadow of one volume's samples by one noise phase."""
-    method = plan.build_method(region=sample.region)
-    measure = OBJECTIVES[spec.objective].loss
-    together = slices_at_once(sample.x.shape, spec.values) if sample.x.ndim == 4 else 1
-    for first in range(0, len(sample), together):
-        which = slice(first, first + together)
-        x, mask, shadow, limits = sample.part(which)
-        about = sample.slope[which], sample.intercept[which], sample.window, spec.size
-        targets = sample.targets(which)
-
-        def loss(stored: Tensor, about: Any = about, targets: Tensor = targets) -> Tensor:
-            return measure(network(network_input(stored, *about)), targets)
-
-        sample.shadow[which] = method(x, loss, mask, limits, rng, shadow).numpy()
-
-
-def _error(
-    network: nn.Module, found: Sequence[Sample], spec: NetworkSpec, *, plain: bool = False
-) -> float:
-    """Return how wrong the network is on all samples, protected or plain, 0 to 1."""
-    objective = OBJECTIVES[spec.objective]
-    network.eval()
-    with torch.no_grad():
-        tallies = []
-        for sample in found:
-            for index in range(len(sample)):
-                image, target = sample.seen(index, spec.size, plain=plain)
-                tallies.append(objective.tally(network(image), target))
-    return objective.error(torch.stack(tallies).sum(0))

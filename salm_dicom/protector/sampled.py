@@ -38,16 +38,20 @@ class Study:
     Parameters
     ----------
     load
-        Called once for each extent that is fitted.
+        Called once for each extent that is fitted, and again if that was killed while it read.
     label
         Its class (objective `classification`).
     mask
         Returns its mask (objective `segmentation`); called after `load`.
+    digest
+        Returns what tells its pixels and mask from any others, such as the SHA-256 of files.
+        Where each study has one, a fit that was killed can go on.
     """
 
     load: Callable[[], Volume]
     label: str = ""
     mask: Callable[[], Mask] | None = None
+    digest: Callable[[], str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +66,11 @@ class Sample:
         Targets, see `learning.Objective`; masks have the shape of `x`.
     near
         Where the plan lets voxels change, shape of `x`; None: in all of the foreground.
+    stem
+        What the names of its files begin with.
     """
 
+    stem: Path
     x: np.memmap
     mask: np.memmap
     shadow: np.memmap
@@ -217,9 +224,10 @@ def _sample(
         if plan.mask != "gradient":
             close = arranged("near", near(plan, target.values, volume))
     return Sample(
+        stem=stem,
         x=kept("x", x),
         mask=arranged("mask", mask),
-        shadow=kept("shadow", np.zeros(x.shape, np.float16)),
+        shadow=kept("shadow-0", np.zeros(x.shape, np.float16)),
         wanted=wanted,
         near=close,
         slope=torch.from_numpy(per_slice(pixels.slope[chosen], extent)),

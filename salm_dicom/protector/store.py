@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,20 +10,27 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from salm_dicom.errors import PlanError
+from salm_dicom.folder import write_whole
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import Protector
 
 if TYPE_CHECKING:
     from salm_dicom.protector.surrogate import Surrogate
 
+PROTECTOR = "protector.json"
+# Name of the folder of a fit that has not succeeded yet, see `checkpoint`.
+UNFINISHED = "fit"
 _FORMAT = 1
 
 
 def save(protector: Protector, folder: Path) -> None:
-    """Write `protector.json` and `surrogate-*.safetensors`; folder 0700, files 0600."""
+    """Write `surrogate-*.safetensors` and `protector.json`; folder 0700, files 0600.
+
+    Each file is there whole or not at all, `protector.json` last.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for extent, one in protector.surrogates.items():
-        _write(folder / f"surrogate-{extent}.safetensors", one.to_bytes())
+        write_whole(folder / f"surrogate-{extent}.safetensors", one.to_bytes())
     content = {
         "format": _FORMAT,
         "digest": protector.digest,
@@ -36,7 +42,7 @@ def save(protector: Protector, folder: Path) -> None:
         },
         "report": dict(protector.report),
     }
-    _write(folder / "protector.json", json.dumps(content, indent=1, sort_keys=True).encode())
+    write_whole(folder / PROTECTOR, json.dumps(content, indent=1, sort_keys=True).encode())
 
 
 def load(folder: Path) -> Protector:
@@ -48,7 +54,7 @@ def load(folder: Path) -> Protector:
         The folder holds no protector, or one that was changed.
     """
     try:
-        content = json.loads((folder / "protector.json").read_text())
+        content = json.loads((folder / PROTECTOR).read_text())
         if content["format"] != _FORMAT:
             raise PlanError(f"protector format {content['format']!r}; {_FORMAT} is needed")
         classes = tuple(content["classes"])
@@ -100,7 +106,7 @@ def loaded(protector: Protector | Path) -> Protector:
     if isinstance(protector, Protector):
         return protector
     try:
-        found = (protector / "protector.json").stat()
+        found = (protector / PROTECTOR).stat()
     except OSError:
         return load(protector)  # says what is wrong
     key = (str(protector.absolute()), found.st_ino, found.st_mtime_ns)
@@ -111,9 +117,3 @@ def loaded(protector: Protector | Path) -> Protector:
 
 # Protectors of this process by folder and version of it: pipelines and jobs pickle as a path.
 _LOADED: dict[tuple[str, int, int], Protector] = {}
-
-
-def _write(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)

@@ -21,8 +21,8 @@ from salm_dicom.batch.catalog import Catalog, packed, unpacked
 from salm_dicom.batch.ledger import Ledger
 from salm_dicom.batch.manifest import Kept, _json
 from salm_dicom.batch.names import plan_names
+from salm_dicom.batch.pool import in_order
 from salm_dicom.batch.protect import Request, protect
-from salm_dicom.batch.run import in_order
 from salm_dicom.batch.source import Export, fill, find, listed, read_chunk
 from salm_dicom.dicom.header import InstanceHeader
 from salm_dicom.dicom.scan import Scan, scan

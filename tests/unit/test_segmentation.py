@@ -389,7 +389,7 @@ def test_a_surrogate_learns_to_find_what_is_marked(tmp_path):
 
 def test_a_surrogate_that_has_not_begun_to_learn_is_not_given_up(tmp_path, monkeypatch):
     errors = iter([1.0, 1.0, 1.0, 1.0, 0.9, 0.9, 0.9, 0.9, 0.5])
-    monkeypatch.setattr("salm_dicom.protector.fit._error", lambda *_, **__: next(errors))
+    monkeypatch.setattr("salm_dicom.protector.rounds.error_of", lambda *_, **__: next(errors))
     found = fit(studies(), ProtectionPlan(**TINY | {"rounds": 20}), tmp_path)
     assert found.report["slice_rounds"] == 8
 

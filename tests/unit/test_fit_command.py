@@ -1,0 +1,127 @@
+"""`salm-dicom fit`, and a fit on the way of `protect`, that are stopped and given again."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from salm_dicom.batch.labels import Labels
+from salm_dicom.batch.protect import Request, protect
+from salm_dicom.cli.main import main
+from salm_dicom.errors import UnsafeError
+from salm_dicom.folder import locked
+from salm_dicom.protector import load
+from tests.synthetic import write_ct_series
+from tests.unit.test_batch_interrupted import digests
+from tests.unit.test_fit_resumed import Killed, plan_of
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    """Four patients with two labels, and a file that is no image."""
+    for number in range(4):
+        folder = tmp_path / "export" / f"{number}"
+        write_ct_series(folder, slices=2, rows=32, columns=32, patient_id=f"P{number}", seed=number)
+    rows = "".join(f"{number},{'ab'[number % 2]}\n" for number in range(4))
+    (tmp_path / "labels.csv").write_text("key,label\n" + rows)
+    return tmp_path / "export"
+
+
+def run(source: Path, output: Path, *more: str) -> Result:
+    words = [
+        "fit", source, "-o", output, "--labels", source.parent / "labels.csv", "--labels-by=path",
+        "--rounds=2", "--steps=1", "--jobs=1", "--progress=none", *more,
+    ]  # fmt: skip
+    result = CliRunner().invoke(main, list(map(str, words)))
+    assert "Traceback" not in result.output
+    return result
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_fit_whose_disk_is_full_is_7_and_another_one_there_is_6_or_8(
+    source, tmp_path, monkeypatch
+):
+    assert run(source, tmp_path / "whole").exit_code == 0
+    output = tmp_path / "protector"
+    with monkeypatch.context() as patch:
+        patch.setattr("salm_dicom.protector.rounds.shadow_file", full)
+        stopped = run(source, output)
+    assert stopped.exit_code == 7, stopped.output
+    with locked(output / "fit", "it"):
+        assert run(source, output).exit_code == 8
+    other = run(source, output, "--steps=2")
+    assert other.exit_code == 6
+    assert "remove its folder fit to begin anew" in other.output
+    (tmp_path / "labels.csv").write_text("key,label\n0,a\n1,b\n2,b\n3,a\n")
+    assert run(source, output).exit_code == 6
+    (tmp_path / "labels.csv").write_text("key,label\n0,a\n1,b\n2,a\n3,b\n")
+    (output / "letter.txt").write_text("not ours")
+    assert run(source, output).exit_code == 6
+    (output / "letter.txt").unlink()
+    finished = run(source, output)
+    assert finished.exit_code == 0, finished.output
+    assert digests(output) == digests(tmp_path / "whole")
+    again = run(source, output)
+    assert (again.exit_code, "not empty" in again.output) == (6, True)
+
+
+def test_a_changed_file_is_other_data(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("salm_dicom.protector.rounds.shadow_file", full)
+        assert run(source, tmp_path / "protector").exit_code == 7
+    path = next((source / "0").iterdir())
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert run(source, tmp_path / "protector").exit_code == 6
+
+
+def test_a_protector_that_was_saved_in_the_last_moment_is_finished(source, tmp_path, monkeypatch):
+    assert run(source, tmp_path / "whole").exit_code == 0
+    output = tmp_path / "protector"
+    with monkeypatch.context() as patch:
+        patch.setattr("salm_dicom.protector.checkpoint._remove", full)
+        assert run(source, output).exit_code == 7
+    assert load(output).digest == load(tmp_path / "whole").digest
+    assert run(source, output).exit_code == 0
+    assert digests(output) == digests(tmp_path / "whole")
+
+
+def test_a_run_that_is_stopped_while_it_fits_goes_on_with_the_fit(source, tmp_path):
+    request = Request(
+        source=source, output=tmp_path / "whole", vault=tmp_path / "whole.vault",
+        plan=plan_of("slice"), protector=None,
+        labels=Labels.read(tmp_path / "labels.csv", by="path", root=source),
+        created=datetime(2026, 1, 2, tzinfo=UTC), site_key=b"k" * 16,
+    )  # fmt: skip
+    protect(request)
+    stopped = replace(request, output=tmp_path / "out", vault=tmp_path / "vault")
+    seen: list[tuple[str, int]] = []
+
+    def stop(what: str, done: int, _: int) -> None:
+        if (what, done) == ("fit (slice)", 1):
+            raise Killed
+
+    def note(what: str, done: int, *_: Any) -> None:
+        seen.append((what, done))
+
+    with pytest.raises(Killed):
+        protect(stopped, stop)
+    assert (tmp_path / "vault" / "fit").stat().st_mode & 0o777 == 0o700
+    with pytest.raises(UnsafeError, match="unfinished fit"):
+        protect(replace(stopped, plan=replace(stopped.plan, seed=1)))
+    protect(stopped, note)
+    assert ("fit (slice)", 0) not in seen
+    assert ("fit (slice)", 1) in seen
+    assert ("read (slice)", 0) not in seen
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    assert not (tmp_path / "vault" / "fit").exists()
