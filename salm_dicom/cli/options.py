@@ -130,8 +130,8 @@ def masks_option(function: F) -> F:
         "--masks",
         type=FOLDER,
         default=None,
-        help="Labels of --objective segmentation: a SEG, RTSTRUCT or NIfTI mask, or a folder of "
-        "them; SOURCE itself where they lie in it.",
+        help="Labels of segmentation: a SEG, RTSTRUCT or NIfTI mask, or a folder of them; "
+        "SOURCE itself where they lie in it.",
     )(function)
 
 

@@ -16,14 +16,12 @@ from salm_dicom.learning import network_input, network_target
 from salm_dicom.perturb import Limits
 from salm_dicom.plan import ProtectionPlan, intensity_range
 from salm_dicom.protector.apply import budgets
-from salm_dicom.protector.samples import per_slice, samples
+from salm_dicom.protector.samples import chosen_slices, per_slice, samples
 from salm_dicom.protector.target import Mask, check_shape, near
-from salm_dicom.volume import Booleans, Volume
+from salm_dicom.volume import Volume
 
-# A long series does not teach the surrogate more than this many of its slices do; of those with a
-# mask, so many show it if that many do.
+# A long series does not teach the surrogate more than this many of its slices do.
 _SLICES_OF_A_SERIES = 24
-_MARKED_SLICES = 16
 
 # Called with what is going on, how much is done and how much there is.
 Progress = Callable[[str, int, int], None]
@@ -199,7 +197,8 @@ def _sample(
         mask &= pixels.room >= budget[:, None, None]
     chosen = np.arange(len(mask))
     if extent == "slice":
-        chosen = _chosen(mask, None if isinstance(target, int) else target.values > 0)
+        marked = None if isinstance(target, int) else target.values > 0
+        chosen = chosen_slices(mask, marked, _SLICES_OF_A_SERIES)
     x = samples(pixels.values[chosen], extent)
     low, high = pixels.extremes()
 
@@ -233,25 +232,6 @@ def _sample(
         ),
         region=plan.region_edge(volume),
     )
-
-
-def _chosen(foreground_of: Booleans, marked: Booleans | None) -> np.ndarray:
-    """Return the slices that a surrogate learns from, evenly spread, in order."""
-    count = len(foreground_of)
-    anatomy = np.flatnonzero(foreground_of.reshape(count, -1).any(axis=1))
-    if marked is None:
-        return _spread(anatomy, _SLICES_OF_A_SERIES)
-    shows = np.asarray(marked.reshape(count, -1).any(axis=1))[anatomy]
-    others = int(np.count_nonzero(~shows))
-    with_mask = _spread(anatomy[shows], max(_MARKED_SLICES, _SLICES_OF_A_SERIES - others))
-    without = _spread(anatomy[~shows], _SLICES_OF_A_SERIES - len(with_mask))
-    return np.sort(np.concatenate([with_mask, without]))
-
-
-def _spread(places: np.ndarray, most: int) -> np.ndarray:
-    """Return at most so many of the places, evenly spread."""
-    even = np.linspace(0, len(places) - 1, min(len(places), most))
-    return np.asarray(places[np.unique(even.round().astype(int))])
 
 
 def _on_disk(path: Path, values: np.ndarray) -> np.memmap:
