@@ -83,6 +83,13 @@ def plan_options(function: F) -> F:
                 "edges of masks, or there and inside them.",
             ),
             click.option(
+                "--band-mm",
+                type=float,
+                default=5.0,
+                show_default=True,
+                help="Reach of that band on either side of an edge, mm within a slice.",
+            ),
+            click.option(
                 "--extent",
                 type=click.Choice(["slice", "volume"]),
                 default="slice",

@@ -144,7 +144,9 @@ class Protector:
             return None
         if self.plan.needs_masks:
             if not isinstance(label, Mask) or volume is None:
-                raise NoLabel("a protector for segmentation needs a mask for each series")
+                raise NoLabel(
+                    "a protector for segmentation needs a mask for each series (SALMd: mask_key)"
+                )
             return Target.of(label, volume, self.classes)
         if not isinstance(label, str):
             raise NoLabel(f"method {self.plan.method} needs a label for each series")
