@@ -54,11 +54,11 @@ class Countermeasure:
     learned: Callable[[Tensor, Tensor], Filter] | None = None
     batch: Batch = untouched
     clean_share: float = 0.0
-    tasks: tuple[str, ...] = ("classification", "segmentation")
+    tasks: tuple[str, ...] = ("classification", "multilabel", "segmentation")
 
 
-# It blends, hides or looks for labels of whole images.
-_OF_LABELS = ("classification",)
+# It blends or hides what whole images show.
+_OF_LABELS = ("classification", "multilabel")
 
 
 def _clean(percent: int) -> Countermeasure:
@@ -87,7 +87,7 @@ COUNTERMEASURES: dict[str, Countermeasure] = {
     "projection": Countermeasure(
         setting="what a linear classifier looks at is projected out",
         learned=without_linear_features,
-        tasks=_OF_LABELS,
+        tasks=("classification",),
     ),
     "cutout": Countermeasure(
         setting="a square of half the edge blanked", batch=cutout, tasks=_OF_LABELS
@@ -116,7 +116,7 @@ def check_countermeasure(name: str, task: str) -> None:
     if task not in COUNTERMEASURES[name].tasks:
         known = (one for one, measure in COUNTERMEASURES.items() if task in measure.tasks)
         raise PlanError(
-            f"countermeasure {name} knows labels only, no masks; those that do are "
+            f"countermeasure {name} cannot be used with {task}; those that can are "
             f"{', '.join(known)}"
         )
 

@@ -113,13 +113,13 @@ def dataset(
     is_mask = view.plan.objective == "segmentation"
     rare = {label for label, count in patients_of.items() if is_mask and count < FEWEST}
     classes = tuple(sorted({*patients_of} - rare))
+    labels_of = {patient: frozenset(labels - rare) for patient, labels in shown.items()}
+    if view.plan.objective == "multilabel":
+        labels_of = _with_absent(found, classes)
     with _why(failed):
         if is_mask and not classes:
             raise _none_marked(len(shown), patients_of)
-        sides = split(
-            {patient: frozenset(labels - rare) for patient, labels in shown.items()},
-            needed=1 if is_mask else 2,
-        )
+        sides = split(labels_of, needed=1 if is_mask else 2)
     numbers = {patient: number for number, patient in enumerate(sorted(shown))}
     train, validation, test = (
         _side([one for one in found if sides[one.subject.patient] == side], classes, numbers)
@@ -133,6 +133,18 @@ def dataset(
         failed=tuple(failed),
         rare=tuple(sorted(rare)),
     )
+
+
+def _with_absent(found: Sequence[Sample], classes: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Return the labels of each patient and those that an image of theirs has not.
+
+    Both must be learned, so both are split alike.
+    """
+    out: dict[str, frozenset[str]] = {}
+    for one in found:
+        absent = {f"without {name}" for name in classes if name not in one.shows}
+        out[one.subject.patient] = out.get(one.subject.patient, frozenset()) | one.shows | absent
+    return out
 
 
 def _none_marked(patients: int, patients_of: Mapping[str, int]) -> TooFew:

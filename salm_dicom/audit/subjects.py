@@ -11,11 +11,12 @@ from torch import Tensor
 
 from salm_dicom.errors import GeometryError, NoForeground
 from salm_dicom.foreground import foreground
-from salm_dicom.learning import network_input, network_target
+from salm_dicom.learning import network_input
+from salm_dicom.objectives import network_target
 from salm_dicom.plan import ProtectionPlan, intensity_range
 from salm_dicom.protector import Mask
 from salm_dicom.protector.samples import chosen_slices, per_slice, samples
-from salm_dicom.protector.target import check_shape
+from salm_dicom.protector.target import check_shape, labelled, names_of
 from salm_dicom.volume import StoredPixels, Volume
 
 
@@ -30,7 +31,7 @@ class Subject:
     load
         Returns the source and the protected stored values, in the order of its slices.
     label
-        What it shows (objective `classification`).
+        What it shows, of objective `multilabel` with semicolons, see `names_of`.
     late
         Whether the protector was fitted without this series; None: nobody knows.
     mask
@@ -78,6 +79,7 @@ class Sample:
     """
 
     subject: Subject
+    objective: str
     clean: Tensor
     protected: Tensor
     mask: Tensor | None = None
@@ -87,7 +89,7 @@ class Sample:
     def shows(self) -> frozenset[str]:
         """The classes that occur."""
         if self.mask is None:
-            return frozenset({self.subject.label})
+            return names_of(self.subject.label, self.objective)
         return frozenset(
             self.names[number - 1] for number in torch.unique(self.mask).tolist() if number
         )
@@ -95,13 +97,15 @@ class Sample:
     def labels(self, classes: Sequence[str]) -> Tensor:
         """Return the labels of the images, by their places in `classes`, see `Images`."""
         if self.mask is None:
-            return torch.full((len(self.clean),), classes.index(self.subject.label))
+            label = labelled(self.subject.label, classes, self.objective)
+            return torch.from_numpy(np.repeat(label[None], len(self.clean), axis=0))
         places = [1 + classes.index(name) if name in classes else 0 for name in self.names]
         return torch.tensor([0, *places])[self.mask]
 
 
 def samples_of(subject: Subject, view: View) -> list[Sample]:
     """Return one sample for each volume of a series."""
+    names_of(subject.label, view.plan.objective)  # refuses what cannot be read before it is used
     whole, protected = subject.load()
     mask = None if subject.mask is None else subject.mask()
     if mask is not None:
@@ -138,11 +142,13 @@ def _sample(
         _seen(pixels.taken(chosen), window, view) for pixels in (volume.pixels, protected)
     )
     if mask is None:
-        return [Sample(subject=subject, clean=clean, protected=changed)]
+        objective = view.plan.objective
+        return [Sample(subject=subject, objective=objective, clean=clean, protected=changed)]
     values = torch.from_numpy(samples(mask.values[chosen].astype(np.int64), extent))
     return [
         Sample(
             subject=subject,
+            objective=view.plan.objective,
             clean=clean,
             protected=changed,
             mask=network_target(values, view.size),

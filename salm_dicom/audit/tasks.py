@@ -1,9 +1,10 @@
-"""TASKS: what victims learn, one label of an image or a mask of it, and how they are scored."""
+"""TASKS: what victims learn (a label, several, or a mask), and how they are scored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from salm_dicom.audit.score import area_under_curve, balanced_share, chance_of_masks
 from salm_dicom.audit.victims import SEGMENTERS, VICTIMS
-from salm_dicom.learning import dice, dice_and_cross_entropy, overlaps_of
+from salm_dicom.objectives import dice, dice_and_cross_entropy, overlaps_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +36,14 @@ class Task:
         Of outputs and weights: of each image, (n,), and the mean that is trained with.
     evidence
         Of outputs and labels: of labels (n,), True where it was recognised; of masks (n, classes,
-        2), see `learning.overlaps`.
+        2), see `objectives.overlaps`; of several labels (n, labels).
     scored
         Score of all images, from evidence and labels.
     drawn
         The same for draws of images: from evidence, labels and how often each image is drawn,
         (draws, n); NaN where nothing can be scored.
     shows
-        Which classes each image has, (n, classes).
+        Which classes each image has, (n, classes); of several labels then those it has not.
     chance
         Score without looking.
     area
@@ -64,13 +65,13 @@ class Task:
 
 
 def task_of(labels: Tensor) -> str:
-    """Return the key of `TASKS` for labels (n,) or masks (n, 1, *spatial)."""
-    return "classification" if labels.ndim == 1 else "segmentation"
+    """Return the key of `TASKS` for labels (n,) or (n, labels), or masks (n, 1, *spatial)."""
+    return {1: "classification", 2: "multilabel"}.get(labels.ndim, "segmentation")
 
 
 def outputs_of(labels: Tensor) -> int:
     """Return how many outputs a victim of these labels has; of masks, the first is for none."""
-    return int(labels.max()) + 1
+    return labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
 
 
 def _cross_entropy(outputs: Tensor, weights: Tensor) -> Tensor:
@@ -85,6 +86,34 @@ def _drawn_recall(evidence: Tensor, labels: Tensor, times: Tensor) -> Tensor:
     of_label = functional.one_hot(labels).double()
     recall = (times @ (evidence.double()[:, None] * of_label)) / (times @ of_label)
     return recall.nanmean(1)
+
+
+def _binary_cross_entropy(outputs: Tensor, weights: Tensor) -> Tensor:
+    found = functional.binary_cross_entropy_with_logits(outputs, weights, reduction="none")
+    return found.mean(1)
+
+
+def _right_by_label(outputs: Tensor, labels: Tensor) -> Tensor:
+    return (outputs > 0) == labels.bool()
+
+
+def _balanced_by_label(evidence: Tensor, labels: Tensor) -> float:
+    pairs = zip(evidence.T, labels.T, strict=True)
+    return fmean(balanced_share(right, label) for right, label in pairs)
+
+
+def _drawn_by_label(evidence: Tensor, labels: Tensor, times: Tensor) -> Tensor:
+    """Return the mean over labels of the mean recall of images with and without it."""
+    right, sides = evidence.double(), torch.stack([1 - labels, labels]).double()
+    recall = torch.stack([(times @ (right * side)) / (times @ side) for side in sides])
+    return recall.nanmean(0).nanmean(1)
+
+
+def _area_by_label(outputs: Tensor, labels: Tensor) -> float:
+    """Return the mean area of the labels that some images have and others do not."""
+    both = [label for label in range(labels.shape[1]) if 0 < labels[:, label].sum() < len(labels)]
+    pairs = [(torch.stack([-outputs[:, k], outputs[:, k]], 1), labels[:, k]) for k in both]
+    return fmean(area_under_curve(*pair) for pair in pairs) if pairs else 0.5
 
 
 def _voxel_cross_entropy(outputs: Tensor, masks: Tensor) -> Tensor:
@@ -126,6 +155,20 @@ TASKS: dict[str, Task] = {
         shows=lambda labels: functional.one_hot(labels).bool(),
         chance=lambda labels: 1 / outputs_of(labels),
         area=area_under_curve,
+    ),
+    "multilabel": Task(
+        score="balanced accuracy over labels",
+        what="labels",
+        victims=VICTIMS,
+        weights=lambda labels: labels.float(),
+        losses=_binary_cross_entropy,
+        loss=lambda outputs, weights: _binary_cross_entropy(outputs, weights).mean(),
+        evidence=_right_by_label,
+        scored=_balanced_by_label,
+        drawn=_drawn_by_label,
+        shows=lambda labels: torch.cat([labels, 1 - labels], dim=1).bool(),
+        chance=lambda _: 0.5,
+        area=_area_by_label,
     ),
     "segmentation": Task(
         score="Dice",

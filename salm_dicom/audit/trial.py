@@ -204,7 +204,7 @@ def _asked(
     """Return what `answer` makes of a network's outputs, before softmax, and the labels."""
     network.eval()
     voxels = images.labels[0].numel()
-    together = _IMAGES_AT_ONCE if voxels == 1 else max(_VOXELS_AT_ONCE // voxels, 1)
+    together = max(min(_IMAGES_AT_ONCE, _VOXELS_AT_ONCE // voxels), 1)
     parts = torch.split(images.pixels, together), torch.split(images.labels, together)
     return torch.cat([answer(network(x), labels) for x, labels in zip(*parts, strict=True)])
 

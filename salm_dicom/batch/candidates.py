@@ -16,6 +16,7 @@ from salm_dicom.batch.source import load
 from salm_dicom.dicom.scan import LeftOut
 from salm_dicom.errors import Changed, NoLabel, PlanError, SalmDicomError, TooLarge
 from salm_dicom.plan import ProtectionPlan
+from salm_dicom.protector.target import names_of
 from salm_dicom.volume import Volume
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ def label(catalog: Catalog, plan: ProtectionPlan, asked: Asked) -> None:
     given = asked.given(catalog, plan)
     for entry in catalog.series():
         try:
-            catalog.set_label(entry.number, given.of(entry.series))
+            text = given.of(entry.series)
+            names_of(text, plan.objective)
+            catalog.set_label(entry.number, text)
         except NoLabel as error:
             catalog.leave_out(LeftOut(p, error.code, str(error)) for p in entry.series.paths)
     if not catalog.count(where="is_in AND is_labelled"):

@@ -42,6 +42,7 @@ Examples:
   salm-dicom audit export/ shared/ --labels labels.csv --seeds 1 --countermeasures none
   salm-dicom audit export/ shared/ --labels labels.csv --require 0.5 --json audit.json
   salm-dicom audit export/ shared/ --masks masks/
+  salm-dicom audit export/ shared/ --labels findings.csv --objective multilabel
 """
 
 
@@ -50,6 +51,11 @@ Examples:
 @click.argument("output", metavar="OUT", type=FOLDER)
 @labels_options
 @masks_option
+@click.option(
+    "--objective",
+    type=click.Choice(["classification", "multilabel", "segmentation"]),
+    help="What victims learn. Default: segmentation with --masks, else classification.",
+)
 @modality_option
 @vault_option
 @click.option(

@@ -35,6 +35,7 @@ class Asked:
     labels: Path | None
     labels_by: str
     masks: Path | None
+    objective: str | None
     modality: str | None
     vault: Path | None
     split_by: str
@@ -58,7 +59,7 @@ class Asked:
     @property
     def task(self) -> str:
         """What victims learn."""
-        return "classification" if self.masks is None else "segmentation"
+        return self.objective or ("classification" if self.masks is None else "segmentation")
 
 
 def settings_of(asked: Asked) -> Settings:
@@ -94,10 +95,10 @@ def check_given(asked: Asked) -> Path:
     from salm_dicom.errors import PlanError
 
     given = [path for path in (asked.labels, asked.masks) if path is not None]
-    if len(given) != 1:
+    if len(given) != 1 or (asked.masks is None) == (asked.task == "segmentation"):
         raise PlanError(
             "an audit needs labels or masks: give --labels labels.csv, or --masks PATH alone, a "
-            "folder of SEG, RTSTRUCT or NIfTI masks, or SOURCE itself"
+            "folder of SEG, RTSTRUCT or NIfTI masks, or SOURCE itself (objective segmentation)"
         )
     return given[0]
 

@@ -68,11 +68,11 @@ def plan_options(function: F) -> F:
             ),
             click.option(
                 "--objective",
-                type=click.Choice(["classification", "segmentation"]),
+                type=click.Choice(["classification", "multilabel", "segmentation"]),
                 default="classification",
                 show_default=True,
-                help="What a network must not learn: one label for each series (--labels), or "
-                "masks (--masks).",
+                help="What a network must not learn: one label for each series, or several "
+                "(--labels), or masks (--masks).",
             ),
             click.option(
                 "--mask",

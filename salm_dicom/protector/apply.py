@@ -19,7 +19,7 @@ from salm_dicom.plan import ProtectionPlan, intensity_range
 from salm_dicom.protector.device import other_kind
 from salm_dicom.protector.protected import Protected, each
 from salm_dicom.protector.samples import per_slice, samples, slices_at_once
-from salm_dicom.protector.target import Mask, Target
+from salm_dicom.protector.target import Mask, Target, labelled
 from salm_dicom.quantity import warnings_of
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Integers, Volume
@@ -75,8 +75,8 @@ class Protector:
         series_uid
             Goes into the random seed, so that series differ and order does not matter.
         label
-            One of `classes`, or a mask of them (objective `segmentation`); needed by methods with a
-            surrogate.
+            One of `classes`, several with semicolons between them (`multilabel`), or a mask of them
+            (`segmentation`); needed by methods with a surrogate.
 
         Raises
         ------
@@ -150,10 +150,8 @@ class Protector:
             return Target.of(label, volume, self.classes)
         if not isinstance(label, str):
             raise NoLabel(f"method {self.plan.method} needs a label for each series")
-        if label not in self.classes:
-            raise NoLabel(f"the label is not one of the {len(self.classes)} the protector knows")
-        place = self.classes.index(label)
-        return Target(key=str(place), place=place)
+        found = labelled(label, self.classes, self.plan.objective)
+        return Target(key="".join(map(str, np.atleast_1d(found).tolist())), label=found)
 
     def _place(self, target: Target | None) -> int:
         """Return the place of a label among all; the seed decides which one comes first."""

@@ -23,12 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from salm_dicom.errors import NoLabel
-from salm_dicom.learning import OBJECTIVES, NetworkSpec, network_input, one_thread, train
+from salm_dicom.learning import network_input, one_thread, train
+from salm_dicom.objectives import OBJECTIVES, NetworkSpec
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import Protector
 from salm_dicom.protector.sampled import Failed, Progress, Sample, Study, read_samples
 from salm_dicom.protector.samples import slices_at_once
 from salm_dicom.protector.surrogate import OnDevice, Surrogate
+from salm_dicom.protector.target import names_of
 
 __all__ = ["Progress", "Study", "fit"]
 
@@ -87,13 +89,13 @@ def _classes(studies: Sequence[Study], plan: ProtectionPlan) -> tuple[str, ...]:
         if any(study.mask is None for study in studies):
             raise NoLabel("objective segmentation needs a mask for each study: Study(mask=...)")
         return ()
-    classes = tuple(sorted({study.label for study in studies}))
-    if len(classes) < 2:
+    labels = {names_of(study.label, plan.objective) for study in studies}
+    if len(labels) < 2:
         raise NoLabel(
-            f"{len(studies)} labelled series with {len(classes)} different labels; a surrogate "
+            f"{len(studies)} labelled series with {len(labels)} different labels; a surrogate "
             "needs at least 2. Use --method random for a protection without labels"
         )
-    return classes
+    return tuple(sorted(frozenset.union(*labels)))
 
 
 def _min_min(

@@ -20,7 +20,7 @@ from salm_dicom.audit import (
 from salm_dicom.audit.tasks import TASKS
 from salm_dicom.audit.victims import build_victim
 from salm_dicom.errors import PlanError
-from salm_dicom.learning import NetworkSpec
+from salm_dicom.objectives import NetworkSpec
 from salm_dicom.plan import MASKS
 
 SIDE = 24
@@ -117,7 +117,7 @@ def test_countermeasures_that_know_labels_only_are_refused(name):
         assert 0 <= found.last <= 1
     else:
         assert measure.setting
-        with pytest.raises(PlanError, match="knows labels only, no masks"):
+        with pytest.raises(PlanError, match="cannot be used with segmentation"):
             trial("unet-wide", images, **few, epochs=1, countermeasure=name)
 
 
