@@ -60,6 +60,10 @@ class ProtectionPlan:
         What surrogates learn: a label for each series (`classification`, cross-entropy), any number
         of labels for each (`multilabel`, binary cross-entropy), or a mask of classes
         (`segmentation`, DiceCE).
+    label_free
+        There are no labels: clusters of series that look alike stand in their place.
+    clusters
+        How many, at least 2 (`label_free`).
     mask
         Where voxels may change. `gradient`: in all of the foreground; `roi_band`: only within
         `band_mm` of the edge of a class of the mask; `gradient & roi`: there and inside a class.
@@ -106,6 +110,8 @@ class ProtectionPlan:
     eot: tuple[str, ...] = ()
     block: int = 1
     objective: str = "classification"
+    label_free: bool = False
+    clusters: int = 10
     mask: str = "gradient"
     band_mm: float = 5.0
     extent: str = "slice"
@@ -135,7 +141,13 @@ class ProtectionPlan:
         check_choice("mask", self.mask, MASKS)
         for name in ("region_mm", "band_mm"):
             check_length(name, getattr(self, name))
-        for name in ("steps", "block", "rounds", "batches", "batch_size"):
+        if self.label_free and self.objective != "classification":
+            raise PlanError(
+                f"label_free makes one label of a series; {self.objective} needs others"
+            )
+        if self.label_free and self.clusters < 2:
+            raise PlanError(f"clusters is {self.clusters}; at least 2 are needed")
+        for name in ("clusters", "steps", "block", "rounds", "batches", "batch_size"):
             check_count(name, getattr(self, name))
         for name, dimensions in (("slice_size", 2), ("volume_size", 3)):
             size = getattr(self, name)
@@ -174,6 +186,11 @@ class ProtectionPlan:
     def needs_surrogate(self) -> bool:
         """Whether the method depends on the label, and so needs a fit."""
         return self.build_method().needs_label
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether each series needs a label or a mask."""
+        return self.needs_surrogate and not self.label_free
 
     def build_method(self, place: int = 0, region: int | None = None) -> Method:
         """Return the method with this plan's settings.

@@ -58,7 +58,7 @@ class Asked:
         if self.labels is None:
             raise PlanError(
                 f"method {plan.method} needs labels: give --labels labels.csv, "
-                "or use --method random, which needs none"
+                "--label-free to protect what looks alike, or --method random, which needs none"
             )
         return self.labels
 
@@ -71,7 +71,9 @@ def label(catalog: Catalog, plan: ProtectionPlan, asked: Asked) -> None:
     PlanError, NoLabel
         Labels or masks are needed, and there are none, or no series has one.
     """
-    if not plan.needs_surrogate:
+    if plan.label_free and plan.needs_surrogate and (asked.labels or asked.masks):
+        raise PlanError("--label-free makes its own labels; leave out --labels and --masks")
+    if not plan.needs_labels:
         catalog.label_all()
         return
     given = asked.given(catalog, plan)

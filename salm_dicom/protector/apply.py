@@ -26,6 +26,7 @@ from salm_dicom.volume import Integers, Volume
 
 if TYPE_CHECKING:  # torch takes longer to import than most series to protect without it
     from salm_dicom.perturb.loss import Loss
+    from salm_dicom.protector.clusters import Clusters
     from salm_dicom.protector.surrogate import Surrogate
 
 
@@ -44,6 +45,8 @@ class Protector:
         without a surrogate.
     surrogates
         By extent, `slice` and `volume`.
+    clusters
+        What stands in place of labels (plan `label_free`); `classes` are their names.
     report
         Numbers of the fit, for people.
     device
@@ -54,6 +57,7 @@ class Protector:
     plan: ProtectionPlan
     classes: tuple[str, ...] = ()
     surrogates: Mapping[str, Surrogate] = field(default_factory=dict)
+    clusters: Clusters | None = None
     report: Mapping[str, float] = field(default_factory=dict)
     device: str = "cpu"
 
@@ -61,7 +65,8 @@ class Protector:
     def digest(self) -> str:
         """SHA-256 of plan and weights; part of every UID that is made with this protector."""
         surrogates = [[extent, *one.digest] for extent, one in sorted(self.surrogates.items())]
-        return self.plan.digest(json.dumps([list(self.classes), surrogates]))
+        clusters = [] if self.clusters is None else [self.clusters.digest]
+        return self.plan.digest(json.dumps([list(self.classes), surrogates, *clusters]))
 
     def apply(
         self, volume: Volume, *, series_uid: str, label: str | Mask | None = None
@@ -76,12 +81,16 @@ class Protector:
             Goes into the random seed, so that series differ and order does not matter.
         label
             One of `classes`, several with semicolons between them (`multilabel`), or a mask of them
-            (`segmentation`); needed by methods with a surrogate.
+            (`segmentation`); needed by methods with a surrogate, and not looked at where there are
+            clusters.
 
         Raises
         ------
         NoLabel, NoForeground, NoChange, GeometryError, PlanError
         """
+        if self.clusters is not None:
+            # a file of several volumes: each of them is looked at by itself
+            label = self.classes[0] if volume.parts else self.clusters.name_of(volume, self.plan)
         target = self._target(label, volume)
         if volume.parts:
             found = each(volume, lambda one, n: self._apply_part(volume, one, n, series_uid, label))
@@ -130,13 +139,17 @@ class Protector:
         label
             One of `classes`, or the digest of a mask.
         """
+        if self.clusters is not None:
+            return self._digest_of(Target(key=""))
         is_mask = self.plan.needs_masks and label is not None
         return self._digest_of(Target(key=str(label)) if is_mask else self._target(label))
 
     def _digest_of(self, target: Target | None) -> str:
         if target is None:
             return self.digest
-        about = (self.digest, target.key, *other_kind(self.device))
+        # pixels decide which cluster is theirs, so it need not be told apart
+        key = target.key if self.clusters is None else "label-free"
+        about = (self.digest, key, *other_kind(self.device))
         return hashlib.sha256("/".join(about).encode()).hexdigest()
 
     def _target(self, label: str | Mask | None, volume: Volume | None = None) -> Target | None:

@@ -27,6 +27,7 @@ from salm_dicom.learning import network_input, one_thread, train
 from salm_dicom.objectives import OBJECTIVES, NetworkSpec
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import Protector
+from salm_dicom.protector.clusters import clustered
 from salm_dicom.protector.sampled import Failed, Progress, Sample, Study, read_samples
 from salm_dicom.protector.samples import slices_at_once
 from salm_dicom.protector.surrogate import OnDevice, Surrogate
@@ -65,9 +66,12 @@ def fit(
     NoForeground
         No study has any anatomy.
     """
-    classes = _classes(studies, plan)
+    clusters = None
+    if plan.label_free:
+        studies, clusters = clustered(studies, plan, workspace, progress, failed)
+    classes = _classes(studies, plan) if clusters is None else clusters.names
     if not plan.build_method().needs_gradient:
-        return Protector(plan=plan, classes=classes)
+        return Protector(plan=plan, classes=classes, clusters=clusters)
     surrogates: dict[str, Surrogate] = {}
     report: dict[str, float] = {}
     extents = ("slice", "volume") if plan.extent == "volume" else ("slice",)
@@ -80,7 +84,9 @@ def fit(
             surrogates[extent] = _min_min(
                 found, plan, extent, len(classes), progress, report, device
             )
-    return Protector(plan=plan, classes=classes, surrogates=surrogates, report=report)
+    return Protector(
+        plan=plan, classes=classes, surrogates=surrogates, clusters=clusters, report=report
+    )
 
 
 def _classes(studies: Sequence[Study], plan: ProtectionPlan) -> tuple[str, ...]:

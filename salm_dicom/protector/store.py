@@ -15,16 +15,20 @@ from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import Protector
 
 if TYPE_CHECKING:
+    from salm_dicom.protector.clusters import Clusters
     from salm_dicom.protector.surrogate import Surrogate
 
 _FORMAT = 1
 
 
 def save(protector: Protector, folder: Path) -> None:
-    """Write `protector.json` and `surrogate-*.safetensors`; folder 0700, files 0600."""
+    """Write `protector.json` and safetensors of networks and clusters; folder 0700, files 0600."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for extent, one in protector.surrogates.items():
         _write(folder / f"surrogate-{extent}.safetensors", one.to_bytes())
+    if protector.clusters is not None:
+        _write(folder / "encoder.safetensors", protector.clusters.encoder.to_bytes())
+        _write(folder / "centroids.safetensors", protector.clusters.to_bytes())
     content = {
         "format": _FORMAT,
         "digest": protector.digest,
@@ -57,6 +61,7 @@ def load(folder: Path) -> Protector:
             plan=plan,
             classes=classes,
             surrogates=_surrogates(folder, content["surrogates"], len(classes), plan.objective),
+            clusters=_clusters(folder, plan),
             report=content["report"],
         )
         digest = content["digest"]
@@ -90,6 +95,17 @@ def _surrogates(
         )
         for extent, one in said.items()
     }
+
+
+def _clusters(folder: Path, plan: ProtectionPlan) -> Clusters | None:
+    if not plan.label_free:
+        return None
+    from salm_dicom.protector import clusters
+    from salm_dicom.protector.surrogate import from_bytes
+
+    weights = (folder / "encoder.safetensors").read_bytes()
+    encoder = from_bytes(weights, clusters.encoder_spec(plan))
+    return clusters.from_bytes((folder / "centroids.safetensors").read_bytes(), encoder)
 
 
 def loaded(protector: Protector | Path) -> Protector:

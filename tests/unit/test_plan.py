@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from salm_dicom.cli import options
+from salm_dicom.cli import plan_options
 from salm_dicom.errors import PlanError
 from salm_dicom.foreground import foreground
 from salm_dicom.perturb import BY_LABEL, METHODS, OneSided, Random
@@ -144,7 +144,7 @@ def test_a_setting_that_is_not_given_has_its_default():
 
 
 def test_the_command_line_offers_every_method():
-    assert set(options.METHODS) == set(METHODS)
+    assert set(plan_options.METHODS) == set(METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)
