@@ -143,7 +143,8 @@ class ProtectionPlan:
             check_length(name, getattr(self, name))
         if self.label_free and self.objective != "classification":
             raise PlanError(
-                f"label_free makes one label of a series; {self.objective} needs others"
+                f"label_free gives each series one label; objective {self.objective} needs others. "
+                "Use classification"
             )
         if self.label_free and self.clusters < 2:
             raise PlanError(f"clusters is {self.clusters}; at least 2 are needed")
