@@ -216,10 +216,8 @@ class Volume:
         Stored values, (slices, rows, columns).
     affine
         (4, 4) float64, (column, row, slice, 1) to RAS millimetres.
-    modality
-        DICOM's *Modality*, e.g. `CT`.
-    photometric
-        DICOM's *Photometric Interpretation*; MONOCHROME1 shows high values dark.
+    modality, photometric
+        DICOM's *Modality* and *Photometric Interpretation*: MONOCHROME1 shows high values dark.
     irregular
         Empty, or why the slices are no evenly spaced parallel stack; then the third column of
         the affine is only a placeholder and the stack must be treated slice by slice.
@@ -228,6 +226,8 @@ class Volume:
         other along the stack; empty where the stack is one volume.
     quantity
         Empty, or why the values are measurements (`salm_dicom.quantity`).
+    window
+        Modality values that the source asks to be shown as black and white; None where it does not.
     """
 
     pixels: StoredPixels
@@ -237,6 +237,7 @@ class Volume:
     irregular: str = ""
     parts: tuple[Part, ...] = ()
     quantity: str = ""
+    window: tuple[float, float] | None = None
 
     def volumes(self) -> tuple[Volume, ...]:
         """Return the volumes that the stack is made of; itself when it is one."""

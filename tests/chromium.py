@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 _FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+    "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-extensions",
     "--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe", "about:blank",
 )  # fmt: skip
+# WebGL in software, or none.
+_WEBGL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+_NO_WEBGL = ("--disable-gpu", "--disable-software-rasterizer", "--disable-3d-apis")
 _SECONDS = 60.0
 
 
@@ -31,7 +34,9 @@ class Chromium:
         Address of everything that the page loaded or tried to.
     """
 
-    def __init__(self, profile: Path, width: int = 1440, height: int = 900) -> None:
+    def __init__(
+        self, profile: Path, width: int = 1440, height: int = 900, *, webgl: bool = False
+    ) -> None:
         self.complaints: list[str] = []
         self.asked_for: list[str] = []
         self._events: list[dict[str, Any]] = []
@@ -42,7 +47,7 @@ class Chromium:
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 60) for fd in (child_reads, child_writes)]
         self._process = subprocess.Popen(
             ["bash", "-c", f'exec "$@" 3<&{high[0]} 4>&{high[1]}', "-", "chromium",
-             f"--user-data-dir={profile}", *_FLAGS],
+             f"--user-data-dir={profile}", *(_WEBGL if webgl else _NO_WEBGL), *_FLAGS],
             pass_fds=high, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from salm_dicom.batch.compared import Compared, Scope
 from salm_dicom.batch.manifest import read_manifest
 from salm_dicom.batch.places import check_apart
 from salm_dicom.batch.review import SCHEMA, digest_of
-from salm_dicom.batch.sheet import entry_of, judgement, sheet_of, summary_of
+from salm_dicom.batch.sheet import CANVAS, entry_of, judgement, sheet_of, summary_of
 from salm_dicom.batch.verified import Verification, Verified
 from salm_dicom.batch.verify import Progress, verify
 from salm_dicom.dicom.deidentify import Deidentifier
@@ -37,6 +37,8 @@ class Request:
         Modality values that PSNR and SSIM are stated for; None: as the plan's default.
     cap
         Most characters that the pixels of a page take.
+    viewer
+        One of `sheet.VIEWERS`.
     scope, cleaner
         As `verify` takes them.
     """
@@ -47,6 +49,7 @@ class Request:
     limits: Limits
     window: tuple[float, float] | None = None
     cap: int = 32_000_000
+    viewer: str = CANVAS
     scope: Scope | None = None
     cleaner: Deidentifier | None = None
 
@@ -71,7 +74,7 @@ def report(request: Request, progress: Progress = lambda *_: None) -> Verificati
         spooled: list[Path] = []
 
         def see(verified: Verified, pixels: tuple[Compared, ...]) -> None:
-            sheet = sheet_of(verified, pixels, stated, request.cap)
+            sheet = sheet_of(verified, pixels, stated, request.cap, request.viewer)
             digest = digest_of(request.output / verified.name)
             spooled.append(Path(spool, str(len(spooled))))
             spooled[-1].write_bytes(pickle.dumps((sheet, digest)))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from salm_dicom.batch.compared import Compared
 from salm_dicom.batch.sheet_pixels import Stack, charts_of, notes_of, view_of
+from salm_dicom.batch.sheet_scene import notes_of_scene, scene_of, why_no_scene
 from salm_dicom.batch.verified import Verification, Verified, row_of
 from salm_dicom.fidelity import MEASURES, ROWS, Check
-from salm_dicom.report import Entry, Row, Sheet, Summary
+from salm_dicom.report import Entry, Row, Scene, Sheet, Summary, View
 from salm_dicom.report.sheet import LESS, MISSED, RIGHT, WRONG
 
+CANVAS, NIIVUE = "canvas", "niivue"
+VIEWERS = (CANVAS, NIIVUE)
 _LISTED = 20
 _VERDICTS = {
     RIGHT: "Every check passed, every limit is met",
@@ -49,6 +53,7 @@ def sheet_of(
     pixels: Sequence[Compared],
     stated: dict[str, Any],
     cap: int,
+    viewer: str = CANVAS,
 ) -> Sheet:
     """Return the page of one series; the verdict is that of what is known so far.
 
@@ -58,10 +63,12 @@ def sheet_of(
         The manifest of the output.
     cap
         Most characters that the embedded pixels take.
+    viewer
+        One of `VIEWERS`; what `niivue` cannot show as a volume gets the other.
     """
     verdict, state, problems = judgement(verified)
     stack = Stack.of(pixels) if pixels else None
-    view = None if stack is None else view_of(stack, cap)
+    shown = _Shown() if stack is None else _shown(stack, cap, viewer)
     units = "HU" if verified.modality == "CT" else "modality units"
     facts = (verified.modality, f"{verified.slices} slice{'s' * (verified.slices != 1)}")
     return Sheet(
@@ -73,9 +80,31 @@ def sheet_of(
         fidelity=_fidelity_rows(verified),
         record=_record_rows(verified, stated, stack, units),
         charts=() if stack is None else charts_of(stack, verified.checks, units),
-        view=view,
-        notes=() if stack is None or view is None else tuple(notes_of(stack, view, cap)),
+        view=shown.view,
+        scene=shown.scene,
+        notes=shown.notes,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What a page shows of the pixels, and what a reader must know of that."""
+
+    view: View | None = None
+    scene: Scene | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _shown(stack: Stack, cap: int, viewer: str) -> _Shown:
+    why_not = why_no_scene(stack) if viewer == NIIVUE else ""
+    if viewer == NIIVUE and not why_not:
+        scene = scene_of(stack, cap)
+        return _Shown(scene=scene, notes=tuple(notes_of_scene(stack, scene, cap)))
+    view = view_of(stack, cap)
+    notes = tuple(notes_of(stack, view, cap))
+    if why_not:
+        notes = (f"NiiVue shows volumes; this is shown slice by slice, for {why_not}", *notes)
+    return _Shown(view=view, notes=notes)
 
 
 def entry_of(verified: Verified, page: str) -> Entry:

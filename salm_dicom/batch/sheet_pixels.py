@@ -71,6 +71,12 @@ class Stack:
         return max(int(np.abs(change).max()) for change, _ in self.changes())
 
     @property
+    def largest(self) -> float:
+        """Largest absolute change in modality units; 1 where there is none."""
+        each = zip(self.changes(), self.slope, strict=True)
+        return max(float(abs(slope) * np.abs(change).max()) for (change, _), slope in each) or 1.0
+
+    @property
     def changed_outside(self) -> int:
         """Changed voxels that are no foreground."""
         return sum(int(np.count_nonzero(change[~inside])) for change, inside in self.changes())
@@ -86,23 +92,24 @@ def view_of(stack: Stack, cap: int) -> View:
     """Return what a page embeds of a stack, and how it shows it."""
     pixels = embed(stack.before, stack.after, cap=cap, first=stack.worst)
     kept = list(pixels.kept)
-    modality, photometric = stack.first.modality, stack.first.photometric
-    units = "HU" if modality == "CT" else "units"
-    largest = max(
-        float(abs(slope) * np.abs(change).max())
-        for (change, _), slope in zip(stack.changes(), stack.slope, strict=True)
-    )
     return View(
         pixels=pixels,
         slope=tuple(stack.slope[kept].tolist()),
         intercept=tuple(stack.intercept[kept].tolist()),
         absent=tuple(np.flatnonzero(~stack.has_after[kept]).tolist()),
-        units=units if photometric.startswith("MONOCHROME") else "luminance",
-        is_inverted=photometric == "MONOCHROME1",
+        units=units_of(stack),
+        is_inverted=stack.first.photometric == "MONOCHROME1",
         aspect=_aspect(stack.first.affine),
-        presets=tuple(_presets(stack)),
-        largest=largest or 1.0,
+        presets=tuple(presets_of(stack)),
+        largest=stack.largest,
     )
+
+
+def units_of(stack: Stack) -> str:
+    """Return what the values of a page are in."""
+    if not stack.first.photometric.startswith("MONOCHROME"):
+        return "luminance"
+    return "HU" if stack.first.modality == "CT" else "units"
 
 
 def _aspect(affine: Floats) -> float:
@@ -111,7 +118,10 @@ def _aspect(affine: Floats) -> float:
     return width / height if width > 0 and height > 0 and np.isfinite(width / height) else 1.0
 
 
-def _presets(stack: Stack) -> Iterator[Preset]:
+def presets_of(stack: Stack) -> Iterator[Preset]:
+    """Yield the windows that a page offers; what the source asks for comes first."""
+    if stack.first.window is not None:
+        yield Preset("DICOM window", *stack.first.window)
     if stack.first.modality == "CT":
         for name, (level, width) in _CT_WINDOWS.items():
             yield Preset(name, level - width / 2, level + width / 2)
@@ -144,6 +154,11 @@ def notes_of(stack: Stack, view: View, cap: int) -> Iterator[str]:
         )
     if pixels.is_whole:
         yield "Every voxel of every slice is in this page, without loss"
+    yield from notes_of_slices(stack)
+
+
+def notes_of_slices(stack: Stack) -> Iterator[str]:
+    """Yield what is particular about the slices of a series."""
     absent = [str(index + 1) for index in np.flatnonzero(~stack.has_after)]
     if absent:
         some = ", ".join(absent[:_LISTED]) + (", ..." if len(absent) > _LISTED else "")
@@ -155,7 +170,7 @@ def notes_of(stack: Stack, view: View, cap: int) -> Iterator[str]:
         yield f"The file holds {stack.volumes} volumes, shown one after the other"
     elif stack.first.irregular:
         yield f"No regular volume: {stack.first.irregular}"
-    if view.units == "luminance":
+    if units_of(stack) == "luminance":
         yield (
             "Colour is shown as the luminance that the method sees; the change is the same in "
             "every channel"

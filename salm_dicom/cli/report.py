@@ -38,6 +38,13 @@ from salm_dicom.cli.verify import exit_code, print_verification
     show_default=True,
     help="Most that the pixels of a page take. Beyond, fewer slices are in it, and it says so.",
 )
+@click.option(
+    "--viewer",
+    type=click.Choice(["canvas", "niivue"]),
+    default="canvas",
+    show_default=True,
+    help="canvas: slice by slice, in any browser. niivue: planes and 3-D by NiiVue, needs WebGL 2.",
+)
 @vault_option
 @limits_options
 @progress_option
@@ -49,6 +56,7 @@ def command(
     source: Path,
     target: Path,
     max_mb: float,
+    viewer: str,
     vault: Path | None,
     limits_file: Path | None,
     regions: Path | None,
@@ -82,6 +90,7 @@ def command(
         scope=scope_of(rows, is_full, regions, model),
         cleaner=existing(vault or output.with_name(f"{output.name}.vault")),
         cap=round(max_mb * 1_000_000),
+        viewer=viewer,
     )
     with sandboxed(sandbox), console.progress_to_stderr(progress) as show:
         found = report(request, show)

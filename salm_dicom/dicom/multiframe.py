@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from salm_dicom.dicom.frames import volumes
 from salm_dicom.dicom.header import InstanceHeader
 from salm_dicom.dicom.part10 import Part10
+from salm_dicom.dicom.voi import display_window
 from salm_dicom.volume import Part, StoredPixels, Volume
 
 
@@ -37,6 +38,7 @@ def ordered(
         irregular=f"the frames make {len(parts)} volumes" if several else parts[0].irregular,
         parts=parts if several else (),
         quantity=instance.quantity,
+        window=display_window(file, frames[len(frames) // 2]),
     )
     return volume, frames
 

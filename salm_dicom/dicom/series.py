@@ -19,6 +19,7 @@ from salm_dicom.dicom.part10 import Part10, parse, read
 from salm_dicom.dicom.quantitative import completed
 from salm_dicom.dicom.scan import group
 from salm_dicom.dicom.slices import joined, stored_pixels
+from salm_dicom.dicom.voi import display_window
 from salm_dicom.errors import Changed, GeometryError, MismatchError
 from salm_dicom.folder import WholeFolder, file_name
 from salm_dicom.volume import Integers, StoredPixels, Volume
@@ -92,6 +93,7 @@ def read_series(
     slices: list[StoredPixels] = []
     digests: list[str] = []
     files: list[tuple[Part10, Stamp]] = []
+    windows: list[tuple[float, float] | None] = []
     stack: Integers | None = None
     for index, path in enumerate(paths):
         stamp = _stamp(path)
@@ -110,6 +112,7 @@ def read_series(
             on_file(index, file, one)
         stack[index] = one.values[0]
         digests.append("" if on_file else file.sha256)
+        windows.append(display_window(file))
         slices.append(replace(one, values=stack[index : index + 1]))  # the file's bytes can go
         if keep_files:
             files.append((file, stamp))
@@ -131,6 +134,7 @@ def read_series(
             photometric=str(first.pixel_format[3]),
             irregular=volumes[0].stack.irregular,
             quantity=volumes[0].quantity,
+            window=windows[order[len(order) // 2]],
         ),
         origin=Origin(
             paths=files_in_order,

@@ -48,7 +48,7 @@ class Profile:
     windows
         Clinical windows; without any it is the intensity range.
     ratio
-        JPEG 2000 compression that is accepted for such images.
+        JPEG 2000 compression that such images are compared with.
     """
 
     name: str

@@ -98,7 +98,7 @@ class Subject:
     windows
         Clinical windows; without any it is the intensity range.
     ratio
-        JPEG 2000 compression that is accepted for such images.
+        JPEG 2000 compression that such images are compared with.
     is_full
         Whether everything is measured on every slice, whatever it takes.
     affine

@@ -11,7 +11,7 @@ from salm_dicom.fidelity.grayscale import jnds_of_display
 from salm_dicom.fidelity.subject import Reading, Slice, Subject
 from salm_dicom.volume import Booleans, Floats
 
-# A primary display with its ambient light: AAPM TG-270 asks for 350 times black at least.
+# A display for diagnosis with its ambient light: the project's choice, 350 times black.
 _BLACK_CD, _WHITE_CD = 1.0, 350.0
 _PERCENTILE = 99.9
 # Side of the square that the noise around a voxel is taken from.
@@ -27,7 +27,7 @@ def visibility(subject: Subject) -> Iterator[Reading]:
 
     References
     ----------
-    PS3.14; AAPM Task Group Report 270 (2019).
+    PS3.14.
     """
     if not subject.mask.any():
         raise Unmeasurable("no foreground was found")

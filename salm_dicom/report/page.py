@@ -8,9 +8,11 @@ References: W3C Content Security Policy Level 3, 2.3.1 (hash sources) and 3.3 (t
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import unicodedata
 from base64 import b64encode
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
@@ -19,7 +21,7 @@ from markupsafe import Markup
 
 from salm_dicom import __version__
 from salm_dicom.report.charts import HEIGHT, WIDTH
-from salm_dicom.report.sheet import Sheet, Summary, View
+from salm_dicom.report.sheet import Preset, Scene, Sheet, Summary, View
 
 # Of these categories nothing has a shape of its own: controls, formats (bidirectional marks among
 # them), lone surrogates, private use; separators of lines and paragraphs.
@@ -28,9 +30,12 @@ _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 def series_page(sheet: Sheet) -> bytes:
     """Return the page of one series, UTF-8."""
-    script = _file("pixels.js") + _file("viewer.js") if sheet.view else ""
+    script, data = "", None
+    if sheet.scene is not None:
+        script, data = _niivue() + _file("niivue.js"), _scene_data(sheet.scene)
+    elif sheet.view is not None:
+        script, data = _file("pixels.js") + _file("viewer.js"), _data(sheet.view)
     script += _file("review.js") if sheet.asked else ""
-    data = None if sheet.view is None else _data(sheet.view)
     return _rendered("series.html", script, sheet=sheet, data=data)
 
 
@@ -88,8 +93,37 @@ def _data(view: View) -> dict[str, Any]:
         "inverted": view.is_inverted,
         "aspect": view.aspect,
         "largest": view.largest,
-        "presets": [{"name": p.name, "low": p.low, "high": p.high} for p in view.presets],
+        "presets": _presets(view.presets),
     }
+
+
+def _scene_data(scene: Scene) -> dict[str, Any]:
+    """Return what niivue.js reads."""
+    return {
+        "source": scene.source,
+        "difference": scene.difference,
+        "shape": scene.shape,
+        "whole": scene.whole,
+        "steps": scene.steps,
+        "affine": scene.affine,
+        "units": scene.units,
+        "inverted": scene.is_inverted,
+        "least": scene.least,
+        "largest": scene.largest,
+        "presets": _presets(scene.presets),
+    }
+
+
+def _presets(presets: Iterable[Preset]) -> list[dict[str, Any]]:
+    return [{"name": p.name, "low": p.low, "high": p.high} for p in presets]
+
+
+def _niivue() -> str:
+    """Return NiiVue as it was published, below its licences."""
+    vendor = files("salm_dicom.report") / "vendor"
+    licence = (vendor / "LICENSE-niivue.txt").read_text(encoding="utf-8")
+    code = gzip.decompress((vendor / "niivue.umd.js.gz").read_bytes()).decode("utf-8")
+    return f"/*\n{licence}*/\n{code}"
 
 
 def _file(name: str) -> str:

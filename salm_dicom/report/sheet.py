@@ -65,6 +65,44 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """A volume and its change, as NiiVue shows them.
+
+    Parameters
+    ----------
+    source, difference
+        NIfTI-1 files of one data type and size, gzip, base64; the protected values are their sum.
+    shape
+        Embedded columns, rows, slices.
+    whole
+        Columns, rows, slices of the series.
+    steps
+        Every how many columns, rows and slices are embedded; 1 is all.
+    affine
+        (4, 4), embedded (column, row, slice, 1) to RAS millimetres.
+    least, largest
+        Smallest absolute change there can be, and the largest there is, in modality units.
+    whole_bytes
+        How much text all voxels take.
+    units, is_inverted, presets
+        As in `View`.
+    """
+
+    source: str
+    difference: str
+    shape: tuple[int, int, int]
+    whole: tuple[int, int, int]
+    steps: tuple[int, int, int]
+    affine: tuple[tuple[float, ...], ...]
+    units: str
+    is_inverted: bool
+    presets: tuple[Preset, ...]
+    least: float
+    largest: float
+    whole_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """What a reviewer is asked about, as their review names it.
 
@@ -104,8 +142,9 @@ class Sheet:
         What was done: as stated by the run, as measured.
     charts
         Each with a caption.
-    view
-        None where the pixels cannot be compared.
+    view, scene
+        Slices for the viewer of the page, or a volume for NiiVue; both None where the pixels
+        cannot be compared.
     notes
         What a reader must know of the pixels shown.
     asked
@@ -123,6 +162,7 @@ class Sheet:
     view: View | None
     notes: tuple[str, ...]
     asked: Asked | None = None
+    scene: Scene | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -228,6 +228,8 @@ def test_no_text_of_a_patient_is_in_what_a_person_or_a_recipient_sees(source, tm
     said.run(*marked, "--json", *quiet)
     report = ("report", out, "--source", source, "-o", tmp_path / "pages", "--rows=1,2,3,6")
     said.run(*report, regions, *quiet)
+    volumes = ("report", out, "--source", source, "-o", tmp_path / "volumes", "--rows=1,2")
+    said.run(*volumes, "--viewer=niivue", *quiet)
     said.run("restore", out, "-o", tmp_path / "back", *quiet, status=0)
     pem = (f"--private-key={tmp_path / 'key.pem'}", f"--certificate={tmp_path / 'cert.pem'}")
     said.run("restore", out, "-o", tmp_path / "again", *pem, "--json", *quiet, status=9)
@@ -239,9 +241,12 @@ def test_no_text_of_a_patient_is_in_what_a_person_or_a_recipient_sees(source, tm
         said.texts[f"name in OUT {path.name}"] = str(path.relative_to(out))
         if path.is_file() and path.suffix not in (".dcm", ".nii"):
             said.texts[f"{path.name} of OUT"] = path.read_text()
-    pages = list((tmp_path / "pages").iterdir())
-    said.texts |= {f"page {path.name}": path.read_text(errors="replace") for path in pages}
-    assert len(pages) > 2
+    pages = [*(tmp_path / "pages").iterdir(), *(tmp_path / "volumes").iterdir()]
+    assert any("Niivue" in path.read_text() for path in pages)
+    said.texts |= {
+        f"page {path.parent.name}/{path.name}": path.read_text(errors="replace") for path in pages
+    }
+    assert len(pages) > 4
     for name in ("1: segment 1 (Liver)", "2: segment 1", "3: structure 7", "4: label 3"):
         assert f"region {name}" in "".join(said.texts.values()), name  # all four were measured
     said.texts["log file"] = log.read_text()
