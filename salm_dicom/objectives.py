@@ -179,12 +179,8 @@ def dice_and_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 def overlaps(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return for each class twice the common voxels, and the sum of both, (classes, 2)."""
     masks = network_target(targets, tuple(outputs.shape[2:]))
-    return overlaps_of(outputs.argmax(1)[:, None], masks, outputs.shape[1] - 1)
-
-
-def overlaps_of(found: Tensor, masks: Tensor, classes: int) -> Tensor:
-    """Return the same of two masks of one shape."""
-    pairs = [(found == one, masks == one) for one in range(1, classes + 1)]
+    found = outputs.argmax(1)[:, None]
+    pairs = [(found == one, masks == one) for one in range(1, outputs.shape[1])]
     counts = [torch.stack([2 * (a & b).sum(), a.sum() + b.sum()]) for a, b in pairs]
     return torch.stack(counts).double()
 

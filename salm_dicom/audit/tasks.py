@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from salm_dicom.audit.score import area_under_curve, balanced_share, chance_of_masks
 from salm_dicom.audit.victims import SEGMENTERS, VICTIMS
-from salm_dicom.objectives import dice, dice_and_cross_entropy, overlaps_of
+from salm_dicom.objectives import dice, dice_and_cross_entropy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +126,17 @@ def _mean_dice(outputs: Tensor, masks: Tensor) -> Tensor:
 
 
 def _overlaps(outputs: Tensor, masks: Tensor) -> Tensor:
-    found, classes = outputs.argmax(1)[:, None], outputs.shape[1] - 1
-    return torch.stack([overlaps_of(a, b, classes) for a, b in zip(found, masks, strict=True)])
+    """Count for each image and class twice the common voxels, and the sum of both."""
+    n, classes = len(outputs), outputs.shape[1]
+    # one more stands for classes that the victim never saw
+    edge = classes + 1
+    pairs = masks.clamp(max=classes) * edge + outputs.argmax(1)[:, None]
+    image = torch.arange(n)[:, None] * edge**2
+    counts = torch.bincount((image + pairs.flatten(1)).flatten(), minlength=n * edge**2)
+    table = counts.reshape(n, edge, edge).double()
+    common = 2 * table.diagonal(dim1=1, dim2=2)
+    both = table.sum(1) + table.sum(2)
+    return torch.stack([common, both], dim=2)[:, 1:classes]
 
 
 def _drawn_dice(evidence: Tensor, _: Tensor, times: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from salm_dicom.audit.tasks import TASKS
 from salm_dicom.cli import audit_asked
 from salm_dicom.cli.main import main
 from salm_dicom.errors import PlanError, TooFew
+from salm_dicom.objectives import overlaps
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Mask
 from salm_dicom.volume import StoredPixels, Volume
@@ -313,3 +314,16 @@ def test_a_mask_in_nifti_is_read_for_a_nifti_image(tmp_path):
     data = json.loads((tmp_path / "a.json").read_text())["data"]
     assert data["labels"] == ["label 1"]
     assert data["sides"]["train"]["images_by_label"] == {"label 1": 6}
+
+
+def test_evidence_of_masks_counts_as_the_surrogates_error_does():
+    rng = torch.Generator().manual_seed(4)
+    masks = torch.randint(0, 4, (5, 1, 3, 8, 8), generator=rng)
+    outputs = torch.randn((5, 4, 3, 8, 8), generator=rng)
+    evidence = TASKS["segmentation"].evidence(outputs, masks)
+    assert evidence.shape == (5, 3, 2)
+    assert torch.equal(evidence.sum(0), overlaps(outputs, masks))
+    each = [overlaps(outputs[i : i + 1], masks[i : i + 1]) for i in range(5)]
+    assert torch.equal(evidence, torch.stack(each))
+    unknown = TASKS["segmentation"].evidence(outputs[:, :3], masks)
+    assert torch.equal(unknown.sum(0), overlaps(outputs[:, :3], masks))
