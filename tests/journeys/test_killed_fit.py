@@ -73,11 +73,12 @@ def test_a_fit_that_is_killed_again_and_again_makes_what_an_undisturbed_one_does
         time.sleep(lots.uniform(0.0, 0.5))
         workers = list(below(process.pid))
         process.kill()
-        if process.wait(60) == 0:
+        killed = process.wait(60) != 0
+        kills += killed
+        # also one that was killed when all it had left to do was to say so
+        if not killed or ((output / "protector.json").exists() and not (output / "fit").exists()):
             break
-        kills += 1
         assert kills < 20, "it does not get on"
-        assert rounds_done(output) >= before
     assert kills >= 3
     assert digests(output) == whole
     until = time.monotonic() + 10
