@@ -23,7 +23,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.pneumonia import A_CLASS, CLASSES, Data, load, volumes  # noqa: E402
+from benchmarks.pneumonia import A_CLASS, A_SERIES, CLASSES, Data, load, volumes  # noqa: E402
 from salm_dicom.audit import (  # noqa: E402
     COUNTERMEASURES,
     Images,
@@ -61,6 +61,7 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "salm, 2 x 2 blocks": replace(PLAN, block=2),
     "salm, step": replace(PLAN, schedule="step"),
     "salm, once": replace(PLAN, schedule="once"),
+    "salm, label-free": replace(PLAN, label_free=True),
 }
 # Fitted with every seed even in the small size: they are compared in pairs.
 PAIRED = (
@@ -120,7 +121,7 @@ def protected(protector: Protector, data: Images) -> tuple[Images, float, float]
     """Return the protected images, PSNR in dB (range 255) and the share of pixels changed."""
     stored = (data.pixels * 255).round()
     delta = torch.zeros_like(stored)
-    for label, part, volume in volumes(data):
+    for label, part, volume in volumes(data, together(protector.plan)):
         found = protector.apply(volume, series_uid=f"{part.start}", label=label)
         delta[part, 0] = torch.from_numpy(found.delta).float()
     error = float((delta**2).mean())
@@ -134,9 +135,15 @@ def fitted(plan: ProtectionPlan, data: Images, workspace: Path) -> Protector:
     if not plan.needs_surrogate:
         return Protector(plan=plan)
     studies = [
-        Study(label=label, load=lambda volume=volume: volume) for label, _, volume in volumes(data)
+        Study(label=label, load=lambda volume=volume: volume)
+        for label, _, volume in volumes(data, together(plan))
     ]
     return fit(studies, plan, workspace)
+
+
+def together(plan: ProtectionPlan) -> int:
+    """Return how many images make a series; without labels one, for series are of one class."""
+    return 1 if plan.label_free else A_SERIES
 
 
 def held_out(data: Images) -> Images:

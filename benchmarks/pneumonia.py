@@ -60,11 +60,11 @@ def images(pixels: np.ndarray, labels: np.ndarray) -> Images:
     )
 
 
-def volumes(data: Images) -> Iterator[tuple[str, slice, Volume]]:
-    """Yield label, place and a radiography series of up to 24 images, all of one class."""
+def volumes(data: Images, together: int = A_SERIES) -> Iterator[tuple[str, slice, Volume]]:
+    """Yield label, place and a radiography series of so many images or fewer, of one class."""
     stored = (data.pixels[:, 0] * 255).round().to(torch.uint8).numpy()
-    for first in range(0, len(stored), A_SERIES):
-        part = slice(first, first + A_SERIES)
+    for first in range(0, len(stored), together):
+        part = slice(first, first + together)
         (label,) = set(data.labels[part].tolist())
         count = len(stored[part])
         pixels = StoredPixels(

@@ -7,10 +7,10 @@ Run: python examples/audit_export.py SOURCE OUT LABELS.csv PLOTS_FOLDER
 import sys
 from pathlib import Path
 
-from salm_dicom.audit.dataset import Subject, View
 from salm_dicom.audit.experiment import Settings
 from salm_dicom.audit.plots import draw
 from salm_dicom.audit.run import Audit, audit
+from salm_dicom.audit.subjects import Subject, View
 from salm_dicom.audit.summary import sentence
 from salm_dicom.batch.counterparts import pairs
 from salm_dicom.batch.labels import Labels

@@ -11,14 +11,22 @@ from typing import Any
 import numpy as np
 
 from salm_dicom import __version__
+from salm_dicom.checks import (
+    check_choice,
+    check_count,
+    check_length,
+    check_momentum,
+    check_range,
+    check_share,
+)
 from salm_dicom.errors import NoForeground, PlanError
 from salm_dicom.perturb import BY_LABEL, EOT, METHODS, Epsilon, Method, Settings
 from salm_dicom.volume import Booleans, StoredPixels, Volume
 
 EXTENTS = ("slice", "volume")
 SCHEDULES = ("round", "step", "once")
-# Keys of `learning.OBJECTIVES`.
-OBJECTIVES = ("classification", "segmentation")
+# Keys of `objectives.OBJECTIVES`.
+OBJECTIVES = ("classification", "multilabel", "segmentation")
 # Where the sparse mask may lie, see `ProtectionPlan.mask`.
 MASKS = ("gradient", "roi_band", "gradient & roi")
 # Transforms of `EOT` that move an image, but not the mask that it is to show.
@@ -49,8 +57,13 @@ class ProtectionPlan:
     schedule
         When the mask is made, see `Salm`.
     objective
-        What surrogates learn: a label for each series (`classification`, cross-entropy), or a mask
-        of classes (`segmentation`, DiceCE).
+        What surrogates learn: a label for each series (`classification`, cross-entropy), any number
+        of labels for each (`multilabel`, binary cross-entropy), or a mask of classes
+        (`segmentation`, DiceCE).
+    label_free
+        There are no labels: clusters of series that look alike stand in their place.
+    clusters
+        How many, at least 2 (`label_free`).
     mask
         Where voxels may change. `gradient`: in all of the foreground; `roi_band`: only within
         `band_mm` of the edge of a class of the mask; `gradient & roi`: there and inside a class.
@@ -97,6 +110,8 @@ class ProtectionPlan:
     eot: tuple[str, ...] = ()
     block: int = 1
     objective: str = "classification"
+    label_free: bool = False
+    clusters: int = 10
     mask: str = "gradient"
     band_mm: float = 5.0
     extent: str = "slice"
@@ -112,30 +127,37 @@ class ProtectionPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_choice("method", self.method, tuple(METHODS))
-        _check_choice("extent", self.extent, EXTENTS)
-        _check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("method", self.method, tuple(METHODS))
+        check_choice("extent", self.extent, EXTENTS)
+        check_choice("schedule", self.schedule, SCHEDULES)
         Epsilon.parse(self.epsilon)
-        _check_share("rho", self.rho)
-        _check_share("step size", self.step_size)
-        _check_momentum(self.momentum)
+        check_share("rho", self.rho)
+        check_share("step size", self.step_size)
+        check_momentum(self.momentum)
         if self.swap != 0:
-            _check_share("swap", self.swap)
+            check_share("swap", self.swap)
         _check_eot(self.eot)
-        _check_choice("objective", self.objective, OBJECTIVES)
-        _check_choice("mask", self.mask, MASKS)
+        check_choice("objective", self.objective, OBJECTIVES)
+        check_choice("mask", self.mask, MASKS)
         for name in ("region_mm", "band_mm"):
-            _check_length(name, getattr(self, name))
-        for name in ("steps", "block", "rounds", "batches", "batch_size"):
-            _check_count(name, getattr(self, name))
+            check_length(name, getattr(self, name))
+        if self.label_free and self.objective != "classification":
+            raise PlanError(
+                f"label_free gives each series one label; objective {self.objective} needs others. "
+                "Use classification"
+            )
+        if self.label_free and self.clusters < 2:
+            raise PlanError(f"clusters is {self.clusters}; at least 2 are needed")
+        for name in ("clusters", "steps", "block", "rounds", "batches", "batch_size"):
+            check_count(name, getattr(self, name))
         for name, dimensions in (("slice_size", 2), ("volume_size", 3)):
             size = getattr(self, name)
             if not isinstance(size, tuple) or len(size) != dimensions:
                 raise PlanError(f"{name} is {size!r}; {dimensions} numbers are needed")
             for number in size:
-                _check_count(name, number)
+                check_count(name, number)
         if self.intensity_range is not None:
-            _check_range(self.intensity_range)
+            check_range(self.intensity_range)
         self._check_masks()
 
     def _check_masks(self) -> None:
@@ -146,10 +168,11 @@ class ProtectionPlan:
                 f"mask {self.mask!r} needs masks: give objective segmentation, and a method that "
                 "follows a gradient (salm)"
             )
-        if self.needs_masks and self.method in BY_LABEL:
+        if self.objective != "classification" and self.method in BY_LABEL:
+            what = "masks" if self.objective == "segmentation" else "series of several labels"
             raise PlanError(
-                f"method {self.method} makes a pattern for each label and knows no masks; use a "
-                "method that follows a gradient (salm) with objective segmentation"
+                f"method {self.method} makes a pattern for each label and knows no {what}; use a "
+                f"method that follows a gradient (salm) with objective {self.objective}"
             )
         moving = sorted({*self.eot} & {*_MOVING})
         if self.needs_masks and moving:
@@ -164,6 +187,11 @@ class ProtectionPlan:
     def needs_surrogate(self) -> bool:
         """Whether the method depends on the label, and so needs a fit."""
         return self.build_method().needs_label
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether each series needs a label or a mask."""
+        return self.needs_surrogate and not self.label_free
 
     def build_method(self, place: int = 0, region: int | None = None) -> Method:
         """Return the method with this plan's settings.
@@ -259,41 +287,8 @@ def _mappings(pixels: StoredPixels) -> set[tuple[float, float]]:
     return set(zip(pixels.slope.tolist(), pixels.intercept.tolist(), strict=True))
 
 
-def _check_share(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or not 0 < value <= 1:
-        shown = f"{value:g}" if isinstance(value, int | float) else repr(value)
-        raise PlanError(f"{name} is {shown}; a share above 0 and up to 1 is needed")
-
-
-def _check_length(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise PlanError(f"{name} is {value!r}; millimetres above 0 are needed")
-
-
-def _check_momentum(value: object) -> None:
-    if not isinstance(value, int | float) or not 0 <= value < 1:
-        shown = f"{value:g}" if isinstance(value, int | float) else repr(value)
-        raise PlanError(f"momentum is {shown}; a share from 0 up to, not with, 1 is needed")
-
-
 def _check_eot(value: object) -> None:
     if not isinstance(value, tuple):
         raise PlanError(f"eot is {value!r}; a list of {', '.join(EOT)} is needed, or none")
     for name in value:
-        _check_choice("eot", name, EOT)
-
-
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise PlanError(f"{name} is {value}; a whole number of at least 1 is needed")
-
-
-def _check_range(value: tuple[float, ...]) -> None:
-    if len(value) != 2 or not np.isfinite(value).all() or not value[0] < value[1]:
-        shown = " to ".join(f"{number:g}" for number in value)
-        raise PlanError(f"intensity range {shown} is empty; a lower and a higher number are needed")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise PlanError(f"{name} {value!r} is unknown; known are {', '.join(choices)}")
+        check_choice("eot", name, EOT)

@@ -8,6 +8,7 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import pydicom
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -51,12 +52,18 @@ def write_report(
     return report
 
 
-def write_segmentation(path: Path, about: Sequence[Path]) -> Dataset:
-    """Write a binary segmentation of a series, by highdicom, and return it."""
+def write_segmentation(
+    path: Path, about: Sequence[Path], mask: NDArray[np.uint8] | None = None
+) -> Dataset:
+    """Write a binary segmentation of a series, by highdicom, and return it.
+
+    The mask is (slices, rows, columns); without one, a rectangle is marked on every slice.
+    """
     images = [pydicom.dcmread(one) for one in about]
-    planes = int(images[0].get("NumberOfFrames", len(images)))
-    mask = np.zeros((planes, images[0].Rows, images[0].Columns), np.uint8)
-    mask[:, 20:40, 24:36] = 1
+    if mask is None:
+        planes = int(images[0].get("NumberOfFrames", len(images)))
+        mask = np.zeros((planes, images[0].Rows, images[0].Columns), np.uint8)
+        mask[:, 20:40, 24:36] = 1
     segment = hd.seg.SegmentDescription(
         segment_number=1,
         segment_label="Liver",

@@ -14,7 +14,17 @@ PACKAGE = Path(__file__).parents[1] / "salm_dicom"
 LAYERS = (
     ("errors",),
     ("plots",),
-    ("volume", "difference", "grid", "record", "quantity", "folder", "trace"),
+    (
+        "volume",
+        "difference",
+        "grid",
+        "record",
+        "quantity",
+        "folder",
+        "trace",
+        "objectives",
+        "checks",
+    ),
     ("dicom", "nifti", "foreground", "perturb", "learning", "fidelity", "report"),
     ("plan",),
     ("protector",),
@@ -36,11 +46,20 @@ OWNERS = {
     "SimpleITK": {"foreground", "fidelity"},
     "click": {"cli"},
     "jinja2": {"report"},
-    "monai": {"learning", "fidelity", "transforms", "audit"},
+    "monai": {"objectives", "fidelity", "transforms", "audit"},
     "matplotlib": {"plots"},
     "mirp": {"fidelity"},
     "distributed": {"batch"},
-    "torch": {"perturb", "learning", "fidelity", "protector", "transforms", "batch", "audit"},
+    "torch": {
+        "perturb",
+        "objectives",
+        "learning",
+        "fidelity",
+        "protector",
+        "transforms",
+        "batch",
+        "audit",
+    },
 }
 MOST_LINES = 300
 

@@ -1,7 +1,7 @@
 """Batches: what a victim may do to every batch of its training.
 
-A batch is (n, channels, rows, columns), 0 to 1, with weights (n, classes) of its labels; of volumes
-the slices are the channels. Everything random comes from the generator.
+A batch is (n, channels, rows, columns), 0 to 1, with weights (n, classes) of its labels, or masks
+of its shape; of volumes the slices are the channels. Everything random comes from the generator.
 """
 
 from __future__ import annotations
@@ -29,7 +29,18 @@ def untouched(x: Tensor, weights: Tensor, _: torch.Generator, __: Loss) -> tuple
 def shift_and_flip(
     x: Tensor, weights: Tensor, rng: torch.Generator, _: Loss
 ) -> tuple[Tensor, Tensor]:
-    """Move every image by up to 1/14 of its edge (reflected), and mirror half of them."""
+    """Move every image by up to 1/14 of its edge (reflected), and mirror half of them.
+
+    Masks move with their images.
+    """
+    if weights.ndim == 2:
+        return _moved(x, rng), weights
+    both = _moved(torch.cat([x, weights.to(x.dtype)], dim=1), rng)
+    moved, masks = torch.split(both, x.shape[1], dim=1)
+    return moved, masks.to(weights.dtype)
+
+
+def _moved(x: Tensor, rng: torch.Generator) -> Tensor:
     reach = max(x.shape[-1] // 14, 1)
     padded = functional.pad(x, (reach,) * 4, mode="reflect")
     corners = torch.randint(0, 2 * reach + 1, (len(x), 2), generator=rng).tolist()
@@ -38,7 +49,7 @@ def shift_and_flip(
         [one[:, r : r + rows, c : c + columns] for one, (r, c) in zip(padded, corners, strict=True)]
     )
     mirrored = torch.rand((len(x), 1, 1, 1), generator=rng) < 0.5
-    return torch.where(mirrored, moved.flip(-1), moved), weights
+    return torch.where(mirrored, moved.flip(-1), moved)
 
 
 def cutout(x: Tensor, weights: Tensor, rng: torch.Generator, _: Loss) -> tuple[Tensor, Tensor]:

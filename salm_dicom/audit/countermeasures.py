@@ -7,8 +7,9 @@ pipeline would; batches change in training only. Volumes are filtered slice by s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from salm_dicom.audit.batches import (
@@ -22,6 +23,8 @@ from salm_dicom.audit.batches import (
     untouched,
 )
 from salm_dicom.audit.filters import Filter, jpeg, levels, median, without_linear_features
+from salm_dicom.audit.images import Images, Sets
+from salm_dicom.errors import PlanError
 from salm_dicom.perturb.robust import blur, half_and_back
 
 
@@ -42,6 +45,8 @@ class Countermeasure:
         Done to every batch of training.
     clean_share
         Share of the training images that the victim has unprotected.
+    tasks
+        Keys of `TASKS` for which it makes sense.
     """
 
     setting: str
@@ -49,6 +54,11 @@ class Countermeasure:
     learned: Callable[[Tensor, Tensor], Filter] | None = None
     batch: Batch = untouched
     clean_share: float = 0.0
+    tasks: tuple[str, ...] = ("classification", "multilabel", "segmentation")
+
+
+# It blends or hides what whole images show.
+_OF_LABELS = ("classification", "multilabel")
 
 
 def _clean(percent: int) -> Countermeasure:
@@ -77,10 +87,17 @@ COUNTERMEASURES: dict[str, Countermeasure] = {
     "projection": Countermeasure(
         setting="what a linear classifier looks at is projected out",
         learned=without_linear_features,
+        tasks=("classification",),
     ),
-    "cutout": Countermeasure(setting="a square of half the edge blanked", batch=cutout),
-    "cutmix": Countermeasure(setting="rectangles of other images, uniform areas", batch=cutmix),
-    "mixup": Countermeasure(setting="blended with other images, uniform shares", batch=mixup),
+    "cutout": Countermeasure(
+        setting="a square of half the edge blanked", batch=cutout, tasks=_OF_LABELS
+    ),
+    "cutmix": Countermeasure(
+        setting="rectangles of other images, uniform areas", batch=cutmix, tasks=_OF_LABELS
+    ),
+    "mixup": Countermeasure(
+        setting="blended with other images, uniform shares", batch=mixup, tasks=_OF_LABELS
+    ),
     "ueraser": Countermeasure(
         setting="plasma brightness and contrast, largest loss of 5 draws", batch=ueraser
     ),
@@ -92,3 +109,47 @@ COUNTERMEASURES: dict[str, Countermeasure] = {
     "clean60": _clean(60),
     "clean80": _clean(80),
 }
+
+
+def check_countermeasure(name: str, task: str) -> None:
+    """Raise where a countermeasure makes no sense for a task."""
+    if task not in COUNTERMEASURES[name].tasks:
+        known = (one for one, measure in COUNTERMEASURES.items() if task in measure.tasks)
+        raise PlanError(
+            f"countermeasure {name} cannot be used with {task}; those that can are "
+            f"{', '.join(known)}"
+        )
+
+
+def mixed(sets: Sets, measure: Countermeasure, rng: torch.Generator) -> Images:
+    """Return the training images with some of them unprotected."""
+    train, clean = sets.train, sets.clean_train
+    if not measure.clean_share or clean is None:
+        return train
+    count = round(measure.clean_share * len(train.labels))
+    chosen = torch.randperm(len(train.labels), generator=rng)[:count]
+    pixels = train.pixels.clone()
+    pixels[chosen] = clean.pixels[chosen]
+    return replace(train, pixels=pixels)
+
+
+def seen_by(measure: Countermeasure, sets: Sets) -> Sets:
+    """Return the sets after what a countermeasure does once to every image."""
+
+    def filtered(images: Images) -> Images:
+        slices = images.pixels.reshape(-1, 1, *images.pixels.shape[-2:])
+        return replace(images, pixels=measure.images(slices).reshape(images.pixels.shape))
+
+    train = filtered(sets.train)
+    learned = measure.learned(train.pixels, train.labels) if measure.learned else lambda x: x
+
+    def seen(images: Images) -> Images:
+        return replace(images, pixels=learned(filtered(images).pixels))
+
+    return Sets(
+        train=replace(train, pixels=learned(train.pixels)),
+        validation=seen(sets.validation),
+        clean_validation=seen(sets.clean_validation),
+        test=seen(sets.test),
+        protected_test=None if sets.protected_test is None else seen(sets.protected_test),
+    )

@@ -6,21 +6,17 @@ import json
 import os
 import platform
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from salm_dicom import __version__
 from salm_dicom.audit.countermeasures import COUNTERMEASURES
-from salm_dicom.audit.dataset import Side
+from salm_dicom.audit.dataset import Dataset, Side
 from salm_dicom.audit.experiment import Found
 from salm_dicom.audit.run import Audit
-from salm_dicom.audit.score import balanced_share
 from salm_dicom.audit.summary import Row, sentence
 
 SCHEMA = "salm-dicom audit 1"
@@ -51,7 +47,7 @@ def document(audit: Audit, left_out: Mapping[str, int]) -> dict[str, Any]:
         },
         "settings": _settings(audit),
         "data": _data(audit, left_out),
-        "trials": [_trial(one, audit.data.test.clean.labels) for one in audit.found],
+        "trials": [_trial(one, audit.data) for one in audit.found],
         "countermeasures": _rows(summary.countermeasures if summary else ()),
         "coverage": _rows(summary.coverage if summary else ()),
         "victims": [
@@ -102,28 +98,33 @@ def _settings(audit: Audit) -> dict[str, Any]:
 def _data(audit: Audit, left_out: Mapping[str, int]) -> dict[str, Any]:
     data = audit.data
     return {
+        "task": audit.settings.task,
         "labels": list(data.classes),
-        "chance": 1 / len(data.classes),
+        "labels_not_tested": list(data.rare),
+        "score": data.task.score,
+        "chance": data.chance,
         "sides": {name: _side(side, data.classes) for name, side in data.sides().items()},
         "left_out": dict(left_out),
     }
 
 
 def _side(side: Side, classes: Sequence[str]) -> dict[str, Any]:
-    images = Counter(side.clean.labels.tolist())
+    images = side.shows.sum(0).tolist()
     return {
         "patients": len(set(side.patients.tolist())),
         "images": len(side.patients),
-        "images_by_label": {name: images[number] for number, name in enumerate(classes)},
+        "images_by_label": dict(zip(classes, images, strict=False)),
     }
 
 
-def _trial(one: Found, labels: Tensor) -> dict[str, Any]:
-    correct = one.correct_protected
+def _trial(one: Found, data: Dataset) -> dict[str, Any]:
+    seen = one.evidence_protected
     return {
         **asdict(one.spec),
         **asdict(one.trial),
-        "on_protected_test": None if correct is None else balanced_share(correct, labels),
+        "on_protected_test": None
+        if seen is None
+        else data.task.scored(seen, data.test.clean.labels),
         "epochs": one.epochs,
         "seconds": round(one.seconds, 2),
     }

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from salm_dicom.audit.countermeasures import COUNTERMEASURES
+from salm_dicom.audit.countermeasures import COUNTERMEASURES, check_countermeasure
 from salm_dicom.audit.dataset import Dataset, Side
 from salm_dicom.audit.images import Images, Sets
 from salm_dicom.audit.split import by_chance
+from salm_dicom.audit.tasks import TASKS
 from salm_dicom.audit.trial import BATCH, Trial, learn
-from salm_dicom.audit.victims import VICTIMS
 from salm_dicom.errors import PlanError
 
 # Without `epochs` a victim takes at least so many steps, and sees every image so often.
@@ -32,8 +32,10 @@ class Settings:
 
     Parameters
     ----------
+    task
+        A key of `TASKS`.
     victims, countermeasures
-        Keys of `VICTIMS` and `COUNTERMEASURES`; `none` is always tried.
+        Keys of the task's victims and of `COUNTERMEASURES`; `none` is always tried.
     seeds
         Victims of each kind.
     coverage
@@ -48,10 +50,14 @@ class Settings:
     seeds: int = 3
     coverage: tuple[int, ...] = (100,)
     epochs: int | None = None
+    task: str = "classification"
 
     def __post_init__(self) -> None:
-        _check("victim", self.victims, tuple(VICTIMS))
+        _check("task", (self.task,), tuple(TASKS))
+        _check("victim", self.victims, tuple(TASKS[self.task].victims))
         _check("countermeasure", self.countermeasures, tuple(COUNTERMEASURES))
+        for name in self.countermeasures:
+            check_countermeasure(name, self.task)
         if self.seeds < 1 or (self.epochs is not None and self.epochs < 1):
             raise PlanError("seeds and epochs need to be at least 1")
         wrong = [share for share in self.coverage if not 1 <= share <= 100]
@@ -89,19 +95,19 @@ class Found:
 
     Parameters
     ----------
-    correct
-        True where the victim recognised a clean test image, at the epoch it selected; (n,).
-    correct_by_clean
+    evidence
+        What the victim made of the clean test images, at the epoch it selected; see `Task`.
+    evidence_by_clean
         The same at the epoch that it would select on clean validation images.
-    correct_protected
-        As `correct`, of the protected test images; clean references only.
+    evidence_protected
+        As `evidence`, of the protected test images; clean references only.
     """
 
     spec: Spec
     trial: Trial
-    correct: Tensor
-    correct_by_clean: Tensor
-    correct_protected: Tensor | None
+    evidence: Tensor
+    evidence_by_clean: Tensor
+    evidence_protected: Tensor | None
     epochs: int
     seconds: float
 
@@ -127,7 +133,7 @@ def why_not_late(data: Dataset) -> str:
         if side.late is None:
             return "nobody said which series the protector was fitted on (--fitted-labels)"
         for chosen, what in ((side.late, "late"), (~side.late, "fitted")):
-            if len(set(side.clean.labels[chosen].tolist())) < len(data.classes):
+            if not side.shows[chosen].any(0).all():
                 return f"not every label has {what} patients to train and validate on"
     return ""
 
@@ -155,13 +161,13 @@ def conduct(data: Dataset, spec: Spec, settings: Settings) -> Found:
     course = learn(
         spec.victim, sets, seed=spec.seed, epochs=epochs, countermeasure=spec.countermeasure
     )
-    right, protected = course.predicted == course.test, course.predicted_protected
+    protected = course.evidence_protected
     return Found(
         spec=spec,
         trial=course.trial(),
-        correct=right[course.selected],
-        correct_by_clean=right[course.clean_selected],
-        correct_protected=None if protected is None else protected[course.selected] == course.test,
+        evidence=course.evidence[course.selected],
+        evidence_by_clean=course.evidence[course.clean_selected],
+        evidence_protected=None if protected is None else protected[course.selected],
         epochs=epochs,
         seconds=time.perf_counter() - began,
     )
@@ -195,8 +201,8 @@ def _covered(side: Side, spec: Spec) -> Images:
         return side.protected if spec.coverage else side.clean
     chosen: set[int] = set()
     dealt: set[int] = set()
-    for label in sorted(set(side.clean.labels.tolist())):
-        there = set(side.patients[side.clean.labels == label].tolist()) - dealt
+    for shown in (*side.shows.T, torch.ones(len(side.patients), dtype=torch.bool)):
+        there = set(side.patients[shown].tolist()) - dealt
         order = sorted(there, key=lambda patient: by_chance(f"coverage {spec.seed}", str(patient)))
         chosen.update(order[: round(spec.coverage / 100 * len(order))])
         dealt |= there

@@ -16,7 +16,8 @@ class Images:
     pixels
         (n, 1, rows, columns) or (n, 1, slices, rows, columns), float32, 0 to 1.
     labels
-        (n,), int64, from 0; or masks of classes, shape of `pixels`, int64, 0 for none.
+        int64: (n,), from 0; or for each label whether it holds, (n, labels), 0 or 1; or masks of
+        classes, shape of `pixels`, 0 for none.
     """
 
     pixels: Tensor

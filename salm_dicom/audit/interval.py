@@ -7,9 +7,8 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from salm_dicom.audit.score import balanced_share
+from salm_dicom.audit.tasks import TASKS, Task, task_of
 
 _DRAWS = 1000
 # Of the draws lie between an interval's ends.
@@ -40,12 +39,25 @@ class Draws:
 
     Parameters
     ----------
-    labels, patients
-        Of the test images, (n,) int64.
+    labels
+        Of the test images, see `Images`.
+    patients
+        Number of each image's patient, (n,) int64.
     """
 
     labels: Tensor
     patients: Tensor
+
+    @property
+    def task(self) -> Task:
+        """What is learned."""
+        return TASKS[task_of(self.labels)]
+
+    @cached_property
+    def groups(self) -> list[list[int]]:
+        """The patients that show each class; one of several classes is in several groups."""
+        shows = self.task.shows(self.labels).T
+        return [sorted(set(self.patients[one].tolist())) for one in shows if one.any()]
 
     @cached_property
     def weights(self) -> Tensor:
@@ -53,9 +65,9 @@ class Draws:
         rng = torch.Generator().manual_seed(0)
         out = torch.ones((1 + _DRAWS, len(self.labels)), dtype=torch.float64)
         dealt: set[int] = set()
-        for label in sorted(set(self.labels.tolist())):
-            # a patient with several labels is drawn with the first of them
-            found = sorted(set(self.patients[self.labels == label].tolist()) - dealt)
+        for group in (*self.groups, sorted(set(self.patients.tolist()))):
+            # a patient with several labels is drawn with the first of them, one without at the end
+            found = [patient for patient in group if patient not in dealt]
             dealt.update(found)
             if found:
                 drawn = torch.randint(len(found), (_DRAWS, len(found)), generator=rng)
@@ -68,33 +80,25 @@ class Draws:
     @property
     def fewest(self) -> int:
         """How many patients the label has that has fewest."""
-        labels = set(self.labels.tolist())
-        return min(len(set(self.patients[self.labels == label].tolist())) for label in labels)
+        return min(map(len, self.groups))
 
-    def score(self, correct: Tensor) -> float:
-        """Return the balanced accuracy of one run on the images as they are."""
-        return balanced_share(correct, self.labels)
+    def score(self, evidence: Tensor) -> float:
+        """Return the score of one run on the images as they are."""
+        return self.task.scored(evidence, self.labels)
 
-    def scores(self, correct: Tensor) -> Tensor:
-        """Return the mean balanced accuracy of several runs in every draw, (1 + 1000,).
+    def scores(self, evidence: Tensor) -> Tensor:
+        """Return the mean score of several runs in every draw, (1 + 1000,).
 
         The runs (victims and seeds) are drawn again, too.
 
         Parameters
         ----------
-        correct
-            (runs, n), True where a run recognised an image.
+        evidence
+            (runs, n, ...), what each run made of each image, see `Task`.
         """
-        of_label = functional.one_hot(self.labels).double()
-        recall = torch.stack(
-            [
-                (self.weights @ (one[:, None] * of_label)) / (self.weights @ of_label)
-                for one in correct.double()
-            ],
-            dim=1,
-        )
-        of_run = recall.nanmean(2)
+        drawn = [self.task.drawn(one, self.labels, self.weights) for one in evidence]
+        of_run = torch.stack(drawn, dim=1)
         rng = torch.Generator().manual_seed(1)
-        runs = torch.randint(len(correct), of_run.shape, generator=rng)
-        runs[0] = torch.arange(len(correct))
+        runs = torch.randint(len(evidence), of_run.shape, generator=rng)
+        runs[0] = torch.arange(len(evidence))
         return of_run.gather(1, runs).mean(1)

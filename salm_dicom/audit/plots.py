@@ -21,7 +21,7 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
     save_svg(_countermeasures(summary.countermeasures), files[0])
     if len(summary.coverage) > 1:
         files.append(folder / "coverage.svg")
-        save_svg(_coverage(summary.coverage), files[1])
+        save_svg(_coverage(summary.coverage, summary.score), files[1])
     return files
 
 
@@ -46,7 +46,7 @@ def _countermeasures(rows: Sequence[Row]) -> Any:
     return made
 
 
-def _coverage(rows: Sequence[Row]) -> Any:
+def _coverage(rows: Sequence[Row], score: str) -> Any:
     made, axes = figure(7, 3.6)
     shares = [row.coverage for row in rows]
     for values, name in (
@@ -58,6 +58,6 @@ def _coverage(rows: Sequence[Row]) -> Any:
             shares, [one.low for one in values], [one.high for one in values], alpha=0.15
         )
     axes.set_xlabel("patients that are protected, %")
-    axes.set_ylabel("balanced accuracy on clean test images")
+    axes.set_ylabel(f"{score} on clean test images")
     axes.legend(frameon=False)
     return made

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from salm_dicom.audit.dataset import Dataset, Progress, Subject, View, dataset
+from salm_dicom.audit.dataset import Dataset, Progress, dataset
 from salm_dicom.audit.experiment import Found, Settings, planned, run, why_not_late
+from salm_dicom.audit.split import FEWEST
+from salm_dicom.audit.subjects import Subject, View
 from salm_dicom.audit.summary import Summary, summarise
+from salm_dicom.errors import PlanError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,14 @@ def audit(
     ------
     TooFew
         There are too few patients or labels.
+    PlanError
+        Settings and view are of different tasks.
     """
+    if settings.task != view.plan.objective:
+        raise PlanError(
+            f"the settings are for {settings.task}, the view for {view.plan.objective}; both need "
+            "the same"
+        )
     data = dataset(subjects, view, progress)
     specs = planned(settings, data)
     so_far = Audit(
@@ -85,8 +95,10 @@ def audit(
 
 def _not_measured(data: Dataset) -> dict[str, str]:
     missing = {
-        "frozen or pre-trained backbone": "needs weights from elsewhere; nothing is downloaded",
-        "segmentation": "victims classify; masks are not read",
+        "frozen or pre-trained backbone": "needs weights from elsewhere; nothing is downloaded"
     }
+    if data.rare:
+        why = f"fewer than {FEWEST} patients show them; victims see no class there"
+        missing[f"classes {', '.join(data.rare)}"] = why
     reason = why_not_late(data)
     return {"late arrival": reason, **missing} if reason else missing

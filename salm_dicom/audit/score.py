@@ -7,18 +7,10 @@ import torch
 from torch import Tensor
 
 from salm_dicom.errors import PlanError
-from salm_dicom.learning import dice, overlaps_of
 
 STRONG = 0.9
 PARTIAL = 0.5
 WEAK = 0.2
-
-
-def score(predicted: Tensor, labels: Tensor) -> float:
-    """Return balanced accuracy of labels (n,), or Dice of masks (n, 1, *spatial), 0 to 1."""
-    if labels.ndim == 1:
-        return balanced_accuracy(predicted, labels)
-    return dice(overlaps_of(predicted, labels, int(labels.max())))
 
 
 def chance_of_masks(masks: Tensor) -> float:
@@ -26,11 +18,6 @@ def chance_of_masks(masks: Tensor) -> float:
     classes = int(masks.max())
     shares = [float((masks == one).double().mean()) for one in range(1, classes + 1)]
     return max((2 * share / (1 + share) for share in shares), default=0.0) / max(classes, 1)
-
-
-def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
-    """Return the mean over classes of the share of their images that is recognised, 0 to 1."""
-    return balanced_share(predicted == labels, labels)
 
 
 def area_under_curve(outputs: Tensor, labels: Tensor) -> float:

@@ -10,35 +10,37 @@ from salm_dicom.errors import TooFew
 
 SIDES = ("train", "validation", "test")
 _HELD_OUT = 0.2
-# One to learn from, one to choose on, one to test on.
-_FEWEST = len(SIDES)
+# Patients of a label: one to learn from, one to choose on, one to test on.
+FEWEST = len(SIDES)
 
 
-def split(labels_of: Mapping[str, frozenset[str]]) -> dict[str, str]:
+def split(labels_of: Mapping[str, frozenset[str]], needed: int = 2) -> dict[str, str]:
     """Return the side of every patient: 60 % train, 20 % validation and 20 % test of each label.
 
     Deterministic, whatever the order of the patients. A patient with several labels counts for
-    each of them; the rarest label is dealt out first.
+    each of them; the rarest label is dealt out first, patients without any at the end.
 
     Parameters
     ----------
     labels_of
         Labels of each patient's images.
+    needed
+        How many labels there must be.
 
     Raises
     ------
     TooFew
-        There are not two labels, or a label has too few patients for three sides.
+        There are not enough labels, or a label has too few patients for three sides.
 
     References
     ----------
     Sechidis et al., *On the Stratification of Multi-label Data*, ECML PKDD 2011.
     """
     patients = Counter(label for labels in labels_of.values() for label in labels)
-    if len(patients) < 2:
+    if len(patients) < needed:
         raise TooFew(
             f"{len(labels_of)} patients with {len(patients)} different labels were found; an audit "
-            "needs at least 2 labels"
+            f"needs at least {needed}"
         )
     wanted = {label: _quotas(count) for label, count in patients.items()}
     order = sorted(labels_of, key=_by_chance)
@@ -47,6 +49,10 @@ def split(labels_of: Mapping[str, frozenset[str]]) -> dict[str, str]:
         for patient in order:
             if patient not in sides and rare in labels_of[patient]:
                 sides[patient] = _side(wanted, rare, labels_of[patient])
+    rest = [patient for patient in order if patient not in sides]
+    held_out = round(_HELD_OUT * len(rest))
+    for place, patient in enumerate(rest):
+        sides[patient] = SIDES[1 + (place >= held_out)] if place < 2 * held_out else SIDES[0]
     _check(labels_of, sides, patients)
     return sides
 
@@ -82,6 +88,6 @@ def _check(
         counts = ", ".join(f"{label}: {count}" for label, count in sorted(patients.items()))
         raise TooFew(
             f"too few patients of {', '.join(lacking)} ({counts}): every label needs at least "
-            f"{_FEWEST} patients, one each to train, to validate and to test on. Add patients, "
+            f"{FEWEST} patients, one each to train, to validate and to test on. Add patients, "
             "or take the label out of the labels file"
         )

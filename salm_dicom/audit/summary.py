@@ -15,8 +15,8 @@ from salm_dicom.audit.experiment import NONE, Found
 from salm_dicom.audit.interval import Draws, Interval
 from salm_dicom.audit.score import PARTIAL, WEAK, verdict
 
-# Which test images one victim recognised that learned from clean images, and from protected ones.
-Correct = tuple[Tensor, Tensor]
+# What a victim that learned from clean images made of the test images, and one of protected ones.
+Evidence = tuple[Tensor, Tensor]
 # A clean victim that is less than this above chance has not learned enough to lose something.
 _LEARNED = 0.1
 # Fewer patients to test on tell nothing: drawing them again cannot show how they differ.
@@ -40,7 +40,7 @@ class Row:
     countermeasure, coverage, group
         See `Spec`; or `clean_choice`: none, but the epoch is chosen on clean images.
     clean, protected
-        Mean balanced accuracy on clean test images, 0 to 1.
+        Mean score (balanced accuracy, Dice) on clean test images, 0 to 1.
     protection
         Normalised protection; None where clean victims learn nothing.
     of_runs
@@ -112,6 +112,8 @@ class Summary:
         Without countermeasure, of each victim by itself.
     late
         Trained on patients the protector was fitted on, and on others; empty: not measured.
+    score
+        What the score is called, see `Task`.
     """
 
     countermeasures: tuple[Row, ...]
@@ -119,6 +121,7 @@ class Summary:
     victims: dict[str, Row]
     late: tuple[Row, ...]
     utility: Utility
+    score: str
 
 
 def summarise(found: Sequence[Found], data: Dataset) -> Summary:
@@ -128,7 +131,7 @@ def summarise(found: Sequence[Found], data: Dataset) -> Summary:
         kind = (one.spec.countermeasure, one.spec.coverage, one.spec.group)
         by_kind.setdefault(kind, []).append(one)
     draws = Draws(labels=data.test.clean.labels, patients=data.test.patients)
-    chance = 1 / len(data.classes)
+    chance = data.chance
     clean, attacks = by_kind[NONE, 0, "all"], by_kind[NONE, 100, "all"]
     rows = {
         kind: _of_found(kind, by_kind[kind[0], 0, kind[2]], runs, draws, chance)
@@ -136,7 +139,9 @@ def summarise(found: Sequence[Found], data: Dataset) -> Summary:
         if kind[1]
     }
     none = rows.pop((NONE, 100, "all"))
-    chosen = [(a.correct_by_clean, b.correct_by_clean) for a, b in zip(clean, attacks, strict=True)]
+    chosen = [
+        (a.evidence_by_clean, b.evidence_by_clean) for a, b in zip(clean, attacks, strict=True)
+    ]
     by_clean = _row((CLEAN_CHOICE, 100, "all"), chosen, draws, chance)
     others = [row for row in rows.values() if row.countermeasure != NONE]
     return Summary(
@@ -145,6 +150,7 @@ def summarise(found: Sequence[Found], data: Dataset) -> Summary:
         victims=_by_victim(clean, attacks, draws, chance),
         late=tuple(row for row in rows.values() if row.group != "all"),
         utility=_utility(clean, draws),
+        score=data.task.score,
     )
 
 
@@ -169,7 +175,7 @@ def _of_found(
     draws: Draws,
     chance: float,
 ) -> Row:
-    pairs = [(a.correct, b.correct) for a, b in zip(clean, runs, strict=True)]
+    pairs = [(a.evidence, b.evidence) for a, b in zip(clean, runs, strict=True)]
     row = _row(kind, pairs, draws, chance)
     return replace(row, clean_auc=_area(clean), protected_auc=_area(runs))
 
@@ -179,7 +185,7 @@ def _area(runs: Sequence[Found]) -> float | None:
     return fmean(areas) if areas else None
 
 
-def _row(kind: tuple[str, int, str], runs: Sequence[Correct], draws: Draws, chance: float) -> Row:
+def _row(kind: tuple[str, int, str], runs: Sequence[Evidence], draws: Draws, chance: float) -> Row:
     drawn_clean, drawn = (draws.scores(torch.stack(list(some))) for some in zip(*runs, strict=True))
     clean = Interval.of(drawn_clean)
     gain = (drawn_clean - chance).clamp(min=_LEAST_GAIN)
@@ -197,7 +203,7 @@ def _row(kind: tuple[str, int, str], runs: Sequence[Correct], draws: Draws, chan
     )
 
 
-def _of_run(run: Correct, draws: Draws, chance: float) -> float | None:
+def _of_run(run: Evidence, draws: Draws, chance: float) -> float | None:
     clean, protected = (draws.score(one) for one in run)
     return (clean - protected) / (clean - chance) if clean > chance else None
 
@@ -259,8 +265,8 @@ def name_of(row: Row) -> str:
 
 def _utility(clean_runs: Sequence[Found], draws: Draws) -> Utility:
     changes = [
-        100 * (draws.score(one.correct_protected) - draws.score(one.correct))
+        100 * (draws.score(one.evidence_protected) - draws.score(one.evidence))
         for one in clean_runs
-        if one.correct_protected is not None
+        if one.evidence_protected is not None
     ]
     return Utility(mean=fmean(changes), largest=max(changes, key=abs))

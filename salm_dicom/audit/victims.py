@@ -17,7 +17,7 @@ from monai.networks.nets.unet import UNet
 from torch import nn
 from torch.nn import functional
 
-from salm_dicom.learning import Padded
+from salm_dicom.objectives import Padded
 
 # What is left after a network has halved its input four or five times must not be empty.
 _HALVED_FOUR_TIMES, _HALVED_FIVE_TIMES = 16, 32

@@ -18,6 +18,7 @@ from salm_dicom.errors import Changed, NoLabel, PlanError, SalmDicomError, TooLa
 from salm_dicom.folder import digest_of
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Mask
+from salm_dicom.protector.target import names_of
 from salm_dicom.volume import Volume
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Asked:
         if self.labels is None:
             raise PlanError(
                 f"method {plan.method} needs labels: give --labels labels.csv, "
-                "or use --method random, which needs none"
+                "--label-free to protect what looks alike, or --method random, which needs none"
             )
         return self.labels
 
@@ -72,13 +73,17 @@ def label(catalog: Catalog, plan: ProtectionPlan, asked: Asked) -> None:
     PlanError, NoLabel
         Labels or masks are needed, and there are none, or no series has one.
     """
-    if not plan.needs_surrogate:
+    if plan.label_free and plan.needs_surrogate and (asked.labels or asked.masks):
+        raise PlanError("--label-free makes its own labels; leave out --labels and --masks")
+    if not plan.needs_labels:
         catalog.label_all()
         return
     given = asked.given(catalog, plan)
     for entry in catalog.series():
         try:
-            catalog.set_label(entry.number, given.of(entry.series))
+            text = given.of(entry.series)
+            names_of(text, plan.objective)
+            catalog.set_label(entry.number, text)
         except NoLabel as error:
             catalog.leave_out(LeftOut(p, error.code, str(error)) for p in entry.series.paths)
     if not catalog.count(where="is_in AND is_labelled"):

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from salm_dicom.batch import nifti
-from salm_dicom.batch.catalog import AnySeries
+from salm_dicom.batch.catalog import AnySeries, Catalog
 from salm_dicom.batch.labels import Labels
+from salm_dicom.batch.masks import Masks, mask_of
 from salm_dicom.batch.pairing import partners_of
-from salm_dicom.batch.source import find
+from salm_dicom.batch.source import fill, listed
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.pixels import stored_values
 from salm_dicom.dicom.rewriting import NewUid
@@ -22,6 +23,7 @@ from salm_dicom.errors import InputError, NoLabel, NotProtected, PlanError
 from salm_dicom.nifti.image import read as read_nifti_file
 from salm_dicom.nifti.scan import NiftiFile
 from salm_dicom.nifti.series import read_nifti, stored_pixels
+from salm_dicom.protector import Mask
 from salm_dicom.volume import Integers, StoredPixels, Volume
 
 # Protected files by what they name as their source: a SOP Instance UID or a SHA-256.
@@ -41,9 +43,13 @@ class Pair:
         Whose it is, or what stands for that; never shown.
     is_known
         Whether the series says whose it is.
+    label
+        Empty where there are masks.
     load
         Returns the source and the protected stored values, in the order of its slices; of a
         NIfTI file over time the first volume.
+    mask
+        Returns the mask of the source; None where there are labels.
     """
 
     paths: tuple[Path, ...]
@@ -52,15 +58,16 @@ class Pair:
     label: str
     fitted: bool | None
     load: Callable[[], tuple[Volume, StoredPixels]]
+    mask: Callable[[], Mask] | None = None
 
 
 def pairs(
     source: Path,
     output: Path,
-    labels: Labels,
+    labels: Labels | Path,
     *,
     split_by: str = "patient",
-    fitted: Labels | None = None,
+    fitted: Labels | Path | None = None,
     modality: str | None = None,
     source_uid: NewUid = str,
 ) -> tuple[list[Pair], list[LeftOut]]:
@@ -71,10 +78,12 @@ def pairs(
 
     Parameters
     ----------
+    labels
+        Of the series; or where their masks are, a file or a folder.
     split_by
         What stands for a patient: one of `SPLIT_BY`.
     fitted
-        Labels that the protector was fitted with, to tell series it has never seen.
+        Labels or masks that the protector was fitted with, to tell series it has never seen.
     modality
         Of NIfTI files whose sidecar does not say.
     source_uid
@@ -84,12 +93,16 @@ def pairs(
         if not place.is_dir():
             raise PlanError(f"{name} is not a folder")
     partners = partners_of(output)[0] | nifti.partners(output)[0]
-    export = find(source, modality, allow_quantitative=True)  # what is not in OUT goes anyway
+    with Catalog.new() as catalog:
+        fill(catalog, source, modality, allow_quantitative=True)  # what is not in OUT goes anyway
+        export = listed(catalog)
+        given = _given(labels, source, catalog)
+        seen = None if fitted is None else _given(fitted, source, catalog)
     found: list[Pair] = []
     left_out = list(export.left_out)
     for series in export.series:
         try:
-            found.append(_pair(series, partners, labels, split_by, fitted, source, source_uid))
+            found.append(_pair(series, partners, given, split_by, seen, source, source_uid))
         except InputError as error:
             left_out += [LeftOut(path, error.code, str(error)) for path in series.paths]
     return found, left_out
@@ -98,23 +111,30 @@ def pairs(
 def _pair(
     series: AnySeries,
     partners: Partners,
-    labels: Labels,
+    given: Labels | Masks,
     split_by: str,
-    fitted: Labels | None,
+    fitted: Labels | Masks | None,
     root: Path,
     source_uid: NewUid,
 ) -> Pair:
     names = [series.sha256] if isinstance(series, NiftiFile) else _instances(series)
     after = [_only(partners.get(source_uid(name), [])) for name in names]
     patient = _patient(series, split_by, root)
+    label = given.of(series)
+    is_mask = isinstance(given, Masks)
     return Pair(
         paths=series.paths,
         patient=patient or f"series {names[0]}",
         is_known=bool(patient),
-        label=labels.of(series),
+        label="" if is_mask else label,
         fitted=None if fitted is None else _is_in(fitted, series),
         load=lambda: _load(series, after),
+        mask=(lambda: mask_of(series, label)) if is_mask else None,
     )
+
+
+def _given(labels: Labels | Path, root: Path, catalog: Catalog) -> Labels | Masks:
+    return Masks(labels, root, catalog) if isinstance(labels, Path) else labels
 
 
 def _instances(series: SeriesFiles) -> list[str]:
@@ -144,7 +164,7 @@ def _patient(series: AnySeries, split_by: str, root: Path) -> str:
     return f"{split_by} {said}" if said else ""
 
 
-def _is_in(labels: Labels, series: AnySeries) -> bool:
+def _is_in(labels: Labels | Masks, series: AnySeries) -> bool:
     try:
         labels.of(series)
     except NoLabel:

@@ -9,7 +9,7 @@ from salm_dicom.batch.ledger import Ledger
 from salm_dicom.batch.manifest import MANIFEST
 from salm_dicom.dicom.index import INDEX
 from salm_dicom.errors import PlanError, UnsafeError
-from salm_dicom.protector.store import PROTECTOR, UNFINISHED
+from salm_dicom.protector.store import FILES, UNFINISHED
 
 
 def check_places(source: Path, output: Path, vault: Path) -> None:
@@ -68,7 +68,7 @@ def check_protector(output: Path) -> None:
     UnsafeError
     """
     there = {path.name for path in output.iterdir()} if output.exists() else set()
-    known = {name for name in there if name.startswith((PROTECTOR, "surrogate-"))}
+    known = {name for name in there if name.startswith(FILES)}
     if there - known - {UNFINISHED} or (there and UNFINISHED not in there):
         raise UnsafeError("the protector's folder is not empty; use a new one")
 

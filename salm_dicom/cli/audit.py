@@ -10,6 +10,7 @@ import click
 from salm_dicom.cli import console
 from salm_dicom.cli.audit_asked import (
     COUNTERMEASURES,
+    SEGMENTERS,
     VICTIMS,
     Asked,
     check_places,
@@ -21,6 +22,7 @@ from salm_dicom.cli.options import (
     FOLDER,
     labels_options,
     log_option,
+    masks_option,
     modality_option,
     progress_option,
     source_argument,
@@ -28,9 +30,9 @@ from salm_dicom.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from salm_dicom.audit.dataset import Subject, View
     from salm_dicom.audit.experiment import Settings
     from salm_dicom.audit.run import Audit
+    from salm_dicom.audit.subjects import Subject, View
     from salm_dicom.batch.counterparts import Pair
     from salm_dicom.dicom.scan import LeftOut
 
@@ -39,6 +41,8 @@ Examples:
   salm-dicom audit export/ shared/ --labels labels.csv
   salm-dicom audit export/ shared/ --labels labels.csv --seeds 1 --countermeasures none
   salm-dicom audit export/ shared/ --labels labels.csv --require 0.5 --json audit.json
+  salm-dicom audit export/ shared/ --masks masks/
+  salm-dicom audit export/ shared/ --labels findings.csv --objective multilabel
 """
 
 
@@ -46,6 +50,12 @@ Examples:
 @source_argument
 @click.argument("output", metavar="OUT", type=FOLDER)
 @labels_options
+@masks_option
+@click.option(
+    "--objective",
+    type=click.Choice(["classification", "multilabel", "segmentation"]),
+    help="What victims learn. Default: segmentation with --masks, else classification.",
+)
 @modality_option
 @vault_option
 @click.option(
@@ -58,13 +68,15 @@ Examples:
 @click.option(
     "--fitted-labels",
     type=FOLDER,
-    help="The labels file of the fit: series that it does not name arrived late.",
+    help="The labels file, or the masks, of the fit: series without one there arrived late.",
 )
 @click.option(
     "--victims",
-    default=",".join(VICTIMS[:3]),
-    show_default=True,
-    help="Networks, by comma. Also: " + ", ".join(VICTIMS[3:]) + ".",
+    help="Networks, by comma. Known: "
+    + ", ".join(VICTIMS)
+    + "; with --masks "
+    + ", ".join(SEGMENTERS)
+    + ". Default: the first three.",
 )
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Of each.")
 @click.option(
@@ -123,8 +135,9 @@ def command(**asked: Any) -> int:
     """Measure how well the export OUT is protected against training, with SOURCE as the reference.
 
     Victims are trained from scratch on OUT and on SOURCE and tested on clean images of other
-    patients. Nothing but SOURCE, OUT and the labels is read. It takes hours for a large export:
-    begin with --seeds 1, one victim, a few countermeasures. Exit 5 when --require is not reached.
+    patients. Nothing but SOURCE, OUT and the labels or masks is read. It takes hours for a large
+    export: begin with --seeds 1, one victim, a few countermeasures. Exit 5 when --require is not
+    reached.
     """
     return _run(Asked(**asked))
 
@@ -198,10 +211,12 @@ def _audited(
 
 
 def _subject(pair: Pair) -> Subject:
-    from salm_dicom.audit.dataset import Subject
+    from salm_dicom.audit.subjects import Subject
 
     late = None if pair.fitted is None else not pair.fitted
-    return Subject(patient=pair.patient, label=pair.label, load=pair.load, late=late)
+    return Subject(
+        patient=pair.patient, load=pair.load, label=pair.label, late=late, mask=pair.mask
+    )
 
 
 def _warn_of_unknown(pairs: Sequence[Pair]) -> None:

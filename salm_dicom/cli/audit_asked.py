@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from salm_dicom.audit.dataset import View
     from salm_dicom.audit.experiment import Settings
+    from salm_dicom.audit.subjects import View
     from salm_dicom.batch.counterparts import Pair
     from salm_dicom.batch.labels import Labels
     from salm_dicom.dicom.scan import LeftOut
 
-# Rows of VICTIMS and COUNTERMEASURES; written again here because help must not wait for torch.
+# Rows of the tables in audit/; written again here because help must not wait for torch.
 VICTIMS = (
     "resnet-10", "densenet-small", "convnet", "seresnet-small", "resnet-18", "densenet-121",
     "efficientnet-b0",
 )  # fmt: skip
+SEGMENTERS = ("unet-wide", "attention-unet", "segresnet")
 COUNTERMEASURES = (
     "shift_flip", "jpeg90", "jpeg50", "jpeg10", "8bit", "2bit", "blur0.5", "blur1", "blur2",
     "median3", "median5", "half", "projection", "cutout", "cutmix", "mixup", "ueraser",
@@ -33,11 +34,13 @@ class Asked:
     output: Path
     labels: Path | None
     labels_by: str
+    masks: Path | None
+    objective: str | None
     modality: str | None
     vault: Path | None
     split_by: str
     fitted_labels: Path | None
-    victims: str
+    victims: str | None
     seeds: int
     epochs: int | None
     countermeasures: str
@@ -53,22 +56,32 @@ class Asked:
     progress: str
     log_file: Path | None
 
+    @property
+    def task(self) -> str:
+        """What victims learn."""
+        return self.objective or ("classification" if self.masks is None else "segmentation")
+
 
 def settings_of(asked: Asked) -> Settings:
     """Return what an audit is to try."""
+    from salm_dicom.audit.countermeasures import COUNTERMEASURES
     from salm_dicom.audit.experiment import Settings
     from salm_dicom.errors import PlanError
 
+    check_given(asked)
+    known = [n for n, one in COUNTERMEASURES.items() if asked.task in one.tasks and n != "none"]
+    usual = VICTIMS[:3] if asked.masks is None else SEGMENTERS
     measures = _names(asked.countermeasures)
     try:
         coverage = tuple(int(share) for share in _names(asked.coverage))
     except ValueError as error:
         raise PlanError("--coverage needs whole numbers, as in 20,40,60,80,100") from error
     return Settings(
-        victims=_names(asked.victims),
+        task=asked.task,
+        victims=usual if asked.victims is None else _names(asked.victims),
         seeds=asked.seeds,
         epochs=asked.epochs,
-        countermeasures=COUNTERMEASURES if measures == ("all",) else measures,
+        countermeasures=tuple(known) if measures == ("all",) else measures,
         coverage=coverage,
     )
 
@@ -77,9 +90,22 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
 
 
+def check_given(asked: Asked) -> Path:
+    """Return the file of labels or the place of masks; refuse both or neither."""
+    from salm_dicom.errors import PlanError
+
+    given = [path for path in (asked.labels, asked.masks) if path is not None]
+    if len(given) != 1 or (asked.masks is None) == (asked.task == "segmentation"):
+        raise PlanError(
+            "an audit needs labels or masks: give --labels labels.csv, or --masks PATH alone, a "
+            "folder of SEG, RTSTRUCT or NIfTI masks, or SOURCE itself (objective segmentation)"
+        )
+    return given[0]
+
+
 def view_of(asked: Asked) -> View:
     """Return how victims are to see a series."""
-    from salm_dicom.audit.dataset import View
+    from salm_dicom.audit.subjects import View
     from salm_dicom.plan import ProtectionPlan
 
     default = ProtectionPlan()
@@ -88,6 +114,7 @@ def view_of(asked: Asked) -> View:
         edges = [asked.size, asked.size]
     plan = ProtectionPlan(
         method="random",
+        objective=asked.task,
         extent=asked.extent,
         intensity_range=asked.intensity_range,
         slice_size=(asked.size, asked.size) if asked.size else default.slice_size,
@@ -110,24 +137,23 @@ def pairs_of(asked: Asked) -> tuple[list[Pair], list[LeftOut]]:
     """Return the labelled series of SOURCE that are in OUT, and every other file."""
     from salm_dicom.batch.counterparts import pairs
     from salm_dicom.batch.deidentify import existing
-    from salm_dicom.errors import PlanError
 
-    labels = _labels(asked, asked.labels)
-    if labels is None:
-        raise PlanError("an audit needs labels: give --labels labels.csv")
     cleaner = existing(asked.vault or asked.output.with_name(f"{asked.output.name}.vault"))
     return pairs(
         asked.source,
         asked.output,
-        labels,
+        _read(asked, check_given(asked)),
         split_by=asked.split_by,
-        fitted=_labels(asked, asked.fitted_labels),
+        fitted=None if asked.fitted_labels is None else _read(asked, asked.fitted_labels),
         modality=asked.modality,
         source_uid=str if cleaner is None else cleaner.uid,
     )
 
 
-def _labels(asked: Asked, path: Path | None) -> Labels | None:
+def _read(asked: Asked, path: Path) -> Labels | Path:
+    """Return labels, or where masks are."""
     from salm_dicom.batch.labels import Labels
 
-    return None if path is None else Labels.read(path, by=asked.labels_by, root=asked.source)
+    if asked.masks is not None:
+        return path
+    return Labels.read(path, by=asked.labels_by, root=asked.source)

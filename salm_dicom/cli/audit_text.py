@@ -42,15 +42,18 @@ _GROUPS = {"early": "the fit's", "late": "arrived late"}
 
 def _head(audit: Audit) -> Iterator[str]:
     data, settings = audit.data, audit.settings
-    chance = 1 / len(data.classes)
-    yield f"Labels: {', '.join(data.classes)}. Guessing scores {chance:.2f}, a perfect model 1.00"
+    what = data.task.what.capitalize()
+    guessing = f"Guessing scores {data.chance:.2f}, a perfect model 1.00"
+    yield f"{what}: {', '.join(data.classes)}. {guessing}"
     for name, side in data.sides().items():
         patients = len(set(side.patients.tolist()))
-        yield f"  {name + ':':<12}{patients} patients, {len(side.patients)} images"
+        text = f"  {name + ':':<12}{patients} patients, {len(side.patients)} images"
+        bare = int((~side.shows.any(1)).sum())
+        yield f"{text}, {bare} of them without any class" if bare else text
     victims = f"{', '.join(settings.victims)}; {settings.seeds} of each"
     size = " x ".join(map(str, audit.view.size))
     yield f"Victims: {victims}, trained {_epochs(audit)} times over all images of {size}"
-    yield "Scores: mean balanced accuracy on clean images of patients that no victim has seen;"
+    yield f"Scores: mean {data.task.score} on clean images of patients that no victim has seen;"
     yield "lost: share of what could be learned, 0 % protects nothing, 100 % leaves guessing"
 
 

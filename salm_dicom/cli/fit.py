@@ -15,16 +15,17 @@ from salm_dicom.cli.options import (
     log_option,
     masks_option,
     modality_option,
-    plan_options,
     progress_option,
     quantitative_option,
     sandbox_option,
     source_argument,
 )
+from salm_dicom.cli.plan_options import plan_options
 
 EXAMPLES = """\b
 Examples:
   salm-dicom fit export/ --labels labels.csv -o protector/
+  salm-dicom fit export/ --label-free -o protector/
   salm-dicom fit export/ --objective segmentation --masks masks/ -o protector/
 """
 

@@ -19,7 +19,6 @@ from salm_dicom.cli.options import (
     log_option,
     masks_option,
     modality_option,
-    plan_options,
     progress_option,
     quantitative_option,
     recipients_of,
@@ -28,6 +27,7 @@ from salm_dicom.cli.options import (
     site_key,
     source_argument,
 )
+from salm_dicom.cli.plan_options import plan_options
 from salm_dicom.cli.scan import selection_of, show
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ Examples:
   salm-dicom protect export/ -o shared/ --labels labels.csv
   salm-dicom protect export/ -o shared/ --protector protector/ --labels labels.csv
   salm-dicom protect export/ -o shared/ --objective segmentation --masks masks/
+  salm-dicom protect export/ -o shared/ --label-free --clusters 8
   salm-dicom protect export/ -o try/ --method random
 """
 

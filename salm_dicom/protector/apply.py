@@ -19,13 +19,14 @@ from salm_dicom.plan import ProtectionPlan, intensity_range
 from salm_dicom.protector.device import other_kind
 from salm_dicom.protector.protected import Protected, each
 from salm_dicom.protector.samples import per_slice, samples, slices_at_once
-from salm_dicom.protector.target import Mask, Target
+from salm_dicom.protector.target import Mask, Target, labelled
 from salm_dicom.quantity import warnings_of
 from salm_dicom.record import ProtectionRecord
 from salm_dicom.volume import Integers, Volume
 
 if TYPE_CHECKING:  # torch takes longer to import than most series to protect without it
     from salm_dicom.perturb.loss import Loss
+    from salm_dicom.protector.clusters import Clusters
     from salm_dicom.protector.surrogate import Surrogate
 
 
@@ -44,6 +45,8 @@ class Protector:
         without a surrogate.
     surrogates
         By extent, `slice` and `volume`.
+    clusters
+        What stands in place of labels (plan `label_free`); `classes` are their names.
     report
         Numbers of the fit, for people.
     device
@@ -54,6 +57,7 @@ class Protector:
     plan: ProtectionPlan
     classes: tuple[str, ...] = ()
     surrogates: Mapping[str, Surrogate] = field(default_factory=dict)
+    clusters: Clusters | None = None
     report: Mapping[str, float] = field(default_factory=dict)
     device: str = "cpu"
 
@@ -61,7 +65,8 @@ class Protector:
     def digest(self) -> str:
         """SHA-256 of plan and weights; part of every UID that is made with this protector."""
         surrogates = [[extent, *one.digest] for extent, one in sorted(self.surrogates.items())]
-        return self.plan.digest(json.dumps([list(self.classes), surrogates]))
+        clusters = [] if self.clusters is None else [self.clusters.digest]
+        return self.plan.digest(json.dumps([list(self.classes), surrogates, *clusters]))
 
     def apply(
         self, volume: Volume, *, series_uid: str, label: str | Mask | None = None
@@ -75,13 +80,17 @@ class Protector:
         series_uid
             Goes into the random seed, so that series differ and order does not matter.
         label
-            One of `classes`, or a mask of them (objective `segmentation`); needed by methods with a
-            surrogate.
+            One of `classes`, several with semicolons between them (`multilabel`), or a mask of them
+            (`segmentation`); needed by methods with a surrogate, and not looked at where there are
+            clusters.
 
         Raises
         ------
         NoLabel, NoForeground, NoChange, GeometryError, PlanError
         """
+        if self.clusters is not None:
+            # a file of several volumes: each of them is looked at by itself
+            label = self.classes[0] if volume.parts else self.clusters.name_of(volume, self.plan)
         target = self._target(label, volume)
         if volume.parts:
             found = each(volume, lambda one, n: self._apply_part(volume, one, n, series_uid, label))
@@ -130,13 +139,17 @@ class Protector:
         label
             One of `classes`, or the digest of a mask.
         """
+        if self.clusters is not None:
+            return self._digest_of(Target(key=""))
         is_mask = self.plan.needs_masks and label is not None
         return self._digest_of(Target(key=str(label)) if is_mask else self._target(label))
 
     def _digest_of(self, target: Target | None) -> str:
         if target is None:
             return self.digest
-        about = (self.digest, target.key, *other_kind(self.device))
+        # pixels decide which cluster is theirs, so it need not be told apart
+        key = target.key if self.clusters is None else "label-free"
+        about = (self.digest, key, *other_kind(self.device))
         return hashlib.sha256("/".join(about).encode()).hexdigest()
 
     def _target(self, label: str | Mask | None, volume: Volume | None = None) -> Target | None:
@@ -144,14 +157,14 @@ class Protector:
             return None
         if self.plan.needs_masks:
             if not isinstance(label, Mask) or volume is None:
-                raise NoLabel("a protector for segmentation needs a mask for each series")
+                raise NoLabel(
+                    "a protector for segmentation needs a mask for each series (SALMd: mask_key)"
+                )
             return Target.of(label, volume, self.classes)
         if not isinstance(label, str):
             raise NoLabel(f"method {self.plan.method} needs a label for each series")
-        if label not in self.classes:
-            raise NoLabel(f"the label is not one of the {len(self.classes)} the protector knows")
-        place = self.classes.index(label)
-        return Target(key=str(place), place=place)
+        found = labelled(label, self.classes, self.plan.objective)
+        return Target(key="".join(map(str, np.atleast_1d(found).tolist())), label=found)
 
     def _place(self, target: Target | None) -> int:
         """Return the place of a label among all; the seed decides which one comes first."""

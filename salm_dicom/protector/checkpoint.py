@@ -1,6 +1,7 @@
 """Checkpoint: what a fit that was killed goes on from, in a folder of its own; as secret as it.
 
     fit/about.json                     whose it is: plan, studies and versions, as one digest
+    fit/clusters.safetensors           what stands in place of labels, of a label-free fit
     fit/EXTENT/samples.json, 00*       what was read, see `spool`
     fit/EXTENT/trained.safetensors     network, optimiser and generator after a surrogate phase
     fit/EXTENT/reached.json            what was measured then; the noise phase may begin
@@ -29,14 +30,18 @@ from torch import Tensor, nn
 from salm_dicom.errors import InputError, UnsafeError
 from salm_dicom.folder import locked, make_private, write_whole
 from salm_dicom.plan import ProtectionPlan
+from salm_dicom.protector.clusters import Clusters, encoder_spec
 from salm_dicom.protector.device import other_kind
 from salm_dicom.protector.sampled import Progress, Study
+from salm_dicom.protector.spool import Unfit
 from salm_dicom.protector.store import UNFINISHED
+from salm_dicom.protector.surrogate import Surrogate
 from salm_dicom.protector.tensors import read_tensors, tensor_file
 
 _FORMAT = 1
-_ABOUT, _TRAINED, _REACHED, _SURROGATE = (
-    "about.json", "trained.safetensors", "reached.json", "surrogate.safetensors",
+_ABOUT, _CLUSTERS, _TRAINED, _REACHED, _SURROGATE = (
+    "about.json", "clusters.safetensors", "trained.safetensors", "reached.json",
+    "surrogate.safetensors",
 )  # fmt: skip
 
 
@@ -80,6 +85,7 @@ def _claim(folder: Path, digest: str) -> None:
     try:
         known = json.loads((folder / _ABOUT).read_text())
     except FileNotFoundError:
+        (folder / _CLUSTERS).unlink(missing_ok=True)
         for one in ("slice", "volume"):
             shutil.rmtree(folder / one, ignore_errors=True)
         write_whole(folder / _ABOUT, json.dumps(about).encode())
@@ -94,7 +100,7 @@ def _claim(folder: Path, digest: str) -> None:
 
 def _has_kept(folder: Path) -> bool:
     """Return whether a fit has left more in its folder than that it was begun."""
-    return any(folder.glob("*/*.json"))
+    return (folder / _CLUSTERS).exists() or any(folder.glob("*/*.json"))
 
 
 def _remove(folder: Path) -> None:
@@ -216,3 +222,25 @@ def finished(folder: Path) -> tuple[dict[str, Tensor], dict[str, float]] | None:
     """Return what `finish` wrote, if it did."""
     path = folder / _SURROGATE
     return read_tensors(path) if path.exists() else None
+
+
+def keep_clusters(
+    folder: Path, clusters: Clusters, labels: Sequence[str], unfit: Sequence[Unfit]
+) -> None:
+    """Write clusters, the one of each study, and the studies that have none."""
+    tensors = {f"weights/{name}": one for name, one in clusters.encoder.weights.items()}
+    tensors["centroids"] = clusters.centroids
+    about = {"labels": labels, "unfit": unfit}
+    write_whole(folder / _CLUSTERS, tensor_file(tensors, about))
+
+
+def kept_clusters(
+    folder: Path, plan: ProtectionPlan
+) -> tuple[Clusters, list[str], list[Unfit]] | None:
+    """Return what `keep_clusters` wrote, if it did."""
+    if not (folder / _CLUSTERS).exists():
+        return None
+    tensors, about = read_tensors(folder / _CLUSTERS)
+    encoder = Surrogate(spec=encoder_spec(plan), weights=_named(tensors, "weights/"))
+    clusters = Clusters(encoder=encoder, centroids=tensors["centroids"])
+    return clusters, about["labels"], [tuple(one) for one in about["unfit"]]

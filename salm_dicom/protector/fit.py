@@ -16,7 +16,8 @@ A fit that is killed goes on where it was, see `checkpoint`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from salm_dicom.errors import InputError, NoLabel, SalmDicomError
@@ -24,11 +25,18 @@ from salm_dicom.folder import make_private
 from salm_dicom.learning import one_thread
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import Protector
-from salm_dicom.protector.checkpoint import digest_of, unfinished
+from salm_dicom.protector.checkpoint import (
+    digest_of,
+    keep_clusters,
+    kept_clusters,
+    unfinished,
+)
+from salm_dicom.protector.clusters import Clusters, clustered
 from salm_dicom.protector.rounds import Each, min_min
 from salm_dicom.protector.sampled import Failed, Progress, Study, read_samples
-from salm_dicom.protector.spool import Spool, spool_in, spooled
+from salm_dicom.protector.spool import Spool, Unfit, spool_in, spooled
 from salm_dicom.protector.surrogate import Surrogate
+from salm_dicom.protector.target import names_of
 
 __all__ = ["Progress", "Study", "fit"]
 
@@ -70,24 +78,48 @@ def fit(
     UnsafeError, Locked
         An unfinished fit of something else lies in the workspace, or another process is at it.
     """
-    classes = _classes(studies, plan)
-    if not plan.build_method().needs_gradient:
-        protector = Protector(plan=plan, classes=classes)
-        keep(protector)
-        return protector
+    learns = plan.build_method().needs_gradient
+    digest = digest_of(studies, plan, device, progress) if learns or plan.label_free else None
     surrogates: dict[str, Surrogate] = {}
     report: dict[str, float] = {}
     extents = ("slice", "volume") if plan.extent == "volume" else ("slice",)
-    digest = digest_of(studies, plan, device, progress)
     with unfinished(workspace, digest) as folder, one_thread():
-        for extent in extents:
+        studies, clusters = _grouped(studies, plan, folder, progress, failed)
+        classes = _classes(studies, plan) if clusters is None else clusters.names
+        for extent in extents if learns else ():
             spool = _read(studies, classes, plan, extent, folder / extent, progress, failed)
             classes = spool.classes
             surrogates[extent], found = min_min(spool, plan, extent, progress, device, each)
             report |= found | {f"{extent}_skipped_series": float(len(spool.unfit))}
-        protector = Protector(plan=plan, classes=classes, surrogates=surrogates, report=report)
+        protector = Protector(
+            plan=plan, classes=classes, surrogates=surrogates, clusters=clusters, report=report
+        )
         keep(protector)
     return protector
+
+
+def _grouped(
+    studies: Sequence[Study],
+    plan: ProtectionPlan,
+    folder: Path,
+    progress: Progress,
+    failed: Failed,
+) -> tuple[Sequence[Study], Clusters | None]:
+    """Return the studies with their labels; of a label-free fit also what gave them these."""
+    if not plan.label_free:
+        return studies, None
+    kept = kept_clusters(folder, plan)
+    if kept is None:
+        for left in folder.glob("clusters-*"):
+            shutil.rmtree(left)
+        unfit, note = _noting(failed)
+        labelled, clusters = clustered(studies, plan, folder, progress, note)
+        keep_clusters(folder, clusters, [one.label for one in labelled], unfit)
+        return labelled, clusters
+    clusters, labels, unfit = kept
+    _tell(failed, unfit)
+    pairs = zip(studies, labels, strict=True)
+    return [replace(study, label=label) for study, label in pairs], clusters
 
 
 def _read(
@@ -102,15 +134,9 @@ def _read(
     """Return the samples of one extent, as they were read before if all of them were."""
     spool = spool_in(folder)
     if spool is not None:
-        for place, code, reason in spool.unfit:
-            failed(place, _noted(code, reason))
+        _tell(failed, spool.unfit)
         return spool
-    unfit: list[tuple[int, str, str]] = []
-
-    def note(place: int, error: SalmDicomError) -> None:
-        unfit.append((place, error.code, str(error)))
-        failed(place, error)
-
+    unfit, note = _noting(failed)
     shutil.rmtree(folder, ignore_errors=True)
     make_private(folder)
     try:
@@ -119,6 +145,23 @@ def _read(
     except BaseException:
         shutil.rmtree(folder)
         raise
+
+
+def _noting(failed: Failed) -> tuple[list[Unfit], Failed]:
+    """Return a list that grows with what is told, and whom to tell."""
+    unfit: list[Unfit] = []
+
+    def note(place: int, error: SalmDicomError) -> None:
+        unfit.append((place, error.code, str(error)))
+        failed(place, error)
+
+    return unfit, note
+
+
+def _tell(failed: Failed, unfit: Iterable[Unfit]) -> None:
+    """Tell of studies that an earlier run could not use."""
+    for place, code, reason in unfit:
+        failed(place, _noted(code, reason))
 
 
 def _noted(code: str, reason: str) -> SalmDicomError:
@@ -139,10 +182,10 @@ def _classes(studies: Sequence[Study], plan: ProtectionPlan) -> tuple[str, ...]:
         if any(study.mask is None for study in studies):
             raise NoLabel("objective segmentation needs a mask for each study: Study(mask=...)")
         return ()
-    classes = tuple(sorted({study.label for study in studies}))
-    if len(classes) < 2:
+    labels = {names_of(study.label, plan.objective) for study in studies}
+    if len(labels) < 2:
         raise NoLabel(
-            f"{len(studies)} labelled series with {len(classes)} different labels; a surrogate "
+            f"{len(studies)} labelled series with {len(labels)} different labels; a surrogate "
             "needs at least 2. Use --method random for a protection without labels"
         )
-    return classes
+    return tuple(sorted(frozenset.union(*labels)))

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from salm_dicom.folder import atomic, working
-from salm_dicom.learning import OBJECTIVES, NetworkSpec, network_input, one_thread, train
+from salm_dicom.learning import network_input, one_thread, train
+from salm_dicom.objectives import OBJECTIVES, NetworkSpec
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import seed_of
 from salm_dicom.protector.checkpoint import (

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from salm_dicom.errors import InputError, NoForeground, NoLabel, PlanError, SalmDicomError
 from salm_dicom.foreground import foreground
-from salm_dicom.learning import network_input, network_target
+from salm_dicom.learning import network_input
+from salm_dicom.objectives import network_target
 from salm_dicom.perturb import Limits
 from salm_dicom.plan import ProtectionPlan, intensity_range
 from salm_dicom.protector.apply import budgets
-from salm_dicom.protector.samples import per_slice, samples
-from salm_dicom.protector.target import Mask, check_shape, near
-from salm_dicom.volume import Booleans, Volume
+from salm_dicom.protector.samples import chosen_slices, per_slice, samples
+from salm_dicom.protector.target import Mask, check_shape, labelled, names_of, near
+from salm_dicom.volume import Volume
 
-# A long series does not teach the surrogate more than this many of its slices do; of those with a
-# mask, so many show it if that many do.
+# A long series does not teach the surrogate more than this many of its slices do.
 _SLICES_OF_A_SERIES = 24
-_MARKED_SLICES = 16
 
 # Called with what is going on, how much is done and how much there is.
 Progress = Callable[[str, int, int], None]
@@ -63,7 +63,7 @@ class Sample:
     x, mask, shadow
         Stored values, foreground and perturbation so far, (samples, 1, [slices,] rows, columns).
     wanted
-        Targets, see `learning.Objective`; masks have the shape of `x`.
+        Targets, see `objectives.Objective`; masks have the shape of `x`.
     near
         Where the plan lets voxels change, shape of `x`; None: in all of the foreground.
     stem
@@ -112,7 +112,7 @@ class Sample:
         stored = x if plain else x + torch.round(shadow)
         image = network_input(stored, self.slope[which], self.intercept[which], self.window, size)
         target = self.targets(which)
-        return image, target if target.ndim == 1 else network_target(target, size)
+        return image, target if target.ndim <= 2 else network_target(target, size)
 
 
 def read_samples(
@@ -140,7 +140,7 @@ def read_samples(
     """
     found: list[Sample] = []
     names: list[tuple[str, ...]] = []
-    shown: set[str] = set()
+    shown: set[frozenset[str]] = set()
     unfit: list[SalmDicomError] = []
     for index, study in enumerate(studies):
         progress(f"read ({extent})", index, len(studies))
@@ -148,10 +148,10 @@ def read_samples(
             for number, (one, mask) in enumerate(_volumes(study)):
                 if extent == "slice" or not (one.irregular or len(one.pixels.values) == 1):
                     stem = folder / f"{index:06d}-{number:03d}"
-                    target = mask or classes.index(study.label)
+                    target = mask or labelled(study.label, classes, plan.objective)
                     found.append(_sample(one, target, plan, extent, stem))
                     names.append(mask.names if mask else ())
-                    shown |= mask.occurring if mask else {study.label}
+                    shown.add(mask.occurring if mask else names_of(study.label, plan.objective))
         except (InputError, PlanError) as error:
             failed(index, error)
             unfit.append(error)
@@ -162,9 +162,10 @@ def read_samples(
         kind = NoLabel if isinstance(first, NoLabel) else NoForeground
         raise kind(f"{text}; the first: {first}")
     if plan.needs_masks:
-        if not shown:
+        occurring = frozenset[str]().union(*shown)
+        if not occurring:
             raise NoLabel("every mask is empty; at least one class must occur")
-        classes = tuple(classes) or tuple(sorted(shown))
+        classes = tuple(classes) or tuple(sorted(occurring))
         for sample, known in zip(found, names, strict=True):
             _number(sample, known, classes)
     elif len(shown) < 2:
@@ -194,7 +195,7 @@ def _number(sample: Sample, names: Sequence[str], classes: Sequence[str]) -> Non
 
 
 def _sample(
-    volume: Volume, target: int | Mask, plan: ProtectionPlan, extent: str, stem: Path
+    volume: Volume, target: NDArray[np.int64] | Mask, plan: ProtectionPlan, extent: str, stem: Path
 ) -> Sample:
     pixels = volume.pixels
     mask = foreground(pixels, volume.modality, volume.photometric)
@@ -206,7 +207,8 @@ def _sample(
         mask &= pixels.room >= budget[:, None, None]
     chosen = np.arange(len(mask))
     if extent == "slice":
-        chosen = _chosen(mask, None if isinstance(target, int) else target.values > 0)
+        marked = target.values > 0 if isinstance(target, Mask) else None
+        chosen = chosen_slices(mask, marked, _SLICES_OF_A_SERIES)
     x = samples(pixels.values[chosen], extent)
     low, high = pixels.extremes()
 
@@ -217,8 +219,8 @@ def _sample(
         return kept(kind, samples(values[chosen], extent))
 
     close = None
-    if isinstance(target, int):
-        wanted: np.ndarray = np.full(len(x), target)
+    if not isinstance(target, Mask):
+        wanted: np.ndarray = np.repeat(target[None], len(x), axis=0)
     else:
         wanted = arranged("wanted", target.values.astype(np.uint16))
         if plan.mask != "gradient":
@@ -241,25 +243,6 @@ def _sample(
         ),
         region=plan.region_edge(volume),
     )
-
-
-def _chosen(foreground_of: Booleans, marked: Booleans | None) -> np.ndarray:
-    """Return the slices that a surrogate learns from, evenly spread, in order."""
-    count = len(foreground_of)
-    anatomy = np.flatnonzero(foreground_of.reshape(count, -1).any(axis=1))
-    if marked is None:
-        return _spread(anatomy, _SLICES_OF_A_SERIES)
-    shows = np.asarray(marked.reshape(count, -1).any(axis=1))[anatomy]
-    others = int(np.count_nonzero(~shows))
-    with_mask = _spread(anatomy[shows], max(_MARKED_SLICES, _SLICES_OF_A_SERIES - others))
-    without = _spread(anatomy[~shows], _SLICES_OF_A_SERIES - len(with_mask))
-    return np.sort(np.concatenate([with_mask, without]))
-
-
-def _spread(places: np.ndarray, most: int) -> np.ndarray:
-    """Return at most so many of the places, evenly spread."""
-    even = np.linspace(0, len(places) - 1, min(len(places), most))
-    return np.asarray(places[np.unique(even.round().astype(int))])
 
 
 def _on_disk(path: Path, values: np.ndarray) -> np.memmap:

@@ -16,6 +16,8 @@ from salm_dicom.perturb import Limits
 from salm_dicom.protector.sampled import Sample
 from salm_dicom.protector.tensors import read_tensors, tensor_file
 
+# A study that cannot be used: place among all, code and reason.
+Unfit = tuple[int, str, str]
 _SPOOL = "samples.json"
 
 
@@ -32,13 +34,13 @@ class Spool:
     classes
         Labels, or classes of masks, in the order of the surrogate's outputs.
     unfit
-        Studies that cannot be used: place among all, code and reason.
+        Studies that cannot be used.
     """
 
     folder: Path
     samples: tuple[tuple[str, int], ...]
     classes: tuple[str, ...]
-    unfit: tuple[tuple[int, str, str], ...]
+    unfit: tuple[Unfit, ...]
 
     def sample(self, number: int, rounds: int) -> Sample:
         """Return the samples of one volume after so many noise phases."""
@@ -48,7 +50,7 @@ class Spool:
 def spooled(
     found: Sequence[Sample],
     classes: tuple[str, ...],
-    unfit: Sequence[tuple[int, str, str]],
+    unfit: Sequence[Unfit],
     folder: Path,
 ) -> Spool:
     """Return samples whose arrays lie in `folder` as a spool that survives a kill."""

@@ -15,22 +15,28 @@ from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import Protector
 
 if TYPE_CHECKING:
+    from salm_dicom.protector.clusters import Clusters
     from salm_dicom.protector.surrogate import Surrogate
 
 PROTECTOR = "protector.json"
+# What the names of the files of a protector begin with.
+FILES = (PROTECTOR, "surrogate-", "encoder.", "centroids.")
 # Name of the folder of a fit that has not succeeded yet, see `checkpoint`.
 UNFINISHED = "fit"
 _FORMAT = 1
 
 
 def save(protector: Protector, folder: Path) -> None:
-    """Write `surrogate-*.safetensors` and `protector.json`; folder 0700, files 0600.
+    """Write safetensors of networks and clusters, then `protector.json`; folder 0700, files 0600.
 
-    Each file is there whole or not at all, `protector.json` last.
+    Each file is there whole or not at all.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for extent, one in protector.surrogates.items():
         write_whole(folder / f"surrogate-{extent}.safetensors", one.to_bytes())
+    if protector.clusters is not None:
+        write_whole(folder / "encoder.safetensors", protector.clusters.encoder.to_bytes())
+        write_whole(folder / "centroids.safetensors", protector.clusters.to_bytes())
     content = {
         "format": _FORMAT,
         "digest": protector.digest,
@@ -63,6 +69,7 @@ def load(folder: Path) -> Protector:
             plan=plan,
             classes=classes,
             surrogates=_surrogates(folder, content["surrogates"], len(classes), plan.objective),
+            clusters=_clusters(folder, plan),
             report=content["report"],
         )
         digest = content["digest"]
@@ -81,7 +88,7 @@ def _surrogates(
 ) -> dict[str, Surrogate]:
     if not said:
         return {}
-    from salm_dicom.learning import NetworkSpec
+    from salm_dicom.objectives import NetworkSpec
     from salm_dicom.protector.surrogate import from_bytes
 
     return {
@@ -96,6 +103,17 @@ def _surrogates(
         )
         for extent, one in said.items()
     }
+
+
+def _clusters(folder: Path, plan: ProtectionPlan) -> Clusters | None:
+    if not plan.label_free:
+        return None
+    from salm_dicom.protector import clusters
+    from salm_dicom.protector.surrogate import from_bytes
+
+    weights = (folder / "encoder.safetensors").read_bytes()
+    encoder = from_bytes(weights, clusters.encoder_spec(plan))
+    return clusters.from_bytes((folder / "centroids.safetensors").read_bytes(), encoder)
 
 
 def loaded(protector: Protector | Path) -> Protector:

@@ -15,7 +15,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from salm_dicom.learning import OBJECTIVES, NetworkSpec, network_input
+from salm_dicom.learning import network_input
+from salm_dicom.objectives import OBJECTIVES, NetworkSpec
 from salm_dicom.perturb.loss import Loss
 
 
@@ -91,7 +92,7 @@ class Surrogate:
         window
             Modality values that map to [0, 1].
         wanted
-            Target of each sample, see `learning.Objective`.
+            Target of each sample, see `objectives.Objective`.
         device
             Where the network runs.
         """

@@ -1,11 +1,11 @@
-"""Target: what a surrogate is to say of a volume, a class or a mask of classes."""
+"""Target: what a surrogate is to say of a volume, a label, several labels or a mask."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from salm_dicom.grid import spacing_mm
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.samples import samples
 from salm_dicom.volume import Booleans, Integers, Volume
+
+# Stands in place of labels for a series that has none of them.
+NONE = "-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -103,6 +106,43 @@ class Mask:
         return np.array([0, *places], dtype=np.min_scalar_type(len(classes)))[self.values]
 
 
+def names_of(label: str, objective: str) -> frozenset[str]:
+    """Return the labels that a text names: itself, or for `multilabel` those between semicolons.
+
+    `-` alone says that no label holds.
+
+    Raises
+    ------
+    NoLabel
+        A name between semicolons is empty.
+    """
+    if objective != "multilabel":
+        return frozenset({label})
+    names = frozenset() if label.strip() == NONE else frozenset(map(str.strip, label.split(";")))
+    if "" in names or NONE in names:
+        raise NoLabel(
+            "several labels are written with semicolons between them, as in `effusion;mass`, and "
+            f"none at all as `{NONE}`; one of these names is empty"
+        )
+    return names
+
+
+def labelled(label: str, classes: Sequence[str], objective: str) -> NDArray[np.int64]:
+    """Return the target of a label: its place, (), or for `multilabel` 0 or 1 for each class.
+
+    Raises
+    ------
+    NoLabel
+        It is none of the classes.
+    """
+    names = names_of(label, objective)
+    if not names <= {*classes}:
+        raise NoLabel(f"the label is not one of the {len(classes)} the protector knows")
+    if objective == "multilabel":
+        return np.array([int(one in names) for one in classes])
+    return np.array(classes.index(label))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Target:
     """What a surrogate is to say of one volume.
@@ -111,15 +151,20 @@ class Target:
     ----------
     key
         Tells the targets of one protector apart.
-    place
-        Of the label among all; 0 for a mask.
+    label
+        What `labelled` returns; unused of a mask.
     values
-        The mask, numbered by the protector's classes; None: a label.
+        The mask, numbered by the protector's classes; None: there are labels.
     """
 
     key: str
-    place: int = 0
+    label: NDArray[np.int64] = field(default_factory=lambda: np.array(0))
     values: Integers | None = None
+
+    @property
+    def place(self) -> int:
+        """Place of the label among all; 0 where there is not one."""
+        return 0 if self.label.ndim else int(self.label)
 
     @classmethod
     def of(cls, mask: Mask, volume: Volume, classes: Sequence[str]) -> Target:
@@ -134,7 +179,7 @@ class Target:
         return cls(key=mask.digest, values=mask.numbered(classes))
 
     def wanted(self, part: slice, extent: str, shift: int, outputs: int) -> NDArray[np.int64]:
-        """Return the target of each sample: numbers (n,), or masks (n, 1, [slices,] rows, columns).
+        """Return the target of each sample, see `objectives.Objective`.
 
         Parameters
         ----------
@@ -145,7 +190,9 @@ class Target:
         """
         if self.values is None:
             count = part.stop - part.start if extent == "slice" else 1
-            return np.full(count, (self.place + shift) % outputs, dtype=np.int64)
+            # of several labels each one shows the contrary
+            shifted = (self.label + shift) % (2 if self.label.ndim else outputs)
+            return np.repeat(shifted[None], count, axis=0)
         return samples((self.values[part].astype(np.int64) + shift) % outputs, extent)
 
     def allowed(self, plan: ProtectionPlan, volume: Volume) -> Booleans | None:

@@ -21,7 +21,7 @@ from salm_dicom.audit import (
     trial,
     verdict,
 )
-from salm_dicom.audit.score import area_under_curve, balanced_accuracy
+from salm_dicom.audit.score import area_under_curve, balanced_share
 from salm_dicom.audit.victims import build_victim
 from salm_dicom.errors import PlanError
 from salm_dicom.perturb import METHODS
@@ -232,8 +232,8 @@ def test_lower_jpeg_quality_is_further_from_the_image():
 
 def test_balanced_accuracy_does_not_reward_the_larger_class():
     labels = torch.tensor([0] * 9 + [1])
-    assert balanced_accuracy(torch.zeros(10), labels) == 0.5
-    assert balanced_accuracy(labels, labels) == 1.0
+    assert balanced_share(labels == 0, labels) == 0.5
+    assert balanced_share(labels == labels, labels) == 1.0
 
 
 def test_normalised_protection_is_0_at_the_clean_score_and_1_at_chance():

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from salm_dicom.audit.dataset import Dataset, Subject, View, dataset
+from salm_dicom.audit.dataset import Dataset, dataset
 from salm_dicom.audit.experiment import Settings, Spec, planned, sets_of, why_not_late
 from salm_dicom.audit.split import SIDES, split
+from salm_dicom.audit.subjects import Subject, View
 from salm_dicom.errors import NotProtected, PlanError, TooFew
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.volume import StoredPixels, Volume

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from salm_dicom.audit.dataset import Dataset, Side, View
+from salm_dicom.audit.dataset import Dataset, Side
 from salm_dicom.audit.document import write_document
 from salm_dicom.audit.experiment import Found, Settings, Spec, planned
 from salm_dicom.audit.images import Images
 from salm_dicom.audit.interval import Draws, Interval
 from salm_dicom.audit.plots import draw
 from salm_dicom.audit.run import Audit
+from salm_dicom.audit.subjects import View
 from salm_dicom.audit.summary import CLEAN_CHOICE, Summary, judged, sentence, summarise
 from salm_dicom.audit.trial import Trial
 from salm_dicom.cli.audit_text import lines
@@ -56,9 +57,9 @@ def trials(**scores: float) -> list[Found]:
             trial=Trial(
                 selected=0, clean_selected=0, last=0, best=0, train=1, auc=score(spec) + 0.05
             ),
-            correct=right(score(spec)),
-            correct_by_clean=right(scores.get("by_clean", score(spec))),
-            correct_protected=None if spec.coverage else right(scores.get("use", 0.9)),
+            evidence=right(score(spec)),
+            evidence_by_clean=right(scores.get("by_clean", score(spec))),
+            evidence_protected=None if spec.coverage else right(scores.get("use", 0.9)),
             epochs=3,
             seconds=1.0,
         )
@@ -141,7 +142,7 @@ def test_two_test_patients_of_a_label_prove_nothing_however_alike_they_are():
 def test_victims_that_disagree_make_the_interval_wide():
     found = trials()
     lucky = [
-        replace(one, correct=right(0.9)) if one.spec.victim == "convnet" else one for one in found
+        replace(one, evidence=right(0.9)) if one.spec.victim == "convnet" else one for one in found
     ]
     none = summarise(lucky, DATA).countermeasures[0]
     assert none.protection.value == pytest.approx(0.5)
@@ -203,9 +204,9 @@ def test_few_test_patients_are_warned_of():
     found = [
         replace(
             one,
-            correct=one.correct[:6],
-            correct_by_clean=one.correct_by_clean[:6],
-            correct_protected=None if one.correct_protected is None else one.correct[:6],
+            evidence=one.evidence[:6],
+            evidence_by_clean=one.evidence_by_clean[:6],
+            evidence_protected=None if one.evidence_protected is None else one.evidence[:6],
         )
         for one in trials()
     ]

@@ -32,6 +32,8 @@ PLANS = {
     "masks": {"objective": "segmentation", "mask": "roi_band", "extent": "volume"},
     "drawing": {"method": "random_mask", "eot": ("shift", "blur"), "swap": 0.5},
     "targeted": {"method": "targeted", "extent": "volume"},
+    "label-free": {"label_free": True, "clusters": 2},
+    "several labels": {"objective": "multilabel"},
     "without a gradient": {"method": "one_sided"},
 }
 
@@ -110,7 +112,7 @@ def test_a_fit_that_is_stopped_at_every_file_it_writes_gives_the_same_bytes(
     of_a_round = 2 if plan.method == "targeted" else 6
     assert stops >= extents * plan.rounds * of_a_round
     # what was read is not read again; but one stop is at the very end of reading
-    assert len(loads) == 2 * 4 * extents
+    assert len(loads) == 4 * (2 * extents + plan.label_free * (1 + before))
 
 
 @pytest.mark.parametrize("name", ["volume", "masks", "targeted"])

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from salm_dicom.cli import options
+from salm_dicom.cli import plan_options
 from salm_dicom.errors import PlanError
 from salm_dicom.foreground import foreground
 from salm_dicom.perturb import BY_LABEL, METHODS, OneSided, Random
@@ -28,6 +28,8 @@ OTHERS = {
     "steps": 11,
     "step_size": 0.1,
     "schedule": "step",
+    "label_free": True,
+    "clusters": 3,
     "objective": "segmentation",
     "mask": "roi_band",
     "band_mm": 3.0,
@@ -72,6 +74,12 @@ OTHERS = {
         ({"mask": "roi_band"}, "mask 'roi_band' needs masks: give objective segmentation"),
         ({"objective": "segmentation", "method": "random", "mask": "roi_band"}, "needs masks"),
         ({"objective": "segmentation", "method": "texture"}, "texture makes a pattern for each"),
+        ({"objective": "multilabel", "method": "texture"}, "knows no series of several labels"),
+        (
+            {"label_free": True, "objective": "multilabel"},
+            "label_free gives each series one label; objective multilabel",
+        ),
+        ({"label_free": True, "clusters": 1}, "clusters is 1; at least 2 are needed"),
         ({"objective": "segmentation", "eot": ("blur", "flip")}, "eot flip moves the image and"),
         ({"region_mm": float("inf")}, "region_mm is inf;"),
         ({"intensity_range": (240.0, -160.0)}, "intensity range 240 to -160 is empty"),
@@ -127,7 +135,9 @@ def test_equal_plans_have_equal_digests_and_surrogates_are_part_of_them():
     assert all(len(one) == 64 and int(one, 16) for one in digests)
 
 
-@pytest.mark.parametrize("plan", [ProtectionPlan(), ProtectionPlan(**OTHERS)])
+@pytest.mark.parametrize(
+    "plan", [ProtectionPlan(), ProtectionPlan(**OTHERS | {"label_free": False})]
+)
 def test_a_plan_survives_json_with_its_digest(plan):
     back = ProtectionPlan.from_dict(json.loads(json.dumps(plan.to_dict())))
     assert back == plan
@@ -144,7 +154,7 @@ def test_a_setting_that_is_not_given_has_its_default():
 
 
 def test_the_command_line_offers_every_method():
-    assert set(options.METHODS) == set(METHODS)
+    assert set(plan_options.METHODS) == set(METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)

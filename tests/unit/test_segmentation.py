@@ -15,10 +15,10 @@ from salm_dicom.cli.protect import command as protect_command
 from salm_dicom.errors import BadValue, GeometryError, NoChange, NoLabel
 from salm_dicom.foreground import foreground, near_edges
 from salm_dicom.grid import align, covers
-from salm_dicom.learning import (
+from salm_dicom.learning import augmented
+from salm_dicom.objectives import (
     OBJECTIVES,
     NetworkSpec,
-    augmented,
     dice,
     dice_and_cross_entropy,
     network_target,
@@ -411,21 +411,21 @@ def test_a_fit_without_masks_or_with_empty_ones_says_so(tmp_path):
 
 
 def test_of_a_long_series_the_slices_with_a_mask_are_learned_from_first():
-    from salm_dicom.protector.sampled import _chosen
+    from salm_dicom.protector.samples import chosen_slices
 
     anatomy = np.ones((100, 2, 2), bool)
     marked = np.zeros((100, 2, 2), bool)
     marked[40:44] = True
-    chosen = _chosen(anatomy, marked)
+    chosen = chosen_slices(anatomy, marked, 24)
     assert {40, 41, 42, 43} <= set(chosen.tolist())
     assert len(chosen) == 24
     assert (np.diff(chosen) > 0).all()
     marked[:] = True
-    assert len(_chosen(anatomy, marked)) == 24
+    assert len(chosen_slices(anatomy, marked, 24)) == 24
     marked[:90] = False
-    assert len(_chosen(anatomy, marked)) == 24
+    assert len(chosen_slices(anatomy, marked, 24)) == 24
     marked[:50] = True
-    assert sum(49 < index < 90 for index in _chosen(anatomy, marked)) == 8
+    assert sum(49 < index < 90 for index in chosen_slices(anatomy, marked, 24)) == 8
 
 
 # --- grids

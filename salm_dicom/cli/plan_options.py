@@ -1,0 +1,104 @@
+"""Options that make a ProtectionPlan."""
+
+from __future__ import annotations
+
+import click
+
+from salm_dicom.cli.options import F
+
+# Rows of `salm_dicom.perturb.METHODS`; written again here because help must not wait for torch.
+METHODS = (
+    "salm", "one_sided", "dense", "random", "uniform", "hybrid", "random_mask", "low_gradient",
+    "targeted", "patches", "texture", "autoregressive",
+)  # fmt: skip
+
+
+def plan_options(function: F) -> F:
+    """Add the options that make a ProtectionPlan."""
+    for option in reversed(
+        [
+            click.option(
+                "--method",
+                type=click.Choice(METHODS),
+                metavar="NAME",
+                default="salm",
+                show_default=True,
+                help="salm: the most salient voxels. one_sided: a visible texture for every "
+                "label but one. random, uniform: controls that need no labels. Others, for "
+                "comparison: " + ", ".join((METHODS[2], *METHODS[5:])) + ".",
+            ),
+            click.option(
+                "--epsilon",
+                default="4/255",
+                show_default=True,
+                help="Largest change: fraction of the intensity range (4/255), modality units "
+                "(6HU) or stored units ('6 stored').",
+            ),
+            click.option(
+                "--rho",
+                type=float,
+                default=0.2,
+                show_default=True,
+                help="Share of foreground voxels that may change.",
+            ),
+            click.option(
+                "--steps", type=int, default=10, show_default=True, help="Gradient steps."
+            ),
+            click.option(
+                "--objective",
+                type=click.Choice(["classification", "multilabel", "segmentation"]),
+                default="classification",
+                show_default=True,
+                help="What a network must not learn: one label for each series, or several "
+                "(--labels), or masks (--masks).",
+            ),
+            click.option(
+                "--label-free",
+                is_flag=True,
+                help="There are no labels: clusters of series that look alike take their place.",
+            ),
+            click.option(
+                "--clusters",
+                type=int,
+                default=10,
+                show_default=True,
+                help="How many, with --label-free.",
+            ),
+            click.option(
+                "--mask",
+                type=click.Choice(["gradient", "roi_band", "gradient & roi"]),
+                default="gradient",
+                show_default=True,
+                help="Where voxels may change: in all of the foreground, in a band around the "
+                "edges of masks, or there and inside them.",
+            ),
+            click.option(
+                "--band-mm",
+                type=float,
+                default=5.0,
+                show_default=True,
+                help="Reach of that band on either side of an edge, mm within a slice.",
+            ),
+            click.option(
+                "--extent",
+                type=click.Choice(["slice", "volume"]),
+                default="slice",
+                show_default=True,
+                help="What is perturbed as one: each slice, or the whole volume.",
+            ),
+            click.option(
+                "--intensity-range",
+                type=(float, float),
+                default=None,
+                metavar="LO HI",
+                help="Modality values that networks see as 0 and 1. Default: -160 240 HU for CT, "
+                "percentiles of the foreground otherwise.",
+            ),
+            click.option(
+                "--rounds", type=int, default=8, show_default=True, help="Rounds of a fit."
+            ),
+            click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),
+        ]
+    ):
+        function = option(function)
+    return function
