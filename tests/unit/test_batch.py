@@ -255,7 +255,7 @@ class Frail(SerialExecutor):
 
 def test_idle_workers_that_die_now_and_then_do_not_end_a_run_that_gets_on(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "start", lambda *_: Frail())
-    monkeypatch.setattr(run_module, "_at_once", lambda *_: 2)
+    monkeypatch.setattr(run_module, "at_once_on", lambda *_: 2)
     jobs = [
         Job(
             source=str(n), name=str(n), paths=(), label=None, protector=tmp_path,
