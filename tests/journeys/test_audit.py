@@ -7,12 +7,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 from click.testing import CliRunner, Result
 
 from salm_dicom.cli.main import main
-from tests.synthetic import write_ct_series
+from tests.radiographs import write_radiographs
 
 PATIENTS, EACH = 30, 6
 QUICK = (
@@ -25,33 +24,18 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def write_radiographs(folder: Path, data: Path) -> Path:
+def radiographs(folder: Path, data: Path) -> Path:
     """Write PneumoniaMNIST as series of six images of one label, and return the labels file."""
     raw = np.load(data / "pneumoniamnist" / "pneumoniamnist.npz")
-    rows = ["key,label"]
-    for number, name in enumerate(("normal", "pneumonia")):
-        images = raw["train_images"][raw["train_labels"][:, 0] == number]
-        for patient in range(PATIENTS):
-            key = f"{name}{patient}"
-            paths = write_ct_series(
-                folder / key, patient_id=key, slices=EACH, rows=28, columns=28, bits_stored=8,
-                signed=False, intercept=0.0, private=False,
-            )  # fmt: skip
-            for index, path in enumerate(paths):
-                dataset = pydicom.dcmread(path)
-                dataset.Modality = "DX"
-                dataset.PixelData = images[patient * EACH + index].tobytes()
-                dataset.save_as(path)
-            rows.append(f"{key},{name}")
-    labels = folder.parent / "labels.csv"
-    labels.write_text("\n".join(rows))
-    return labels
+    images, labels = raw["train_images"], raw["train_labels"][:, 0]
+    pictures = {name: images[labels == n] for n, name in enumerate(("normal", "pneumonia"))}
+    return write_radiographs(folder, pictures, PATIENTS, EACH)
 
 
 @pytest.mark.slow
 def test_a_planted_protection_is_found_and_the_random_control_is_not_called_one(tmp_path, shared):
     export = tmp_path / "export"
-    labels = ["--labels", write_radiographs(export, shared / "data"), "--labels-by=patient"]
+    labels = ["--labels", radiographs(export, shared / "data"), "--labels-by=patient"]
     # class-wise squares of +-100 of 255 stored units: nobody would share that, victims learn it
     methods = {"planted": ["--method=patches", "--epsilon=100/255"], "control": ["--method=random"]}
     found = {}
