@@ -95,6 +95,23 @@ def plan_options(function: F) -> F:
                 "percentiles of the foreground otherwise.",
             ),
             click.option(
+                "--slice-size",
+                type=(int, int),
+                default=(128, 128),
+                show_default=True,
+                metavar="ROWS COLUMNS",
+                help="Size of the slices that networks and textures are made for: what is likely "
+                "to be learned from.",
+            ),
+            click.option(
+                "--volume-size",
+                type=(int, int, int),
+                default=(16, 96, 96),
+                show_default=True,
+                metavar="SLICES ROWS COLUMNS",
+                help="Likewise of volumes, with --extent volume.",
+            ),
+            click.option(
                 "--rounds", type=int, default=8, show_default=True, help="Rounds of a fit."
             ),
             click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),

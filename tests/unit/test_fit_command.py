@@ -125,3 +125,12 @@ def test_a_run_that_is_stopped_while_it_fits_goes_on_with_the_fit(source, tmp_pa
     assert ("read (slice)", 0) not in seen
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
     assert not (tmp_path / "vault" / "fit").exists()
+
+
+def test_networks_see_slices_and_volumes_of_the_size_that_is_asked_for(source, tmp_path):
+    sizes = ("--slice-size", "24", "40", "--volume-size", "2", "16", "32")
+    assert run(source, tmp_path / "protector", *sizes, "--extent=volume").exit_code == 0
+    found = load(tmp_path / "protector")
+    assert found.plan.slice_size == (24, 40)
+    assert found.surrogates["slice"].spec.size == (24, 40)
+    assert found.surrogates["volume"].spec.size == (2, 16, 32)
