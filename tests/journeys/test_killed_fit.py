@@ -17,7 +17,7 @@ from tests.journeys.test_chaos import alive, below, digests, linux
 from tests.synthetic import write_ct_series
 
 SERIES = 6
-ROUNDS = 8
+ROUNDS = 3
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,8 @@ def whole(source: Path) -> dict[str, str]:
 def start(source: Path, output: Path, jobs: int) -> subprocess.Popen[bytes]:
     words = [
         "fit", source, "-o", output, "--labels", source.parent / "labels.csv", "--labels-by=path",
-        f"--rounds={ROUNDS}", "--steps=4", f"--jobs={jobs}", "--progress=none",
+        f"--rounds={ROUNDS}", "--steps=4", "--slice-size", "32", "32", f"--jobs={jobs}",
+        "--progress=none",
     ]  # fmt: skip
     return subprocess.Popen(
         [sys.executable, "-m", "salm_dicom", *map(str, words)],
