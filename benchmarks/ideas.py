@@ -1,6 +1,7 @@
 """Ideas for a stronger protection, tried on PneumoniaMNIST and scored on clean validation images.
 
 Run: .venv/bin/python benchmarks/ideas.py [--only NAME ...] [--measures NAME ...] [--epochs N]
+    [--victims NAME ...] [--seeds N ...]
 Every idea has the budget of `method.py`: 8/255 on 20 % of the foreground, sums of 0. Two victims
 that are no architecture of a surrogate train for a few epochs; the test set is not looked at.
 An idea takes ten seconds to two minutes on one core. What holds here goes to `method.py`.
@@ -48,6 +49,10 @@ ROW, COLUMN = np.mgrid[:SIDE, :SIDE]
 BY_GRADIENT = (
     "salm", "hybrid",
     "targeted, 1 surrogate", "targeted, 3 surrogates", "texture and targeted", "learned class-wise",
+    "sample-wise texture", "sample-wise texture, central",
+    "salient class-wise", "salient class-wise, small patches", "salient class-wise, faint noise",
+    "salient class-wise, start 1", "salient class-wise, start 2",
+    "salient class-wise, best of 0-2", "salient class-wise, best of 3-5",
 )  # fmt: skip
 
 # Given images, their foreground and a seed, returns the shadow of a perturbation.
@@ -88,6 +93,14 @@ def smooth_window(images: Images, inside: np.ndarray, sign: int = 1) -> np.ndarr
         _, row, column = np.unravel_index(mean.argmin(), mean.shape)
         one[0, row : row + edge, column : column + edge] = True
     return out & inside
+
+
+def structured(images: Images, inside: np.ndarray) -> np.ndarray:
+    """Return the share of each foreground where an image differs most from its local mean."""
+    x = torch.from_numpy(stored(images)).float()
+    wide = functional.pad(x, [1, 1, 1, 1], mode="reflect")
+    detail = x - functional.avg_pool2d(wide, 3, stride=1)
+    return in_patches(detail, torch.from_numpy(inside), 5, RHO).numpy()
 
 
 def nearest(far: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -134,6 +147,12 @@ def one_sided(
     strength = noisy * (1 + np.floor(rng.random((len(inside), 1, 1, 1)) ** power * BUDGET))
     marked = (images.labels.numpy() != without)[:, None, None, None]
     return np.where(marked, texture * BUDGET, noise * strength) * place(images, inside)
+
+
+def phase_by_chance(images: Images, inside: np.ndarray, seed: int) -> np.ndarray:
+    """Columns of one voxel of which the first rises in half of the images and falls in the rest."""
+    signs = np.random.default_rng(seed).integers(0, 2, (len(inside), 1, 1, 1)) * 2.0 - 1
+    return one_sided(images, inside, seed, texture=signs * wave(COLUMN / 2), noisy=False)
 
 
 def plain(_: int) -> nn.Module:
@@ -271,6 +290,203 @@ def _learned() -> np.ndarray:
     return pattern.numpy()
 
 
+class HighPass(nn.Module):
+    """A network that sees an image without its local mean: what balanced changes cannot move."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the outputs for images (n, 1, rows, columns), values 0 to 1."""
+        wide = functional.pad(images, [1, 1, 1, 1], mode="reflect")
+        out: Tensor = self.network(4 * (images - functional.avg_pool2d(wide, 3, stride=1)))
+        return out
+
+
+def texture_network() -> nn.Module:
+    """Return one convolution of 5 x 5 and a mean over all places: it sees textures, no anatomy."""
+    return HighPass(
+        nn.Sequential(
+            nn.Conv2d(1, 16, 5, padding=2, padding_mode="reflect"), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2),
+        )
+    )  # fmt: skip
+
+
+def taught(x: Tensor, changed: Tensor, seed: int, batches: int = 60) -> nn.Module:
+    """Return a fresh network that tells images with a change from the same images without.
+
+    The labels of the images take no part: anatomy says nothing about what it learns.
+
+    Parameters
+    ----------
+    x, changed
+        Stored values of images as they were and with the change, (n, 1, rows, columns).
+    batches
+        Of 64 images; 0 only gathers the statistics of an untrained network.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = texture_network().train()
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for _ in range(batches or 5):
+        drawn = torch.randint(len(x), (64,), generator=rng)
+        marked = torch.rand(64, generator=rng) < 0.5
+        seen = torch.where(marked[:, None, None, None], changed[drawn], x[drawn]).clamp(0, 255)
+        loss = functional.cross_entropy(network(seen / 255), marked.long())
+        if batches:
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            optimiser.step()
+    return network.eval().requires_grad_(False)
+
+
+def towards_marked(network: nn.Module, x: Tensor) -> Tensor:
+    """Return the gradient of the loss of "there is a change", of mean size 1 in every image."""
+    leaf = x.detach().requires_grad_(True)
+    target = torch.ones(len(x), dtype=torch.int64)
+    loss = functional.cross_entropy(network(leaf / 255), target, reduction="sum")
+    (slope,) = torch.autograd.grad(loss, leaf)
+    return slope / slope.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-20)
+
+
+def in_patches(slope: Tensor, allowed: Tensor, edge: int, share: float) -> Tensor:
+    """Return the share of the allowed voxels around which |slope| is largest, on squares of `edge`.
+
+    Connected places come out, where the single largest values would be scattered.
+    """
+    around = functional.pad(torch.where(allowed, slope.abs(), 0.0), [edge // 2] * 4)
+    score = torch.where(allowed, functional.avg_pool2d(around, edge, stride=1), -1.0)
+    mask = torch.zeros_like(allowed)
+    for one, values, inside in zip(mask, score, allowed, strict=True):
+        order = values.flatten().argsort(descending=True, stable=True)
+        one.view(-1)[order[: int(share * int(inside.sum()))]] = True
+    return mask
+
+
+def sample_wise(
+    images: Images, inside: np.ndarray, seed: int, *, in_middle: bool = False
+) -> np.ndarray:
+    """Sample-wise min-min against networks that learn from changes only, not from labels.
+
+    Every round a fresh `taught` network; from it, for each image, eight steps from zero on the
+    fifth of the foreground with the largest gradient in squares of 5 x 5, or nearest the middle.
+    """
+    some, shown, where = _some(0, 200)
+
+    def made(network: nn.Module, x: Tensor, allowed: Tensor) -> Tensor:
+        shadow, mean, mask = torch.zeros_like(x), torch.zeros_like(x), allowed
+        for step in range(8):
+            mean = 0.5 * mean + towards_marked(network, x + shadow.round())
+            if not step:
+                mask = (
+                    torch.from_numpy(central(images, allowed.numpy())) if in_middle
+                    else in_patches(mean, allowed, 5, RHO)
+                )  # fmt: skip
+            moved = (shadow - 0.2 * BUDGET * mean.sign()).clamp(-BUDGET, BUDGET)
+            shadow = torch.where(mask, moved, 0.0)
+        return shadow
+
+    network = taught(shown, shown, 0, batches=0)
+    for turn in range(4):
+        shadow = made(network, shown, where).numpy()
+        change = to_integers(
+            shadow, stored(some), where.numpy(), LIMITS, rho=RHO, zero_mean=True, region=REGION
+        )
+        network = taught(shown, shown + torch.from_numpy(change).float(), 1 + turn)
+    x, allowed = torch.from_numpy(stored(images)).float(), torch.from_numpy(inside)
+    marked = (images.labels.numpy() != 0)[:, None, None, None]
+    return np.where(marked, made(network, x, allowed).numpy(), 0.0)
+
+
+def salient_class_wise(
+    images: Images,
+    inside: np.ndarray,
+    seed: int,
+    *,
+    starts: tuple[int, ...] = (0,),
+    edge: int = 13,
+    noisy: bool = False,
+) -> np.ndarray:
+    """One pattern for label 1 on the place where the mean gradient of all images is largest.
+
+    Of the patterns of several starts the one that a network learns first is taken, see `slowness`.
+    """
+    pattern = min((_salient_pattern(start, edge) for start in starts), key=slowness)
+    return one_sided(
+        images, inside, seed, texture=pattern / BUDGET, noisy=noisy,
+        place=lambda _, mask: mask & (pattern != 0),
+    )  # fmt: skip
+
+
+def slowness(pattern: np.ndarray) -> float:
+    """Return the mean loss of two fresh networks on telling images with a pattern from without.
+
+    Over batches 6 to 30, no victim's architecture; labels take no part.
+    """
+    some, x, inside = _some(0, 400)
+    change = to_integers(
+        np.broadcast_to(pattern, x.shape), stored(some), inside.numpy(), LIMITS,
+        rho=RHO, zero_mean=True, region=REGION,
+    )  # fmt: skip
+    changed, losses = x + torch.from_numpy(change).float(), []
+    for seed in (0, 1):
+        rng = torch.Generator().manual_seed(seed)
+        network = resnet(seed).train()
+        optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
+        for number in range(30):
+            drawn = torch.randint(len(x), (32,), generator=rng)
+            marked = torch.rand(32, generator=rng) < 0.5
+            seen = torch.where(marked[:, None, None, None], changed[drawn], x[drawn])
+            loss = functional.cross_entropy(network(seen.clamp(0, 255) / 255), marked.long())
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            optimiser.step()
+            losses += [loss.item()] if number >= 5 else []
+    return fmean(losses)
+
+
+def _some(seed: int, count: int) -> tuple[Images, Tensor, Tensor]:
+    """Return some early images, their stored values and their foreground."""
+    early = load().early
+    part = torch.randperm(len(early.labels), generator=torch.Generator().manual_seed(seed))[:count]
+    some = replace(early, pixels=early.pixels[part], labels=early.labels[part])
+    inside = torch.from_numpy(_early_foreground())[part]
+    return some, torch.from_numpy(stored(some)).float(), inside
+
+
+@cache
+def _early_foreground() -> np.ndarray:
+    return foreground(load().early)
+
+
+@cache
+def _salient_pattern(seed: int, edge: int) -> np.ndarray:
+    """Return a pattern, (1, 1, rows, columns), that four fresh networks in turn were shown.
+
+    Each round takes 30 signed steps from zero along the mean gradient of 200 images: 15 on all of
+    the foreground, then 15 on the fifth of it where that mean is largest in squares of `edge`.
+    """
+    _, x, inside = _some(seed, 200)
+    common = inside.float().mean(0, keepdim=True) > 0.9
+    network, pattern = taught(x, x, seed, batches=0), torch.zeros((1, 1, SIDE, SIDE))
+    for turn in range(5):
+        pattern, mean, mask = torch.zeros_like(pattern), torch.zeros_like(pattern), common
+        for step in range(30):
+            slope = towards_marked(network, x + torch.where(inside, pattern.round(), 0.0))
+            mean = 0.9 * mean + torch.where(inside, slope, 0.0).mean(0, keepdim=True)
+            if step == 15:
+                mask = in_patches(mean, common, edge, RHO)
+            moved = (pattern - 0.1 * BUDGET * mean.sign()).clamp(-BUDGET, BUDGET)
+            pattern = torch.where(mask, moved, 0.0)
+        if turn < 4:
+            changed = x + torch.where(inside, pattern.round(), 0.0)
+            network = taught(x, changed, 100 * seed + turn + 1)
+    return pattern.numpy()
+
+
 def ideas() -> dict[str, Idea]:
     """Return every idea by name."""
     textures = {
@@ -298,6 +514,20 @@ def ideas() -> dict[str, Idea]:
         **{f"place: {k}": partial(one_sided, place=v) for k, v in places.items()},
         "targeted, 1 surrogate": partial(targeted, kinds=1),
         "texture and targeted": texture_and_targeted,
+        "no noise, phase by chance": phase_by_chance,
+        "no noise, place: most structure": partial(one_sided, noisy=False, place=structured),
+        "no noise, signs by chance": partial(
+            one_sided, noisy=False, texture=np.random.default_rng(7).choice([-1.0, 1.0], ROW.shape)
+        ),
+        "sample-wise texture": sample_wise,
+        "sample-wise texture, central": partial(sample_wise, in_middle=True),
+        "salient class-wise": salient_class_wise,
+        "salient class-wise, small patches": partial(salient_class_wise, edge=5),
+        "salient class-wise, start 1": partial(salient_class_wise, starts=(1,)),
+        "salient class-wise, start 2": partial(salient_class_wise, starts=(2,)),
+        "salient class-wise, best of 0-2": partial(salient_class_wise, starts=(0, 1, 2)),
+        "salient class-wise, best of 3-5": partial(salient_class_wise, starts=(3, 4, 5)),
+        "salient class-wise, faint noise": partial(salient_class_wise, noisy=True),
     }
 
 
@@ -307,6 +537,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--measures", nargs="*", default=["none"])
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--victims", nargs="*", default=VICTIMS)
     parser.add_argument("--seeds", type=int, nargs="*", default=[1])
     parser.add_argument("-o", type=Path, default=ROOT / "benchmarks" / "results" / "ideas.json")
     asked = parser.parse_args()
@@ -321,7 +552,7 @@ def main() -> None:
                 clean_validation=data.validation, test=data.validation, seed=seed,
                 countermeasure=measure, epochs=asked.epochs,
             ).last
-            for victim in VICTIMS for seed in asked.seeds
+            for victim in asked.victims for seed in asked.seeds
         ]  # fmt: skip
 
     clean = {measure: last(data.early, data.late, measure) for measure in asked.measures}
