@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from salm_dicom.batch import pool as pool_module
 from salm_dicom.batch import run as run_module
 from salm_dicom.batch.bounds import Bounds, memory_of
 from salm_dicom.batch.engines import SerialExecutor
@@ -96,7 +97,7 @@ class Slow(SerialExecutor):
 def test_series_wait_until_there_is_memory_for_them(tmp_path, monkeypatch):
     sizes = {"a": 4, "b": 4, "c": 3, "d": 8, "e": 1, "f": 1}
     jobs = [job(tmp_path, name, memory=size * GB) for name, size in sizes.items()]
-    monkeypatch.setattr(run_module, "SerialExecutor", type(None))
+    monkeypatch.setattr(pool_module, "SerialExecutor", type(None))
     monkeypatch.setattr(run_module, "start", as_context(Slow()))
     found = list(outcomes(jobs, 3, hangs_never, "local", max_memory=9 * GB))
     assert sorted(o.name for o in found) == sorted(sizes)

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 from salm_dicom.batch import run as run_module
+from salm_dicom.batch.pool import Pool
 from salm_dicom.cli.main import main
 from salm_dicom.dicom import sandbox as sandbox_module
 from salm_dicom.dicom.codestreams import declared_size
@@ -193,10 +194,12 @@ def test_a_run_with_the_sandbox_gives_the_same_bytes(tmp_path, jobs, monkeypatch
         )  # fmt: skip
     found = []
     used = []
-    start = run_module.start
+    start, each = run_module.start, Pool.each
     for name, options in (("a", []), ("b", ["--sandbox"])):
         noted = lambda *asked: used.append(is_sandboxed()) or start(*asked)  # noqa: E731
         monkeypatch.setattr(run_module, "start", noted)
+        noted = lambda *asked, **how: used.append(is_sandboxed()) or each(*asked, **how)  # noqa: E731
+        monkeypatch.setattr(Pool, "each", noted)
         arguments = [
             "protect", tmp_path / "export", "-o", tmp_path / name, "--method=random", "-j", jobs,
             "--progress=none", "--created=2026-01-02T00:00:00+00:00", *options,
