@@ -3,8 +3,8 @@
 Run: .venv/bin/python benchmarks/audit.py [--data pneumonia mednist] [--methods NAME ...] [--full]
 SALM_SHARED names the folder whose data/ has pneumoniamnist/ and mednist_subset/ (else ../shared).
 Pictures are written as DICOM; everything else are the commands a user would type. An audit must
-find the planted protection, far above any budget, and none in the random control. The small size
-takes 40 minutes on two cores; each audit is written as soon as it is there.
+find the planted protection, far above any budget, and none in the random control. How long it
+takes has not been measured; each audit is written as soon as it is there.
 """
 
 from __future__ import annotations

@@ -128,16 +128,21 @@ def test_a_run_outlives_any_of_its_processes_that_is_killed_at_any_moment(
     assert nothing_temporary(output)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 600 kB."""
-    folder = tmp_path / "disk"
+@contextlib.contextmanager
+def small_file_system(folder: Path, size: str) -> Iterator[Path]:
+    """Give a folder that is a file system of its own, of a size as `mount` takes it."""
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small file system cannot be mounted: it takes root and the right to mount")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with small_file_system(tmp_path / "disk", "600k") as folder:
+        yield folder
 
 
 @pytest.mark.slow

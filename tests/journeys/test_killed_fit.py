@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.journeys.test_chaos import alive, below, digests, linux
+from tests.journeys.test_chaos import alive, below, digests, linux, small_file_system
 from tests.synthetic import write_ct_series
 
 SERIES = 6
@@ -91,13 +90,8 @@ def test_a_fit_that_is_killed_again_and_again_makes_what_an_undisturbed_one_does
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system with room for the samples, and for little more."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small file system cannot be mounted: it takes root and the right to mount")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_file_system(tmp_path / "disk", "4m") as folder:
+        yield folder
 
 
 @pytest.mark.slow
