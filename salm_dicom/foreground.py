@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from salm_dicom.split import ALONE, Split
 from salm_dicom.volume import Booleans, Floats, Integers, StoredPixels
 
 # It writes to stderr past Python; what it would warn of has a code here (no anatomy, one value).
@@ -44,7 +45,9 @@ def foreground(pixels: StoredPixels, modality: str, photometric: str = "MONOCHRO
     return mask
 
 
-def outline(pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2") -> Outline:
+def outline(
+    pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2", split: Split = ALONE
+) -> Outline:
     """Return where anatomy is: no air around it, no padding, no clipped voxels.
 
     Parameters
@@ -57,6 +60,8 @@ def outline(pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2
         coarse volume.
     photometric
         MONOCHROME1 stores dark as high values: anatomy is then below the threshold.
+    split
+        Who looks at the slices; the result is the same.
 
     References
     ----------
@@ -64,16 +69,16 @@ def outline(pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2
     Letters 19 (1998).
     """
     shape = pixels.values.shape
-    least, most = pixels.extremes()
     factor = max(1, min(_BLOCK, min(shape[1:]) // _COARSE))
     above = (pixels.slope > 0) == (photometric != "MONOCHROME1")
-    coarse = _coarse(pixels, factor, np.where(above, least, most))
+    (least, most), coarse = _coarse(pixels, factor, above, split)
     if least < most and modality in _PROJECTIONS:
         threshold = np.zeros(shape[0])
         body = np.ones(coarse.shape, dtype=bool)
     elif least < most:
         threshold = _threshold(pixels, modality, coarse)
-        body = _anatomy(_beyond(coarse, threshold, above))
+        edge, side = threshold[:, None, None], above[:, None, None]
+        body = _anatomy(np.where(side, coarse >= edge, coarse < edge))
     else:
         threshold = np.zeros(shape[0])
         body = np.zeros(coarse.shape, dtype=bool)
@@ -169,34 +174,31 @@ def _threshold(pixels: StoredPixels, modality: str, coarse: Floats) -> Floats:
     return stored
 
 
-def _beyond(values: Integers | Floats, threshold: Floats, above: Booleans) -> Booleans:
-    """Return whether each value lies on the anatomy's side of its slice's threshold."""
-    edge = threshold.reshape(-1, *[1] * (values.ndim - 1))
-    side = above.reshape(edge.shape)
-    return np.asarray(np.where(side, values >= edge, values < edge))
+def _coarse(
+    pixels: StoredPixels, factor: int, above: Booleans, split: Split
+) -> tuple[tuple[int, int], Floats]:
+    """Return the extremes, and the mean of four voxels of each block; padding counts as air."""
+    slices, *sides = pixels.values.shape
+    rows, columns = ([_places(side, factor, part) for part in (1, 3)] for side in sides)
+    shape = (slices, *(-(-side // factor) for side in sides))
+    total, padded = split.zeros(shape, np.float64), split.zeros(shape, np.uint8)
 
+    def look(index: int) -> tuple[int, ...]:
+        values = pixels.values[index]
+        for row in rows:
+            for column in columns:
+                found = values[row][:, column]
+                if pixels.padding is not None:
+                    is_padding = (found >= pixels.padding[0]) & (found <= pixels.padding[1])
+                    padded[index] += is_padding
+                    found = np.where(is_padding, 0, found)
+                total[index] += found
+        return pixels.ends(index)
 
-def _coarse(pixels: StoredPixels, factor: int, air: Integers) -> Floats:
-    """Return the mean of four voxels of each block; padding counts as the slice's air value."""
-    values = pixels.values
-    first, second = factor // 4, 3 * factor // 4
-    rows = [
-        np.minimum(_starts(values.shape[1], factor) + o, values.shape[1] - 1)
-        for o in (first, second)
-    ]
-    columns = [
-        np.minimum(_starts(values.shape[2], factor) + o, values.shape[2] - 1)
-        for o in (first, second)
-    ]
-    total = np.zeros((len(values), len(rows[0]), len(columns[0])))
-    for row in rows:
-        for column in columns:
-            found = values[:, row[:, None], column]
-            if pixels.padding is not None:
-                is_padding = (found >= pixels.padding[0]) & (found <= pixels.padding[1])
-                found = np.where(is_padding, air[:, None, None], found)
-            total += found
-    return total / 4
+    ends = [end for both in split.map(look, range(slices)) for end in both]
+    least, most = (min(ends), max(ends)) if ends else (0, 0)
+    total += padded * np.where(above, least, most)[:, None, None]
+    return (least, most), total / 4
 
 
 def _anatomy(solid: Booleans) -> Booleans:
@@ -213,8 +215,12 @@ def _anatomy(solid: Booleans) -> Booleans:
     return body
 
 
-def _starts(size: int, factor: int) -> NDArray[np.intp]:
-    return np.arange(0, size, factor)
+def _places(size: int, factor: int, quarters: int) -> slice | NDArray[np.intp]:
+    """Return a place in each block of a side, so many quarters of the block from its start."""
+    first = quarters * factor // 4
+    if size % factor == 0:
+        return slice(first, None, factor)
+    return np.minimum(np.arange(0, size, factor) + first, size - 1)
 
 
 def _without_small(solid: Booleans) -> Booleans:

@@ -57,8 +57,7 @@ class StoredPixels:
                 f"stored values are {self.values.dtype} of {self.values.ndim} dimensions; "
                 "integers of shape (slices, rows, columns) are needed"
             )
-        slices = (self.values.shape[0],)
-        if self.slope.shape != slices or self.intercept.shape != slices:
+        if not self.values.shape[:1] == self.slope.shape == self.intercept.shape:
             raise BadValue("slope and intercept need one number for each slice")
         if not (np.isfinite(self.slope).all() and np.isfinite(self.intercept).all()):
             raise BadValue("rescale slope or intercept is not a finite number")
@@ -97,15 +96,16 @@ class StoredPixels:
         return (self.values >= low) & (self.values <= high)
 
     def extremes(self) -> tuple[int, int]:
-        """Return the smallest and largest stored value that is no padding; 0, 0 if all is."""
-        found: list[int] = []
-        for stored in self.values:
-            real = stored
-            if self.padding is not None:
-                real = stored[(stored < self.padding[0]) | (stored > self.padding[1])]
-            if real.size:
-                found += [int(real.min()), int(real.max())]
-        return (min(found), max(found)) if found else (0, 0)
+        """Return the least and largest stored value that is no padding; 0, 0 if all is."""
+        found = [ends for index in range(len(self.values)) for ends in self.ends(index)] or [0]
+        return min(found), max(found)
+
+    def ends(self, index: int) -> tuple[int, ...]:
+        """Return those of one slice; none if all of it is padding."""
+        low, high = self.padding or (1, 0)
+        real = self.values[index]
+        real = real if low > high else real[(real < low) | (real > high)]
+        return (int(real.min()), int(real.max())) if real.size else ()
 
     def modality_values(self) -> NDArray[np.float32]:
         """Return slope * stored + intercept, float32, shape of `values`.

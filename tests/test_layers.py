@@ -24,6 +24,7 @@ LAYERS = (
         "trace",
         "objectives",
         "checks",
+        "split",
     ),
     ("dicom", "nifti", "foreground", "perturb", "learning", "fidelity", "report"),
     ("plan",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,14 +10,16 @@ import numpy as np
 
 from salm_dicom.batch.verify_objects import Known
 from salm_dicom.dicom import header as h
-from salm_dicom.dicom.conformance import Finding, Instance, background, check, uid_pairs
+from salm_dicom.dicom.conformance import Finding, Instance, check, outside_changed, uid_pairs
 from salm_dicom.dicom.part10 import Part10, read
 from salm_dicom.dicom.pixels import stored_values
 from salm_dicom.dicom.scan import SeriesFiles
-from salm_dicom.dicom.series import read_series
+from salm_dicom.dicom.series import Series, multi_frame, stacked
+from salm_dicom.dicom.slices import ReadFile, put, read_file
 from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import InputError
-from salm_dicom.foreground import foreground
+from salm_dicom.foreground import outline
+from salm_dicom.split import ALONE, Split
 from salm_dicom.volume import Booleans, Integers, StoredPixels, Volume
 
 # What a file of the source is compared as: itself, or as it was before it was protected.
@@ -54,7 +56,13 @@ class Beside:
     references: set[UidPair]
 
 
-def beside(series: SeriesFiles, pairs: dict[str, list[Path]], uids: Known, clean: Clean) -> Beside:
+def beside(
+    series: SeriesFiles,
+    pairs: dict[str, list[Path]],
+    uids: Known,
+    clean: Clean,
+    split: Split = ALONE,
+) -> Beside:
     """Return a series with what its protected instances are, and what is wrong with them.
 
     Parameters
@@ -63,107 +71,146 @@ def beside(series: SeriesFiles, pairs: dict[str, list[Path]], uids: Known, clean
         Protected files by the SOP Instance UID of their source.
     uids
         What became of the UIDs of the instances is noted there.
+    split
+        Who reads and looks; the result is the same.
 
     Raises
     ------
     InputError
         The source cannot be read as one volume.
     """
-    seen = _Seen(series=series, pairs=pairs, uids=uids, clean=clean)
-    read_again = read_series(series.paths, on_file=seen.look)
+    read_again, after, seen = _Reader(series=series, pairs=pairs, clean=clean, split=split).read()
     volume, frames = read_again.volume, read_again.origin.frames
-    masks = [foreground(v.pixels, v.modality, v.photometric) for v in volume.volumes()]
-    mask = masks[0] if len(masks) == 1 else np.concatenate(masks)
     places = {path: index for index, path in enumerate(series.paths)}
     order = list(frames) or [places[path] for path in read_again.origin.paths]
-    is_in_order = order == list(range(len(order)))
-    after = seen.after if is_in_order else seen.after[order]
-    seen.look_behind(volume.pixels.values, after, mask, order)
-    findings = [one for found in seen.findings for one in found]
+    if order != list(range(len(order))):
+        after = after[order]
+    mask, outside = _masked(volume, after, split)
+    for number, voxels in [(0, sum(outside))] if frames else zip(order, outside, strict=True):
+        if voxels and seen[number].is_comparable:
+            seen[number].findings.append(outside_changed(voxels))
+    for one in seen:
+        if one.source is not None and one.protected is not None:
+            uids.bind(one.source.sop_uid, one.protected.sop_uid)
+            uids.bind(one.source.series_uid, one.protected.series_uid)
+    identities = [one.protected for one in seen if one.protected is not None]
     return Beside(
         volume=volume,
         after=after,
         mask=mask,
-        has_after=seen.has_after[order],
+        has_after=np.array([seen[0 if frames else number].has_after for number in order]),
         frames=frames,
-        body_part=seen.body_part,
-        findings=(*findings, *_consistency(seen.identities)),
-        references=seen.references,
+        body_part=seen[0].body_part,
+        findings=(*(found for one in seen for found in one.findings), *_consistency(identities)),
+        references={pair for one in seen for pair in one.references},
     )
+
+
+def _masked(volume: Volume, after: Integers, split: Split) -> tuple[Booleans, list[int]]:
+    """Return the foreground of the source, and how many voxels of each slice changed outside it."""
+    before = volume.pixels.values
+    mask = split.zeros(before.shape, bool)
+    outlines = [
+        (found, index)
+        for one in volume.volumes()
+        for found in [outline(one.pixels, one.modality, one.photometric, split)]
+        for index in range(len(one.pixels.values))
+    ]
+
+    def look(at: int) -> int:
+        found, index = outlines[at]
+        found.at(index, mask[at])
+        return int(np.count_nonzero(np.greater(before[at] != after[at], mask[at])))
+
+    return mask, split.map(look, range(len(mask)))
 
 
 @dataclass(slots=True, kw_only=True)
 class _Seen:
-    """What was seen of the protected files, in the order of the source's files and frames."""
+    """What was seen of one file of the source, and of what was made of it, as far as it was read.
+
+    Parameters
+    ----------
+    source, protected
+        Who they are; the source as it was before it was protected.
+    references
+        UIDs of the source and what the protected instance has there.
+    has_after, is_comparable
+        Whether there are protected values of its size, and of its type.
+    """
+
+    read: ReadFile
+    body_part: str
+    findings: list[Finding] = field(default_factory=list)
+    source: h.Identity | None = None
+    protected: h.Identity | None = None
+    references: list[UidPair] = field(default_factory=list)
+    has_after: bool = False
+    is_comparable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reader:
+    """Reads each file of a series and what was made of it, once."""
 
     series: SeriesFiles
     pairs: dict[str, list[Path]]
-    uids: Known
     clean: Clean
-    body_part: str = ""
-    after: Integers = field(default_factory=lambda: np.empty(0, np.int16))
-    has_after: Booleans = field(default_factory=lambda: np.empty(0, bool))
-    identities: list[h.Identity] = field(default_factory=list)
-    findings: list[list[Finding]] = field(default_factory=list)
-    comparable: set[int] = field(default_factory=set)
-    references: set[UidPair] = field(default_factory=set)
+    split: Split
 
-    def look(self, index: int, file: Part10, pixels: StoredPixels) -> None:
-        """Look at a file of the source and at what was made of it."""
-        here = slice(index, index + len(pixels.values))
-        if not index:
-            count = max(len(self.series.headers), len(pixels.values))
-            self.after = np.empty((count, *pixels.values.shape[1:]), pixels.values.dtype)
-            self.has_after = np.zeros(count, dtype=bool)
-            self.body_part = h.text_of(file, h.BODY_PART)
-        findings: list[Finding] = []
-        self.findings.append(findings)
-        values = self._protected(index, file, pixels, findings)
-        self.has_after[here] = values is not None
-        self.after[here] = pixels.values if values is None else values
+    def read(self) -> tuple[Series, Integers, list[_Seen]]:
+        """Return the series, the protected values in the order of its files, and what was seen."""
+        paths = self.series.paths
+        first = read_file(paths[0])
+        file, pixels, one = first
+        if len(paths) == 1 and one.header.frames > 1:
+            after = np.empty_like(pixels.values)
+            return multi_frame(file, one.header, pixels), after, [self._look(0, first, after)]
+        kind, shape = pixels.values.dtype, (len(paths), *pixels.values.shape[1:])
+        stack, after = self.split.empty(shape, kind), self.split.empty(shape, kind)
+
+        def look(index: int) -> _Seen:
+            here = read_file(paths[index]) if index else first
+            put(here[1], stack, index)
+            return self._look(index, here, after[index : index + 1])
+
+        seen = self.split.map(look, range(len(paths)))
+        return stacked(paths, [found.read for found in seen], stack), after, seen
+
+    def _look(
+        self, index: int, source: tuple[Part10, StoredPixels, ReadFile], after: Integers
+    ) -> _Seen:
+        """Return what was seen of a file; `after` gets what its pixels became, or these."""
+        file, pixels, read_of_it = source
+        seen = _Seen(read=read_of_it, body_part=h.text_of(file, h.BODY_PART))
+        values = self._protected(index, file, pixels, seen)
+        seen.has_after = values is not None
+        after[:] = pixels.values if values is None else values
+        return seen
 
     def _protected(
-        self, index: int, file: Part10, pixels: StoredPixels, findings: list[Finding]
+        self, index: int, file: Part10, pixels: StoredPixels, seen: _Seen
     ) -> Integers | None:
         """Return the stored values of what was made of a file, if it has them and its size."""
         paths = self.pairs[self.series.headers[index].sop_uid]
         if len(paths) != 1:
             text = f"slice {index + 1} has {len(paths)} protected instances"
-            findings.append(Finding("PAIR", text))
+            seen.findings.append(Finding("PAIR", text))
             return None
         try:
             protected = read(paths[0])
             values = stored_values(protected)
-            self.identities.append(h.identity_of(protected))
+            seen.protected = h.identity_of(protected)
             before = pixels.values if len(pixels.values) > 1 else pixels.values[0]
             source = Instance(self.clean(file), before)
-            self._note(source.file, protected)
-            findings += check(source, Instance(protected, values))
+            seen.source = h.identity_of(source.file)
+            seen.references = uid_pairs(source.file, protected)
+            seen.findings += check(source, Instance(protected, values))
         except InputError as error:
-            findings.append(Finding(error.code, str(error)))
+            seen.findings.append(Finding(error.code, str(error)))
             return None
-        if values.shape != before.shape:
-            return None
-        if values.dtype == before.dtype:
-            self.comparable.add(index)
-        return values
-
-    def _note(self, source: Part10, protected: Part10) -> None:
-        """Note which UID of the source has become which."""
-        old, new = h.identity_of(source), self.identities[-1]
-        self.uids.bind(old.sop_uid, new.sop_uid)
-        self.uids.bind(old.series_uid, new.series_uid)
-        self.references.update(uid_pairs(source, protected))
-
-    def look_behind(
-        self, before: Integers, after: Integers, mask: Booleans, order: Sequence[int]
-    ) -> None:
-        """Look at what lies outside the foreground, which the whole volume tells."""
-        is_one_file = len(self.findings) == 1
-        files = [(slice(None), 0)] if is_one_file else [*enumerate(order)]
-        for at, number in files:
-            if number in self.comparable:
-                self.findings[number] += background(before[at] != after[at], mask[at])
+        seen.is_comparable = values.shape == before.shape and values.dtype == before.dtype
+        return values if values.shape == before.shape else None
 
 
 def _consistency(identities: list[h.Identity]) -> list[Finding]:

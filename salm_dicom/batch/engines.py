@@ -12,10 +12,13 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from typing import Any, ParamSpec, TypeVar
 
 from salm_dicom.errors import PlanError
+from salm_dicom.split import CAN_COPY, die_with_parent
 
+Work = Callable[..., Any]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -26,6 +29,9 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 # How often a pool that ends looks whether one of its workers was killed.
 _LOOK_S = 0.5
+# Forked workers, for what needs no torch.
+COPIES = "copies"
+_HERE = ("serial", "local", COPIES)
 # What a job's future raises when the processes that should do it are gone.
 LOST = (BrokenExecutor, EOFError, ConnectionError)
 
@@ -43,7 +49,7 @@ class SerialExecutor(Executor):
         return future
 
 
-def _serial(workers: int, address: str) -> Executor:
+def _serial(workers: int, address: str, handed: Work | None) -> Executor:
     keep_memory()
     return SerialExecutor()
 
@@ -54,6 +60,24 @@ class LocalExecutor(ProcessPoolExecutor):
     An idle worker waits with the lock of the queue in its hand. One that is killed then, when
     nobody looks after workers any more, leaves the others waiting for that lock forever.
     """
+
+    def __init__(self, workers: int, context: BaseContext, handed: Work | None) -> None:
+        from salm_dicom.dicom.sandbox import is_sandboxed
+
+        told = is_sandboxed(), handed
+        super().__init__(workers, mp_context=context, initializer=_prepare_worker, initargs=told)
+        self._handed = handed
+
+    def submit(self, job: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run the job in a worker; what workers have already is not sent again."""
+        if job is self._handed:
+            return super().submit(_do_handed, *args, **kwargs)
+        return super().submit(job, *args, **kwargs)
+
+    def kill(self) -> None:
+        """End the workers, whatever they are at."""
+        for one in [*(self._processes or {}).values()]:
+            one.kill()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the pool; with `wait`, after the jobs that are under way."""
@@ -67,22 +91,25 @@ class LocalExecutor(ProcessPoolExecutor):
                     one.kill()
 
 
-def _local(workers: int, address: str) -> Executor:
+def _local(workers: int, address: str, handed: Work | None) -> Executor:
     """Return a pool of processes.
 
     They are forked from a clean process that has imported what a job needs, once for all of them
     and for those that replace a worker that died.
     """
-    from salm_dicom.dicom.sandbox import is_sandboxed
-
     warm_up()
-    context = multiprocessing.get_context("forkserver")
-    return LocalExecutor(
-        workers, mp_context=context, initializer=_prepare_worker, initargs=(is_sandboxed(),)
-    )
+    return LocalExecutor(workers, multiprocessing.get_context("forkserver"), handed)
 
 
-def _dask(workers: int, address: str) -> Executor:
+def _copies(workers: int, address: str, handed: Work | None) -> Executor:
+    """Return a pool of copies of this process, which import nothing anew and start at once.
+
+    For work without torch, whose threads do not live on in a copy.
+    """
+    return LocalExecutor(workers, multiprocessing.get_context("fork"), handed)
+
+
+def _dask(workers: int, address: str, handed: Work | None) -> Executor:
     from salm_dicom.batch.cluster import connect  # with Dask, an extra
 
     return connect(address)
@@ -117,8 +144,18 @@ def warm_up(engine: str = "local", *, with_torch: bool = False) -> None:
                 executor.warm_up(modules)
 
 
-def _prepare_worker(sandbox: bool) -> None:
-    from salm_dicom.dicom.sandbox import die_with_parent, use_sandbox
+_handed: Work | None = None
+
+
+def _do_handed(*args: Any, **kwargs: Any) -> Any:
+    assert _handed is not None
+    return _handed(*args, **kwargs)
+
+
+def _prepare_worker(sandbox: bool, handed: Work | None) -> None:
+    global _handed
+    _handed = handed
+    from salm_dicom.dicom.sandbox import use_sandbox
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not sys.warnoptions:
@@ -149,15 +186,23 @@ def keep_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
-ENGINES: dict[str, Callable[[int, str], Executor]] = {
+ENGINES: dict[str, Callable[[int, str, Work | None], Executor]] = {
     "serial": _serial,
     "local": _local,
+    COPIES: _copies if CAN_COPY else _local,
     "dask": _dask,
 }
 
 
-def start(engine: str, workers: int) -> Executor:
+def start(engine: str, workers: int, handed: Work | None = None) -> Executor:
     """Start what `--engine` names: `serial`, `local` with so many workers, or `dask://HOST:PORT`.
+
+    Parameters
+    ----------
+    engine
+        Also `COPIES`, which nobody can ask for on the command line.
+    handed
+        A job that local workers get when they start, and keep with what it finds out.
 
     Raises
     ------
@@ -165,12 +210,12 @@ def start(engine: str, workers: int) -> Executor:
         There is no such engine, or it cannot be reached.
     """
     name, _, address = engine.partition("://")
-    if engine not in ("serial", "local") and not (name == "dask" and address):
+    if engine not in _HERE and not (name == "dask" and address):
         raise PlanError("an engine is local, serial, or dask://HOST:PORT")
-    return ENGINES[name](workers, address)
+    return ENGINES[name](workers, address, handed)
 
 
 def check(engine: str) -> None:
     """Raise `PlanError` when there is no such engine, or when no scheduler answers."""
-    if engine not in ("serial", "local"):
-        start(engine, 0).shutdown()
+    if engine not in _HERE[:2]:
+        start("" if engine == COPIES else engine, 0).shutdown()

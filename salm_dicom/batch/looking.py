@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from salm_dicom.batch.beside import beside
 from salm_dicom.batch.compared import Compared, Measuring, Scope, tightest, unmeasured, worst
@@ -20,14 +20,19 @@ from salm_dicom.dicom.scan import SeriesFiles
 from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import WorkerCrashed
 from salm_dicom.fidelity import Limits, missed
+from salm_dicom.split import ALONE, Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beheld:
-    """A series of the source, and its protected files by the SOP Instance UID of their source."""
+    """A series of the source, its protected files, and who looks at its slices.
+
+    `pairs` has the files by the SOP Instance UID of their source.
+    """
 
     series: SeriesFiles
     pairs: dict[str, list[Path]]
+    split: Split = ALONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +56,9 @@ class Looked:
     pixels: tuple[Compared, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Look:
-    """Looks at series; what it needs to be told goes to other processes as it is.
+    """Looks at series; a worker is handed its own.
 
     Parameters
     ----------
@@ -70,10 +75,13 @@ class Look:
     cleaner: Deidentifier | None = None
     keeps_pixels: bool = False
 
-    @property
+    @cached_property
     def asked(self) -> Measuring:
-        """What measures; made once in a process."""
-        return _measuring(pickle.dumps((self.scope, self.limits, self.window)))
+        """What measures, made when first asked for: files with outlines or a model are read."""
+        return self.scope.measuring(self.limits, self.window)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     def clean(self, file: Part10) -> Part10:
         """Return what a file of the source is compared as."""
@@ -83,13 +91,14 @@ class Look:
         """Return what was found for one series."""
         asked, known = self.asked, Known()
         asked.outlines.used.clear()
-        seen = beside(one.series, one.pairs, known, self.clean)
+        seen = beside(one.series, one.pairs, known, self.clean, one.split)
         instances = [instance.sop_uid for instance in one.series.headers]
         regions = asked.outlines.on_series(seen.volume, instances, seen.frames)
         found = asked.compared(
             pairs_of(seen.volume, seen.after, seen.mask, seen.has_after, regions),
             seen.body_part,
             seen.findings,
+            one.split,
         )
         return Looked(
             verified=verified(
@@ -116,18 +125,6 @@ class Look:
             references=set(),
             regions=frozenset(),
         )
-
-
-@lru_cache(maxsize=1)
-def _measuring(asked: bytes) -> Measuring:
-    scope, limits, window = pickle.loads(asked)  # pickled above, by ourselves
-    made: Measuring = scope.measuring(limits, window)
-    return made
-
-
-def forget() -> None:
-    """Read what is asked for anew: files may have changed since an earlier verification."""
-    _measuring.cache_clear()
 
 
 def verified(

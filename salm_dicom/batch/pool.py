@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Generic, TypeVar
 
-from salm_dicom.batch.engines import LOST, SerialExecutor, start
+from salm_dicom.batch.engines import LOST, LocalExecutor, SerialExecutor, start
 from salm_dicom.batch.job import CRASHES
 
 T = TypeVar("T")
@@ -54,15 +54,17 @@ class Pool:
 
     Parameters
     ----------
-    engine, workers
+    engine, workers, handed
         As for `engines.start`.
     """
 
-    def __init__(self, engine: str, workers: int) -> None:
+    def __init__(
+        self, engine: str, workers: int, handed: Callable[..., object] | None = None
+    ) -> None:
         self._engine = "serial" if workers < 2 and engine == "local" else engine
         self._workers = workers
+        self._handed = handed
         self._executor: Executor | None = None
-        self._lost = 0
 
     def each(
         self,
@@ -74,15 +76,16 @@ class Pool:
     ) -> Iterator[R]:
         """Yield what `work` makes of each part, in order; a few are under way at a time.
 
-        A process that dies costs the time of what it was at.
+        A process that dies costs the time of what it was at. Then one part is under way at a time,
+        until those are done that were.
 
         Parameters
         ----------
         least
             Fewer parts are done here, where no process must be started for them.
         lost
-            What is yielded for a part that stood alone when its process died for the third time;
-            None: after three deaths this process goes on alone.
+            What is yielded for the part at which a third process in a row died; None: this process
+            goes on alone from there.
         """
         todo, deaths, alone = Queue(parts), 0, 0
         if self._executor is None and not todo.has(least):
@@ -91,7 +94,7 @@ class Pool:
                 todo.pop()
         while todo:
             waiting: deque[tuple[Future[R], T]] = deque()
-            executor = self._executor = self._executor or start(self._engine, self._workers)
+            executor = self._executor = self._executor or self._started()
             try:
                 while todo or waiting:
                     most = 1 if alone else at_once_on(executor, self._workers)
@@ -107,16 +110,23 @@ class Pool:
                 self.end()
                 for _, part in reversed(waiting):
                     todo.put_back(part)
-                deaths += 1
-                self._lost += 1
-                if lost is not None:
-                    alone = max(alone, len(waiting))
-                    if deaths >= CRASHES:
-                        yield lost(todo.first())
-                        todo.pop()
-                        deaths = 0
-                elif self._lost >= CRASHES:
+                deaths, alone = deaths + 1, max(alone, len(waiting))
+                if deaths < CRASHES:
+                    continue
+                deaths = 0
+                if lost is None:
                     self._engine = "serial"
+                else:
+                    yield lost(todo.first())
+                    todo.pop()
+
+    def _started(self) -> Executor:
+        return start(self._engine, self._workers, self._handed)
+
+    def kill(self) -> None:
+        """End the engine's local workers, whatever they are at."""
+        if isinstance(self._executor, LocalExecutor):
+            self._executor.kill()
 
     def end(self) -> None:
         """End the engine, after what is under way."""
@@ -126,9 +136,9 @@ class Pool:
 
 
 @contextmanager
-def pool(engine: str, workers: int) -> Iterator[Pool]:
+def pool(engine: str, workers: int, handed: Callable[..., object] | None = None) -> Iterator[Pool]:
     """Give a pool that is ended with the context."""
-    found = Pool(engine, workers)
+    found = Pool(engine, workers, handed)
     try:
         yield found
     finally:
@@ -144,9 +154,16 @@ def in_order(
     least: int = _WORTH_A_WORKER,
     lost: Callable[[T], R] | None = None,
 ) -> Iterator[R]:
-    """Yield what `work` makes of each part, in order, with a pool of its own; see `Pool.each`."""
-    with pool(engine, workers) as found:
-        yield from found.each(work, parts, least=least, lost=lost)
+    """Yield what `work` makes of each part, in order, with a pool of its own; see `Pool.each`.
+
+    Who stops asking ends what is under way.
+    """
+    with pool(engine, workers, work) as found:
+        try:
+            yield from found.each(work, parts, least=least, lost=lost)
+        except BaseException:
+            found.kill()
+            raise
 
 
 def at_once_on(executor: Executor, workers: int) -> int:

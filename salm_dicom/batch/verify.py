@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 
 from salm_dicom.batch import nifti
 from salm_dicom.batch.compared import Compared, Measuring, Scope
-from salm_dicom.batch.looking import Beheld, Look, folder_of, forget, verified
+from salm_dicom.batch.engines import COPIES
+from salm_dicom.batch.looking import Beheld, Look, Looked, folder_of, verified
 from salm_dicom.batch.pair import Pair
 from salm_dicom.batch.pairing import partners_of
 from salm_dicom.batch.pool import in_order
@@ -24,6 +25,10 @@ from salm_dicom.errors import InputError, PlanError
 from salm_dicom.fidelity import Limits
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.image import read as read_nifti_file
+from salm_dicom.split import Split
+
+# Copies of this process cost as much time as a few slices do; rows 7 to 9 look closely at four.
+_ENOUGH_SLICES, _MOST_SHARES = 12, 4
 
 Progress = Callable[[str, int, int], None]
 See = Callable[["Verified", tuple[Compared, ...]], None]
@@ -58,10 +63,9 @@ def verify(
     cleaner
         Of an output that was de-identified: its files are compared with what that makes of SOURCE.
     jobs
-        Processes that look at series, each at one at a time; the result is the same.
+        Processes that work; the result is the same. See `Shares`.
     """
     _check_folders(source, output)
-    forget()
     look = Look(
         output=output,
         scope=scope or Scope(),
@@ -91,9 +95,9 @@ def verify(
             absent += not series.quantity
     series_found, uids, references = list[Verified](), Known(), list[set[UidPair]]()
     regions = set[int]()
-    workers = 1 if see else jobs
+    shares = Shares.of(here, 1 if see else jobs, needs_torch=asked.model is not None)
     progress("verify", 0, len(here))
-    for one in in_order(look, workers, "local", here, least=2, lost=look.lost):
+    for one in shares.each(look, here):
         uids.add(one.known)
         references.append(one.references)
         regions |= one.regions
@@ -112,6 +116,48 @@ def verify(
         objects=objects,
         unused_regions=asked.outlines.unused,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """Who does the work: the one place that decides it, by measured times.
+
+    Parameters
+    ----------
+    series
+        Processes that look at series, each at one at a time; 0: this one does.
+    slices
+        Processes that share the slices of a series.
+    needs_torch
+        Whether workers need it, so that they are no copies of this process.
+    """
+
+    series: int
+    slices: int
+    needs_torch: bool = False
+
+    @classmethod
+    def of(cls, here: Sequence[Beheld], jobs: int, *, needs_torch: bool = False) -> Shares:
+        """Return the shares of so many processes.
+
+        Those that share a series cost memory once; so slices are shared first, while each process
+        gets enough of them, and series by as many as are left.
+        """
+        if jobs < 2 or not here:
+            return cls(series=0, slices=1)
+        each = sum(one.series.slices for one in here) // len(here)
+        slices = 1 if needs_torch else max(1, min(jobs, _MOST_SHARES, each // _ENOUGH_SLICES))
+        series = min(jobs // slices, len(here))
+        return cls(series=series, slices=slices, needs_torch=needs_torch)
+
+    def each(self, look: Look, here: Sequence[Beheld]) -> Iterator[Looked]:
+        """Yield what was found for each series, in order."""
+        if not self.series:
+            yield from map(look, here)
+            return
+        shared = (replace(one, split=Split(self.slices)) for one in here)
+        engine = "local" if self.needs_torch else COPIES
+        yield from in_order(look, self.series, engine, shared, least=1, lost=look.lost)
 
 
 def _unseen(one: Verified, pixels: tuple[Compared, ...]) -> None:

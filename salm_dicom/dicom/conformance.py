@@ -247,7 +247,9 @@ def _pixels(
         return
     delta = difference(before, after)
     if may_change is not None:
-        yield from background(delta != 0, may_change)
+        outside = int(np.count_nonzero(np.greater(delta != 0, may_change)))
+        if outside:
+            yield outside_changed(outside)
     yield from _padding(source.file, before, after)
     found = max(int(delta.max(initial=0)), -int(delta.min(initial=0)))
     half = 1 << max(h.short_of(protected.file, h.BITS_STORED) - 1, 1)
@@ -266,11 +268,9 @@ def _pixels(
         yield Finding("COLOUR_CHANGED", "more than the luminance of the pixels changed")
 
 
-def background(changed: Booleans, may_change: Booleans) -> Iterator[Finding]:
-    """Yield a finding where voxels of an instance changed that may not."""
-    outside = int(np.count_nonzero(np.greater(changed, may_change)))
-    if outside:
-        yield Finding("BACKGROUND_CHANGED", f"{outside} voxels outside the foreground changed")
+def outside_changed(voxels: int) -> Finding:
+    """Return what is said where so many voxels of an instance changed that may not."""
+    return Finding("BACKGROUND_CHANGED", f"{voxels} voxels outside the foreground changed")
 
 
 def _padding(source: Part10, before: Integers, after: Integers) -> Iterator[Finding]:

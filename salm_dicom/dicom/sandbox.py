@@ -11,11 +11,9 @@ believed or unpickled.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +30,7 @@ from salm_dicom.dicom.decode import words_shape
 from salm_dicom.dicom.part10 import Part10, parse
 from salm_dicom.dicom.samples import Shape
 from salm_dicom.errors import DecodeError, InputError, TimedOut, TooLarge, WorkerCrashed
+from salm_dicom.split import die_with_parent
 from salm_dicom.volume import Integers
 
 # A file may take this long, and another second for each so many bytes of its pixels.
@@ -40,8 +39,6 @@ _BYTES_EACH_SECOND = 500_000
 # A decoder may take this much, and so many times the bytes of the file and of its pixels.
 _FREE_BYTES = 512 << 20
 _TIMES = 6
-# linux/prctl.h
-_PR_SET_PDEATHSIG = 1
 _KINDS = ("|u1", "|i1", "<u2", "<i2")
 
 
@@ -234,13 +231,6 @@ def serve() -> None:
             _send(answers, {"kind": words.dtype.str})
             answers.write(words.reshape(-1).view(np.uint8).data)
         answers.flush()
-
-
-def die_with_parent() -> None:
-    """End this process when the one that started it is gone, where the kernel can do that."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _bound(memory: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,11 @@ from salm_dicom.dicom.admit import image_header
 from salm_dicom.dicom.conformance import check_header
 from salm_dicom.dicom.derive import Derivation, derived
 from salm_dicom.dicom.encode import is_exactly
-from salm_dicom.dicom.header import InstanceHeader, header, identity_of
+from salm_dicom.dicom.header import InstanceHeader, identity_of
 from salm_dicom.dicom.multiframe import in_file_order, ordered
 from salm_dicom.dicom.part10 import Part10, parse, read
-from salm_dicom.dicom.quantitative import completed
 from salm_dicom.dicom.scan import group
-from salm_dicom.dicom.slices import joined, stored_pixels
-from salm_dicom.dicom.voi import display_window
+from salm_dicom.dicom.slices import ReadFile, joined, put, read_file, stored_pixels
 from salm_dicom.errors import Changed, GeometryError, MismatchError
 from salm_dicom.folder import WholeFolder, file_name
 from salm_dicom.volume import Integers, StoredPixels, Volume
@@ -65,13 +63,7 @@ class Series:
     series_uid: str
 
 
-# Called with a file's number, the file and its pixels, (slices, rows, columns) in its own order.
-OnFile = Callable[[int, Part10, StoredPixels], None]
-
-
-def read_series(
-    paths: Sequence[Path], *, keep_files: bool = False, on_file: OnFile | None = None
-) -> Series:
+def read_series(paths: Sequence[Path], *, keep_files: bool = False) -> Series:
     """Return the one volume that the files make; slices are put in spatial order.
 
     Parameters
@@ -80,52 +72,68 @@ def read_series(
         Files, in any order.
     keep_files
         Keep the files' bytes beside the volume, for a writer that follows at once.
-    on_file
-        Told each file, its number and its pixels while they are in memory, by who looks at them and
-        writes nothing: the files then get no SHA-256.
 
     Raises
     ------
     InputError
         A file cannot be read exactly (its code says why), or the files make several volumes.
     """
-    headers: list[InstanceHeader] = []
-    slices: list[StoredPixels] = []
+    found: list[ReadFile] = []
     digests: list[str] = []
     files: list[tuple[Part10, Stamp]] = []
-    windows: list[tuple[float, float] | None] = []
-    stack: Integers | None = None
+    stack: Integers = np.empty((0, 0, 0), dtype=np.int16)
     for index, path in enumerate(paths):
         stamp = _stamp(path)
-        file = read(path)
-        headers.append(completed(file, header(file, path)))
-        one = stored_pixels(file)
-        if len(paths) == 1 and headers[0].frames > 1:
-            if on_file is not None:
-                on_file(index, file, one)
-            return _multi_frame(file, headers[0], one, stamp if keep_files else None)
-        if stack is None:
-            stack = np.empty((len(paths), *one.values.shape[1:]), dtype=one.values.dtype)
-        if one.values.shape[1:] != stack.shape[1:] or one.values.dtype != stack.dtype:
-            raise GeometryError("the files differ in size or pixel type; one volume is needed")
-        if on_file is not None:
-            on_file(index, file, one)
-        stack[index] = one.values[0]
-        digests.append("" if on_file else file.sha256)
-        windows.append(display_window(file))
-        slices.append(replace(one, values=stack[index : index + 1]))  # the file's bytes can go
+        file, pixels, one = read_file(path)
+        if len(paths) == 1 and one.header.frames > 1:
+            kept = stamp if keep_files else None
+            return multi_frame(file, one.header, pixels, file.sha256, kept)
+        if not index:
+            stack = np.empty((len(paths), *pixels.values.shape[1:]), dtype=pixels.values.dtype)
+        put(pixels, stack, index)
+        found.append(one)
+        digests.append(file.sha256)
         if keep_files:
             files.append((file, stamp))
-    volumes, left_out = group(headers)
-    if stack is None or left_out or len(volumes) != 1:
+    return stacked(paths, found, stack, digests, files)
+
+
+def stacked(
+    paths: Sequence[Path],
+    found: Sequence[ReadFile],
+    stack: Integers,
+    digests: Sequence[str] = (),
+    files: Sequence[tuple[Part10, Stamp]] = (),
+) -> Series:
+    """Return the one volume that files of one slice each make, in spatial order.
+
+    Parameters
+    ----------
+    paths, found, stack
+        The files, what was read of each, and their slices, in the same order.
+    digests, files
+        SHA-256 of each file, and the files, where somebody needs them.
+
+    Raises
+    ------
+    GeometryError
+        They make several volumes, or none.
+    """
+    volumes, left_out = group(one.header for one in found)
+    if left_out or len(volumes) != 1:
         reason = left_out[0].reason if left_out else f"the files make {len(volumes)} volumes"
         raise GeometryError(f"{reason}; one volume is needed. `salm-dicom scan` shows them")
-    files_in_order, first = volumes[0].paths, headers[0]
+    first, in_order = found[0].header, volumes[0].paths
     places = {path: index for index, path in enumerate(paths)}
-    order = [places[path] for path in files_in_order]
+    order = [places[path] for path in in_order]
     if order != list(range(len(order))):
         stack = stack[order]
-    slices = [replace(slices[i], values=stack[at : at + 1]) for at, i in enumerate(order)]
+    slices = [found[index].calibration for index in order]
+    kept = [
+        KeptFile(*files[index], slices[at].with_values(stack[at : at + 1]))
+        for at, index in enumerate(order)
+        if files
+    ]
     return Series(
         volume=Volume(
             pixels=joined(slices, stack),
@@ -134,27 +142,31 @@ def read_series(
             photometric=str(first.pixel_format[3]),
             irregular=volumes[0].stack.irregular,
             quantity=volumes[0].quantity,
-            window=windows[order[len(order) // 2]],
+            window=found[order[len(order) // 2]].window,
         ),
         origin=Origin(
-            paths=files_in_order,
-            sha256=tuple(digests[index] for index in order),
-            files=tuple(KeptFile(*files[i], slices[at]) for at, i in enumerate(order) if files),
+            paths=in_order,
+            sha256=tuple(digests[index] for index in order if digests),
+            files=tuple(kept),
         ),
         series_uid=first.series_uid,
     )
 
 
-def _multi_frame(
-    file: Part10, instance: InstanceHeader, pixels: StoredPixels, stamp: Stamp | None
+def multi_frame(
+    file: Part10,
+    instance: InstanceHeader,
+    pixels: StoredPixels,
+    sha256: str = "",
+    stamp: Stamp | None = None,
 ) -> Series:
-    """Return the series that one multi-frame file is."""
+    """Return the series that one multi-frame file is; with a stamp it keeps the file."""
     volume, frames = ordered(file, instance, pixels)
     return Series(
         volume=volume,
         origin=Origin(
             paths=(instance.path,),
-            sha256=(file.sha256,),
+            sha256=(sha256,),
             files=() if stamp is None else (KeptFile(file, stamp, volume.pixels),),
             frames=frames,
         ),

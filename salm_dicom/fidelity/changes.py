@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from salm_dicom.fidelity.tissues import reached, reaches
+from salm_dicom.fidelity.tissues import reaches
 from salm_dicom.volume import Booleans, Integers
 
 if TYPE_CHECKING:
@@ -50,28 +49,19 @@ class SliceChange:
     clipped: int = 0
 
 
-def slice_changes(subject: Subject) -> Iterator[SliceChange]:
-    """Yield what changed in each slice; only voxels that did are looked at."""
+def slice_change(subject: Subject, index: int) -> SliceChange:
+    """Return what changed in a slice; only voxels that did are looked at."""
+    mask, before, after = (
+        each[index] for each in (subject.mask, subject.pixels.values, subject.after)
+    )
+    foreground = int(np.count_nonzero(mask))
+    places = np.flatnonzero(before != after)
+    if not places.size:
+        return SliceChange(foreground=foreground)
     ends = sorted({*subject.pixels.representable, *subject.extremes})
-    edges: dict[tuple[float, float], list[tuple[bool, int]]] = {}
-    for index in range(len(subject)):
-        mask, before, after = (
-            each[index] for each in (subject.mask, subject.pixels.values, subject.after)
-        )
-        foreground = int(np.count_nonzero(mask))
-        found = before != after
-        changed = int(np.count_nonzero(found))
-        if not changed:
-            yield SliceChange(foreground=foreground)
-            continue
-        mapping = float(subject.pixels.slope[index]), float(subject.pixels.intercept[index])
-        if mapping not in edges:
-            edges[mapping] = reached(subject, index, subject.tissues[1])
-        is_in_box = int(np.count_nonzero(found[subject.box])) == changed
-        part = subject.box if is_in_box else (slice(None), slice(None))
-        places = np.flatnonzero(found[part])
-        old, new, inside = (each[part].reshape(-1)[places] for each in (before, after, mask))
-        yield _change(subject, index, foreground, old, new, inside, edges[mapping], ends)
+    old, new, inside = (each.reshape(-1)[places] for each in (before, after, mask))
+    edges = subject.edges_of(index)
+    return _change(subject, index, foreground, old, new, inside, edges, ends)
 
 
 def _change(

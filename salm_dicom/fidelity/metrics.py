@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +15,13 @@ from salm_dicom.fidelity.measures import DEFAULT_ROWS
 from salm_dicom.fidelity.noise import contrast, noise
 from salm_dicom.fidelity.observer import observer
 from salm_dicom.fidelity.segmentation import segmentation
-from salm_dicom.fidelity.shifts import shifts
+from salm_dicom.fidelity.shifts import shifts, tissue_shift, window_shifts
 from salm_dicom.fidelity.spectrum import spectrum
+from salm_dicom.fidelity.squares import squares_of
 from salm_dicom.fidelity.structure import ssim, taps_for
-from salm_dicom.fidelity.subject import Reading, Subject
-from salm_dicom.fidelity.visible import visibility
-from salm_dicom.fidelity.windows import against_jpeg2000
+from salm_dicom.fidelity.subject import Look, Reading, Subject
+from salm_dicom.fidelity.visible import steps_of, visibility
+from salm_dicom.fidelity.windows import against_jpeg2000, likeness_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +30,28 @@ class Metric:
 
     It yields readings whose names are in `MEASURES`, the same ones for the same subject, or raises
     `Unmeasurable`; of a subject that did not change it yields what no limit can miss.
+
+    Parameters
+    ----------
+    slices, samples
+        The looks that it takes at each slice, and at each of `Subject.samples`.
     """
 
     rows: tuple[int, ...]
     measure: Callable[[Subject], Iterable[Reading]]
+    slices: tuple[Look[Any], ...] = ()
+    samples: tuple[Look[Any], ...] = ()
 
 
 # Row 1, and of row 2 all but the clipped voxels, are no numbers: see `dicom.conformance`.
 METRICS: dict[str, Metric] = {
     "clipping": Metric((2,), clipping),
-    "shifts": Metric((3,), shifts),
-    "noise": Metric((4,), noise),
+    "shifts": Metric((3,), shifts, slices=(window_shifts, tissue_shift)),
+    "noise": Metric((4,), noise, slices=(squares_of,)),
     "spectrum": Metric((5,), spectrum),
-    "contrast": Metric((6,), contrast),
-    "windows": Metric((7, 8), against_jpeg2000),
-    "visibility": Metric((9,), visibility),
+    "contrast": Metric((6,), contrast, slices=(squares_of,)),
+    "windows": Metric((7, 8), against_jpeg2000, samples=(likeness_of,)),
+    "visibility": Metric((9,), visibility, samples=(steps_of,)),
     "segmentation": Metric((10,), segmentation),
     "radiomics": Metric((11,), radiomics),
     "observer": Metric((12,), observer),
@@ -103,15 +112,18 @@ def measure(subject: Subject, rows: Collection[int] = DEFAULT_ROWS) -> Fidelity:
     rows
         What is measured, of `ROWS`; PSNR, SSIM and the shift of each slice always are.
     """
+    asked = [metric for metric in METRICS.values() if set(metric.rows) & set(rows)]
+    looks = (look for metric in asked for look in metric.slices)
+    subject.take([Subject.change_of, *looks], range(len(subject)))
+    looks = (look for metric in asked for look in metric.samples)
+    subject.take([*looks, mean_ssim], subject.samples)
     slices = tuple(_slices(subject))
     slopes = np.abs(subject.pixels.slope).tolist()
     changes = subject.changes
     foreground = sum(one.foreground for one in changes)
     readings = [*_overall(subject, slices)]
     unmeasured = []
-    for metric in METRICS.values():
-        if not set(metric.rows) & set(rows):
-            continue
+    for metric in asked:
         try:
             readings += metric.measure(subject)
         except Unmeasurable as error:
@@ -145,18 +157,18 @@ def _least_ssim(slices: Iterable[SliceFidelity]) -> float:
 def _slices(subject: Subject) -> Iterator[SliceFidelity]:
     """Yield the numbers of each slice."""
     rows, columns = subject.mask.shape[1:]
-    closely = set(subject.samples)
+    closely = dict(zip(subject.samples, subject.of_samples(mean_ssim), strict=True))
     for index, one in enumerate(subject.changes):
         error = one.shown_squares / (rows * columns)
         slope = float(subject.pixels.slope[index])
         yield SliceFidelity(
             psnr_db=float(-10 * np.log10(error)) if error else np.inf,
             mean_shift=slope * one.inside / max(one.foreground, 1),
-            ssim=_ssim(subject, index) if index in closely else None,
+            ssim=closely.get(index),
         )
 
 
-def _ssim(subject: Subject, index: int) -> float:
+def mean_ssim(subject: Subject, index: int) -> float:
     """Return the mean SSIM of a slice; beyond the reach of the foreground nothing can differ."""
     rows, columns = subject.mask.shape[1:]
     taps = taps_for((rows, columns))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from salm_dicom.errors import Unmeasurable
 from salm_dicom.fidelity.sliding import coarse, kind_for, sliding_sums
 from salm_dicom.fidelity.subject import Reading, Region, Subject
-from salm_dicom.fidelity.tissues import reached, reaches
+from salm_dicom.fidelity.tissues import reaches
 from salm_dicom.volume import Booleans, Floats, Integers
 
 # Sides of the sliding windows: the smallest lesion that is measured, and a piece of an organ.
@@ -49,27 +49,8 @@ def shifts(subject: Subject) -> Iterator[Reading]:
 
 def _of_windows(subject: Subject) -> Iterator[Reading]:
     worst = dict.fromkeys(WINDOWS_MM, (0.0, ""))
-    sides = {mm: [max(1, round(mm / spacing)) for spacing in subject.spacing_mm] for mm in worst}
-    factor = 2 if min(sides[min(WINDOWS_MM)]) >= _COARSEN else 1
-    cells = {mm: [max(1, round(side / factor)) for side in sides[mm]] for mm in worst}
-    voxels = factor**2 * max(rows * columns for rows, columns in cells.values())
-    for index in subject.changed():
-        inside = subject.mask[index][subject.box]
-        one = subject.changes[index]
-        change = subject.change_at(index, subject.box)
-        found = [
-            coarse(inside.view(np.uint8), factor, kind_for(voxels)),
-            coarse(
-                change * inside if one.outside else change, factor, kind_for(voxels * one.largest)
-            ),
-        ]
-        if subject.is_uptake:
-            own = subject.source_at(index, subject.box) * inside
-            found.append(coarse(own, factor, np.dtype(np.float64)))
-        for mm, (rows, columns) in cells.items():
-            least = max(_FILLED * factor**2 * rows * columns, 1)
-            sums = [sliding_sums(each, rows, columns) for each in found]
-            most = _largest_mean(sums, least, _scale(subject, index), worst[mm][0])
+    for index, found in enumerate(subject.of_slices(window_shifts)):
+        for mm, most in found.items():
             if most > worst[mm][0]:
                 worst[mm] = most, f"slice {index + 1}"
     for mm, (value, at) in worst.items():
@@ -79,8 +60,37 @@ def _of_windows(subject: Subject) -> Iterator[Reading]:
         )  # fmt: skip
 
 
-def _largest_mean(sums: list[NDArray[Any]], least: float, scale: float, known: float) -> float:
-    """Return the largest absolute mean of the windows, or 0 where none is above what is known.
+def window_shifts(subject: Subject, index: int) -> dict[float, float]:
+    """Return the largest shift of a slice's windows, by their side in mm."""
+    one = subject.change_of(index)
+    if not one.changed:
+        return {}
+    sides = {mm: [max(1, round(mm / each)) for each in subject.spacing_mm] for mm in WINDOWS_MM}
+    factor = 2 if min(sides[min(WINDOWS_MM)]) >= _COARSEN else 1
+    cells = {mm: [max(1, round(side / factor)) for side in sides[mm]] for mm in WINDOWS_MM}
+    voxels = factor**2 * max(rows * columns for rows, columns in cells.values())
+    inside = subject.mask[index][subject.box]
+    change = subject.change_at(index, subject.box)
+    found = [
+        coarse(inside.view(np.uint8), factor, kind_for(voxels)),
+        coarse(change * inside if one.outside else change, factor, kind_for(voxels * one.largest)),
+    ]
+    if subject.is_uptake:
+        own = subject.source_at(index, subject.box) * inside
+        found.append(coarse(own, factor, np.dtype(np.float64)))
+    scale = _scale(subject, index)
+    return {
+        mm: _largest_mean(
+            [sliding_sums(each, rows, columns) for each in found],
+            max(_FILLED * factor**2 * rows * columns, 1),
+            scale,
+        )
+        for mm, (rows, columns) in cells.items()
+    }
+
+
+def _largest_mean(sums: list[NDArray[Any]], least: float, scale: float) -> float:
+    """Return the largest absolute mean of the windows, or 0 where there is none.
 
     Parameters
     ----------
@@ -92,49 +102,49 @@ def _largest_mean(sums: list[NDArray[Any]], least: float, scale: float, known: f
         What one stored unit is in the unit of the mean.
     """
     counts, shifts, *own = sums
-    size = np.abs(shifts)
-    # a quotient is only taken where a rough product does not rule it out
-    bound = np.float32(0 if own else known / scale * (1 - 1e-6))
-    places = np.flatnonzero((size > bound * counts) & (counts >= math.ceil(least)))
-    if not places.size:
-        return 0.0
-    size, by = size.reshape(-1)[places] * scale, counts.reshape(-1)[places]
+    enough = counts >= math.ceil(least)
     if own:
-        return float(_relative(size, own[0].reshape(-1)[places]).max())
-    return float((size / by).max())
+        return float(_relative(np.abs(shifts[enough]) * scale, own[0][enough]).max(initial=0))
+    # a rough quotient says which can be the largest
+    rough = np.abs(shifts).astype(np.float32)
+    rough /= np.maximum(counts, 1)
+    rough *= enough
+    places = rough >= rough.max(initial=0) * np.float32(1 - 1e-5)
+    places &= enough
+    return float((np.abs(shifts[places]) * scale / counts[places]).max(initial=0))
 
 
 def _of_tissues(subject: Subject) -> Reading:
-    names, edges = subject.tissues
-    # a tissue counts where it has the area of one of the smaller windows
-    least = min(WINDOWS_MM) ** 2 / (subject.spacing_mm[0] * subject.spacing_mm[1])
     worst, where = 0.0, ""
-    stored: dict[tuple[float, float], list[tuple[bool, int]]] = {}
-    for index in subject.changed():
-        mapping = float(subject.pixels.slope[index]), float(subject.pixels.intercept[index])
-        if mapping not in stored:
-            stored[mapping] = reached(subject, index, edges)
-        counts = _tissue_counts(subject, index, stored[mapping])
-        one = subject.changes[index]
-        change = -np.diff([one.inside, *one.tissues, 0]).astype(np.float64)
-        means = change / np.maximum(counts, 1)
-        if subject.is_uptake:
-            own = _tissue_means(subject, index, edges)
-            shift = np.abs(_relative(means * subject.pixels.slope[index], own))
-        else:
-            shift = np.abs(means) * _scale(subject, index)
-        shift *= counts >= least
-        if shift.max() > worst:
-            worst = float(shift.max())
-            where = f"{names[int(shift.argmax())]}, slice {index + 1}"
+    for index, (shift, tissue) in enumerate(subject.of_slices(tissue_shift)):
+        if shift > worst:
+            worst, where = shift, f"{subject.tissues[0][tissue]}, slice {index + 1}"
     return Reading(name="tissue_shift", value=worst, unit=subject.shift_unit, at=where)
+
+
+def tissue_shift(subject: Subject, index: int) -> tuple[float, int]:
+    """Return the largest shift of a slice's tissues, and the number of that tissue."""
+    one = subject.change_of(index)
+    if not one.changed:
+        return 0.0, 0
+    counts = _tissue_counts(subject, index, subject.edges_of(index))
+    change = -np.diff([one.inside, *one.tissues, 0]).astype(np.float64)
+    means = change / np.maximum(counts, 1)
+    if subject.is_uptake:
+        own = _tissue_means(subject, index, subject.tissues[1])
+        shift = np.abs(_relative(means * subject.pixels.slope[index], own))
+    else:
+        shift = np.abs(means) * _scale(subject, index)
+    # a tissue counts where it has the area of one of the smaller windows
+    shift *= counts >= min(WINDOWS_MM) ** 2 / (subject.spacing_mm[0] * subject.spacing_mm[1])
+    return float(shift.max()), int(shift.argmax())
 
 
 def _tissue_counts(subject: Subject, index: int, edges: list[tuple[bool, int]]) -> Integers:
     """Return how many voxels of the foreground of a slice each tissue has."""
     inside, values = (each[index][subject.box] for each in (subject.mask, subject.pixels.values))
     from_edge = [int(np.count_nonzero(reaches(values, edge) & inside)) for edge in edges]
-    return np.asarray(-np.diff([subject.changes[index].foreground, *from_edge, 0]))
+    return np.asarray(-np.diff([subject.change_of(index).foreground, *from_edge, 0]))
 
 
 def _tissue_means(subject: Subject, index: int, edges: Floats) -> Floats:

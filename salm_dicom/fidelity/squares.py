@@ -42,34 +42,37 @@ class Squares:
 
 def squares(subject: Subject) -> Squares:
     """Return the squares of all slices; sums of stored values are exact."""
-    rows, columns = (max(_SIDE, round(SIDE_MM / mm)) for mm in subject.spacing_mm)
-    pixels, (least, most) = subject.pixels, subject.extremes
-    # padding lies further away, but in no square of foreground
-    furthest = most - least + max(one.largest for one in subject.changes)
-    kind = np.int32 if rows * furthest**2 < 1 << 31 else np.int64
-    counts, parts = [], []
-    for index in range(len(subject)):
-        full = _all(subject.mask[index][subject.box], rows, columns)
-        found = []
-        is_changed = subject.changes[index].changed
-        for values in (pixels.values, subject.after) if is_changed else (pixels.values,):
-            above = np.subtract(values[index][subject.box], least, dtype=kind, casting="unsafe")
-            mean = _sums(above, rows, columns)[full] / (rows * columns)
-            square = _sums(np.square(above, out=above), rows, columns)[full] / (rows * columns)
-            found += [
-                pixels.slope[index] * (mean + least) + pixels.intercept[index],
-                pixels.slope[index] ** 2 * (square - mean**2),
-            ]
-        counts.append(len(found[0]))
-        parts.append(np.stack(found if is_changed else found * 2))
+    parts = subject.of_slices(squares_of)
     mean, variance, mean_after, variance_after = np.concatenate(parts, axis=1)
     return Squares(
-        index=np.repeat(np.arange(len(counts)), counts),
+        index=np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts]),
         mean=mean,
         mean_after=mean_after,
         variance=variance,
         variance_after=variance_after,
     )
+
+
+def squares_of(subject: Subject, index: int) -> Floats:
+    """Return those of a slice: mean, variance and both after the change, (4, squares)."""
+    rows, columns = (max(_SIDE, round(SIDE_MM / mm)) for mm in subject.spacing_mm)
+    pixels, (least, most) = subject.pixels, subject.extremes
+    change = subject.change_of(index)
+    # padding lies further away, but in no square of foreground
+    furthest = most - least + change.largest
+    kind = np.int32 if rows * furthest**2 < 1 << 31 else np.int64
+    full = _all(subject.mask[index][subject.box], rows, columns)
+    found = []
+    for values in (pixels.values, subject.after) if change.changed else (pixels.values,):
+        above = values[index][subject.box].astype(kind)
+        above -= least
+        mean = _sums(above, rows, columns)[full] / (rows * columns)
+        square = _sums(np.square(above, out=above), rows, columns)[full] / (rows * columns)
+        found += [
+            pixels.slope[index] * (mean + least) + pixels.intercept[index],
+            pixels.slope[index] ** 2 * (square - mean**2),
+        ]
+    return np.stack(found if change.changed else found * 2)
 
 
 def tiled(values: NDArray[T], rows: int, columns: int) -> NDArray[T]:

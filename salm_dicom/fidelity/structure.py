@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Image = NDArray[np.float32]
@@ -141,8 +140,15 @@ def _means(image: Image, kernel: Image, step: int = 1) -> Image:
         blocks = -(-size // height)
         rows = np.zeros((blocks * _BLOCK + reach, image.shape[1]), dtype=np.float32)
         rows[: len(image)] = image
-        overlapping = sliding_window_view(rows, band.shape[1], axis=0)[::_BLOCK].swapaxes(1, 2)
-        blocks_of_means = np.matmul(band, overlapping[:blocks])
+        down, across = rows.strides
+        overlapping = np.ndarray(
+            (blocks, band.shape[1], rows.shape[1]),
+            rows.dtype,
+            rows,
+            0,
+            (_BLOCK * down, down, across),
+        )
+        blocks_of_means = np.matmul(band, overlapping)
         image = blocks_of_means.reshape(blocks * height, -1)[:size].T
     return image
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from salm_dicom.difference import difference
-from salm_dicom.fidelity.changes import SliceChange, slice_changes
+from salm_dicom.errors import Unmeasurable
+from salm_dicom.fidelity.changes import SliceChange, slice_change
 from salm_dicom.fidelity.squares import Squares, squares
-from salm_dicom.fidelity.tissues import tissues
+from salm_dicom.fidelity.tissues import reached, tissues
+from salm_dicom.split import ALONE, Split
 from salm_dicom.volume import Booleans, Floats, Integers, StoredPixels
 
 Slice = NDArray[np.float32]
@@ -20,6 +23,10 @@ Slice = NDArray[np.float32]
 # Modality values, (slices, rows, columns), and an affine -> a label for each voxel of the grid that
 # the model works on, which is the same for two volumes of one grid.
 Segmenter = Callable[[Slice, Floats], NDArray[np.int64]]
+
+R = TypeVar("R")
+# What is seen of one slice of a subject.
+Look = Callable[["Subject", int], R]
 
 # Slices that are looked at closely when not all are.
 _SAMPLES = 4
@@ -106,6 +113,8 @@ class Subject:
         (4, 4), (column, row, slice, 1) to RAS millimetres, for the model.
     model
         A segmentation model, see `models.load_segmenter`.
+    split
+        Who looks at the slices; the numbers are the same.
     """
 
     pixels: StoredPixels
@@ -120,6 +129,7 @@ class Subject:
     is_full: bool = False
     affine: Floats = field(default_factory=lambda: np.eye(4))
     model: Segmenter | None = None
+    split: Split = ALONE
 
     def __len__(self) -> int:
         """Return the number of slices."""
@@ -138,8 +148,8 @@ class Subject:
     @cached_property
     def box(self) -> tuple[slice, slice]:
         """Rows and columns that hold all foreground; empty slices where there is none."""
-        rows = np.flatnonzero(self.mask.any(axis=(0, 2)))
-        columns = np.flatnonzero(self.mask.any(axis=(0, 1)))
+        anywhere = np.logical_or.reduce(self.mask)
+        rows, columns = np.flatnonzero(anywhere.any(axis=1)), np.flatnonzero(anywhere.any(axis=0))
         if not rows.size:
             return slice(0, 0), slice(0, 0)
         return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
@@ -178,12 +188,73 @@ class Subject:
     @cached_property
     def changes(self) -> tuple[SliceChange, ...]:
         """What changed in each slice."""
-        return tuple(slice_changes(self))
+        found = self.of_slices(Subject.change_of)
+        self._changes.update(enumerate(found))
+        return tuple(found)
+
+    @cached_property
+    def _changes(self) -> dict[int, SliceChange]:
+        return {}
+
+    def change_of(self, index: int) -> SliceChange:
+        """Return what changed in one slice."""
+        if index not in self._changes:
+            self._changes[index] = slice_change(self, index)
+        return self._changes[index]
+
+    @cached_property
+    def _edges(self) -> dict[tuple[float, float], list[tuple[bool, int]]]:
+        return {}
+
+    def edges_of(self, index: int) -> list[tuple[bool, int]]:
+        """Return the stored values between tissues in one slice, see `tissues.reached`."""
+        mapping = float(self.pixels.slope[index]), float(self.pixels.intercept[index])
+        if mapping not in self._edges:
+            self._edges[mapping] = reached(self, index, self.tissues[1])
+        return self._edges[mapping]
 
     @cached_property
     def squares(self) -> Squares:
         """Squares that are all foreground."""
         return squares(self)
+
+    @cached_property
+    def _seen(self) -> dict[Look[Any], list[Any]]:
+        return {}
+
+    def of_slices(self, look: Look[R]) -> list[R]:
+        """Return what a look at each slice gives; it is taken once."""
+        self.take([look], range(len(self)))
+        return self._found(look)
+
+    def of_samples(self, look: Look[R]) -> list[R]:
+        """Return the same of `samples`."""
+        self.take([look], self.samples)
+        return self._found(look)
+
+    def take(self, looks: Iterable[Look[Any]], slices: Sequence[int]) -> None:
+        """Take looks at some slices, all of them while a slice is at hand, and keep what is seen.
+
+        What is `Unmeasurable` is so for who asks for it.
+        """
+        new = [look for look in dict.fromkeys(looks) if look not in self._seen]
+        if not new:
+            return
+        for once in ("box", "extremes", "tissues", "views"):
+            getattr(self, once)
+
+        def seen(index: int) -> list[Any]:
+            return [_seen(look, self, index) for look in new]
+
+        found = self.split.map(seen, slices)
+        self._seen.update((look, [row[at] for row in found]) for at, look in enumerate(new))
+
+    def _found(self, look: Look[R]) -> list[R]:
+        found = self._seen[look]
+        for one in found:
+            if isinstance(one, Unmeasurable):
+                raise one
+        return found
 
     def source_at(self, index: int, box: tuple[slice, ...] | None = None) -> Slice:
         """Return the modality values of one slice of the source, (rows, columns)."""
@@ -197,11 +268,11 @@ class Subject:
         """Return the change of one slice in stored units, signed, (rows, columns)."""
         where = box or ...
         before, after = self.pixels.values[index][where], self.after[index][where]
-        return difference(before, after, self.changes[index].largest)
+        return difference(before, after, self.change_of(index).largest)
 
-    def changed(self) -> Iterator[int]:
-        """Yield the slices that have any change."""
-        yield from (index for index, one in enumerate(self.changes) if one.changed)
+    def changed(self) -> list[int]:
+        """Return the slices that have any change."""
+        return [index for index, one in enumerate(self.changes) if one.changed]
 
     def shown(self, index: int, values: Integers) -> Slice:
         """Return what the intensity range shows of stored values of a slice, 0 to 1."""
@@ -215,3 +286,10 @@ class Subject:
         mapped *= np.float32(slope)
         mapped += np.float32(intercept)
         return mapped
+
+
+def _seen(look: Look[Any], subject: Subject, index: int) -> Any:
+    try:
+        return look(subject, index)
+    except Unmeasurable as error:
+        return error

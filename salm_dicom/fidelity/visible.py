@@ -31,21 +31,10 @@ def visibility(subject: Subject) -> Iterator[Reading]:
     """
     if not subject.mask.any():
         raise Unmeasurable("no foreground was found")
-    whole = jnds_of_display(_BLACK_CD, _WHITE_CD)
     worst: dict[str, tuple[float, int]] = {}
-    for index in subject.samples:
-        inside = subject.mask[index][subject.box]
-        if not inside.any():
-            continue
-        source, protected = (
-            at(index, subject.box) for at in (subject.source_at, subject.protected_at)
-        )
-        for window in subject.views:
-            steps = np.abs(window.shown(protected) - window.shown(source))[inside]
-            value = whole * _percentile(steps)
-            worst[window.name] = max(worst.get(window.name, (0.0, index)), (value, index))
-        ratio = _percentile(_to_noise(subject, source, protected, inside))
-        worst[""] = max(worst.get("", (0.0, index)), (ratio, index))
+    for index, found in zip(subject.samples, subject.of_samples(steps_of), strict=True):
+        for name, value in found:
+            worst[name] = max(worst.get(name, (0.0, index)), (value, index))
     for name, (value, index) in worst.items():
         yield Reading(
             name="jnd" if name else "change_to_noise",
@@ -54,6 +43,20 @@ def visibility(subject: Subject) -> Iterator[Reading]:
             where=f"{name} window" if name else "",
             at=f"slice {index + 1}",
         )
+
+
+def steps_of(subject: Subject, index: int) -> list[tuple[str, float]]:
+    """Return the percentile of a slice in JND for each window, and without a name in SD."""
+    whole = jnds_of_display(_BLACK_CD, _WHITE_CD)
+    inside = subject.mask[index][subject.box]
+    if not inside.any():
+        return []
+    source, protected = (at(index, subject.box) for at in (subject.source_at, subject.protected_at))
+    found = []
+    for window in subject.views:
+        steps = np.abs(window.shown(protected) - window.shown(source))[inside]
+        found.append((window.name, whole * _percentile(steps)))
+    return [*found, ("", _percentile(_to_noise(subject, source, protected, inside)))]
 
 
 def _percentile(values: Slice) -> float:

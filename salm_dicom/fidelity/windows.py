@@ -54,22 +54,9 @@ def against_jpeg2000(subject: Subject) -> Iterator[Reading]:
     if min(subject.mask.shape[1:]) < _SMALLEST:
         raise Unmeasurable(f"images of less than {_SMALLEST} rows or columns have no JPEG 2000")
     worst: dict[tuple[str, str], tuple[float, int]] = {}
-    for index in subject.samples:
-        source, protected = (
-            at(index, subject.box) for at in (subject.source_at, subject.protected_at)
-        )
-        anchor = _mapped(
-            subject, index, _compressed(_filled(subject.pixels.at(index)), subject.ratio)
-        )
-        inside = subject.mask[index][subject.box]
-        for window in subject.views:
-            if not _shows_enough(window, source[inside]):
-                continue
-            shown = window.shown(source)
-            ours, theirs = _likenesses(shown, [window.shown(one) for one in (protected, anchor)])
-            for name, value in _numbers(ours, theirs):
-                place = name, window.name
-                worst[place] = min(worst.get(place, (np.inf, index)), (value, index))
+    for index, found in zip(subject.samples, subject.of_samples(likeness_of), strict=True):
+        for place, value in found:
+            worst[place] = min(worst.get(place, (np.inf, index)), (value, index))
     if not worst:
         raise Unmeasurable("no clinical window shows the foreground")
     units = {"window_psnr": "dB", "psnr_margin": "dB"}
@@ -78,6 +65,21 @@ def against_jpeg2000(subject: Subject) -> Iterator[Reading]:
             name=name, value=value, unit=units.get(name, ""), where=f"{window_name} window",
             at=f"slice {index + 1}",
         )  # fmt: skip
+
+
+def likeness_of(subject: Subject, index: int) -> list[tuple[tuple[str, str], float]]:
+    """Return each number of each window that shows enough of a slice, by number and window."""
+    found = []
+    source, protected = (at(index, subject.box) for at in (subject.source_at, subject.protected_at))
+    anchor = _mapped(subject, index, _compressed(_filled(subject.pixels.at(index)), subject.ratio))
+    inside = subject.mask[index][subject.box]
+    for window in subject.views:
+        if not _shows_enough(window, source[inside]):
+            continue
+        shown = window.shown(source)
+        ours, theirs = _likenesses(shown, [window.shown(one) for one in (protected, anchor)])
+        found += [((name, window.name), value) for name, value in _numbers(ours, theirs)]
+    return found
 
 
 def _numbers(ours: Likeness, theirs: Likeness) -> Iterator[tuple[str, float]]:
