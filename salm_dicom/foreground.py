@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from salm_dicom.split import ALONE, Split
+from salm_dicom.crew import ALONE, Crew
 from salm_dicom.volume import Booleans, Floats, Integers, StoredPixels
 
 # It writes to stderr past Python; what it would warn of has a code here (no anatomy, one value).
@@ -46,7 +46,7 @@ def foreground(pixels: StoredPixels, modality: str, photometric: str = "MONOCHRO
 
 
 def outline(
-    pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2", split: Split = ALONE
+    pixels: StoredPixels, modality: str, photometric: str = "MONOCHROME2", crew: Crew = ALONE
 ) -> Outline:
     """Return where anatomy is: no air around it, no padding, no clipped voxels.
 
@@ -60,7 +60,7 @@ def outline(
         coarse volume.
     photometric
         MONOCHROME1 stores dark as high values: anatomy is then below the threshold.
-    split
+    crew
         Who looks at the slices; the result is the same.
 
     References
@@ -71,7 +71,7 @@ def outline(
     shape = pixels.values.shape
     factor = max(1, min(_BLOCK, min(shape[1:]) // _COARSE))
     above = (pixels.slope > 0) == (photometric != "MONOCHROME1")
-    (least, most), coarse = _coarse(pixels, factor, above, split)
+    (least, most), coarse = _coarse(pixels, factor, above, crew)
     if least < most and modality in _PROJECTIONS:
         threshold = np.zeros(shape[0])
         body = np.ones(coarse.shape, dtype=bool)
@@ -175,13 +175,13 @@ def _threshold(pixels: StoredPixels, modality: str, coarse: Floats) -> Floats:
 
 
 def _coarse(
-    pixels: StoredPixels, factor: int, above: Booleans, split: Split
+    pixels: StoredPixels, factor: int, above: Booleans, crew: Crew
 ) -> tuple[tuple[int, int], Floats]:
     """Return the extremes, and the mean of four voxels of each block; padding counts as air."""
     slices, *sides = pixels.values.shape
     rows, columns = ([_places(side, factor, part) for part in (1, 3)] for side in sides)
     shape = (slices, *(-(-side // factor) for side in sides))
-    total, padded = split.zeros(shape, np.float64), split.zeros(shape, np.uint8)
+    total, padded = crew.zeros(shape, np.float64), crew.zeros(shape, np.uint8)
 
     def look(index: int) -> tuple[int, ...]:
         values = pixels.values[index]
@@ -195,7 +195,7 @@ def _coarse(
                 total[index] += found
         return pixels.ends(index)
 
-    ends = [end for both in split.map(look, range(slices)) for end in both]
+    ends = [end for both in crew.map(look, range(slices)) for end in both]
     least, most = (min(ends), max(ends)) if ends else (0, 0)
     total += padded * np.where(above, least, most)[:, None, None]
     return (least, most), total / 4

@@ -24,7 +24,7 @@ LAYERS = (
         "trace",
         "objectives",
         "checks",
-        "split",
+        "crew",
     ),
     ("dicom", "nifti", "foreground", "perturb", "learning", "fidelity", "report"),
     ("plan",),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from salm_dicom.batch.verify_objects import Known
+from salm_dicom.crew import ALONE, Crew
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom.conformance import Finding, Instance, check, outside_changed, uid_pairs
 from salm_dicom.dicom.part10 import Part10, read
@@ -19,7 +20,6 @@ from salm_dicom.dicom.slices import ReadFile, put, read_file
 from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import InputError
 from salm_dicom.foreground import outline
-from salm_dicom.split import ALONE, Split
 from salm_dicom.volume import Booleans, Integers, StoredPixels, Volume
 
 # What a file of the source is compared as: itself, or as it was before it was protected.
@@ -61,7 +61,7 @@ def beside(
     pairs: dict[str, list[Path]],
     uids: Known,
     clean: Clean,
-    split: Split = ALONE,
+    crew: Crew = ALONE,
 ) -> Beside:
     """Return a series with what its protected instances are, and what is wrong with them.
 
@@ -71,7 +71,7 @@ def beside(
         Protected files by the SOP Instance UID of their source.
     uids
         What became of the UIDs of the instances is noted there.
-    split
+    crew
         Who reads and looks; the result is the same.
 
     Raises
@@ -79,13 +79,13 @@ def beside(
     InputError
         The source cannot be read as one volume.
     """
-    read_again, after, seen = _Reader(series=series, pairs=pairs, clean=clean, split=split).read()
+    read_again, after, seen = _Reader(series=series, pairs=pairs, clean=clean, crew=crew).read()
     volume, frames = read_again.volume, read_again.origin.frames
     places = {path: index for index, path in enumerate(series.paths)}
     order = list(frames) or [places[path] for path in read_again.origin.paths]
     if order != list(range(len(order))):
         after = after[order]
-    mask, outside = _masked(volume, after, split)
+    mask, outside = _masked(volume, after, crew)
     for number, voxels in [(0, sum(outside))] if frames else zip(order, outside, strict=True):
         if voxels and seen[number].is_comparable:
             seen[number].findings.append(outside_changed(voxels))
@@ -106,23 +106,24 @@ def beside(
     )
 
 
-def _masked(volume: Volume, after: Integers, split: Split) -> tuple[Booleans, list[int]]:
+def _masked(volume: Volume, after: Integers, crew: Crew) -> tuple[Booleans, list[int]]:
     """Return the foreground of the source, and how many voxels of each slice changed outside it."""
     before = volume.pixels.values
-    mask = split.zeros(before.shape, bool)
+    mask = crew.zeros(before.shape, bool)
     outlines = [
         (found, index)
         for one in volume.volumes()
-        for found in [outline(one.pixels, one.modality, one.photometric, split)]
+        for found in [outline(one.pixels, one.modality, one.photometric, crew)]
         for index in range(len(one.pixels.values))
     ]
 
     def look(at: int) -> int:
         found, index = outlines[at]
+        crew.ready(mask[at])
         found.at(index, mask[at])
         return int(np.count_nonzero(np.greater(before[at] != after[at], mask[at])))
 
-    return mask, split.map(look, range(len(mask)))
+    return mask, crew.map(look, range(len(mask)))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -156,7 +157,7 @@ class _Reader:
     series: SeriesFiles
     pairs: dict[str, list[Path]]
     clean: Clean
-    split: Split
+    crew: Crew
 
     def read(self) -> tuple[Series, Integers, list[_Seen]]:
         """Return the series, the protected values in the order of its files, and what was seen."""
@@ -167,14 +168,16 @@ class _Reader:
             after = np.empty_like(pixels.values)
             return multi_frame(file, one.header, pixels), after, [self._look(0, first, after)]
         kind, shape = pixels.values.dtype, (len(paths), *pixels.values.shape[1:])
-        stack, after = self.split.empty(shape, kind), self.split.empty(shape, kind)
+        stack, after = self.crew.empty(shape, kind), self.crew.empty(shape, kind)
 
         def look(index: int) -> _Seen:
             here = read_file(paths[index]) if index else first
+            self.crew.ready(stack[index])
+            self.crew.ready(after[index])
             put(here[1], stack, index)
             return self._look(index, here, after[index : index + 1])
 
-        seen = self.split.map(look, range(len(paths)))
+        seen = self.crew.map(look, range(len(paths)))
         return stacked(paths, [found.read for found in seen], stack), after, seen
 
     def _look(

@@ -11,6 +11,7 @@ import numpy as np
 from salm_dicom.batch.outlined import Outlines
 from salm_dicom.batch.pair import Pair
 from salm_dicom.batch.verified import row_of
+from salm_dicom.crew import ALONE, Crew
 from salm_dicom.dicom.conformance import Finding
 from salm_dicom.fidelity import (
     DEFAULT_ROWS,
@@ -25,7 +26,6 @@ from salm_dicom.fidelity import (
 from salm_dicom.fidelity.subject import Segmenter
 from salm_dicom.grid import spacing_mm
 from salm_dicom.plan import ProtectionPlan, intensity_range
-from salm_dicom.split import ALONE, Split
 
 _SEGMENTATION = 10
 
@@ -113,7 +113,7 @@ class Measuring:
         pairs: Sequence[Pair],
         body_part: str,
         findings: Iterable[Finding],
-        split: Split = ALONE,
+        crew: Crew = ALONE,
     ) -> tuple[Compared, ...]:
         """Return each pair with its fidelity and the limits for such images.
 
@@ -122,19 +122,19 @@ class Measuring:
         """
         spoilt = any(row_of(finding) == 2 for finding in findings)
         return tuple(
-            replace(self._compared(_mended(pair) if spoilt else pair, body_part, split), pair=pair)
+            replace(self._compared(_mended(pair) if spoilt else pair, body_part, crew), pair=pair)
             for pair in pairs
         )
 
-    def _compared(self, pair: Pair, body_part: str, split: Split) -> Compared:
+    def _compared(self, pair: Pair, body_part: str, crew: Crew) -> Compared:
         if not pair.mask.any():
             return Compared(pair=pair, fidelity=None)
         profile = self.limits.profile(pair.source.modality, body_part)
-        fidelity = measure(self._subject(pair, profile, split), self.rows)
+        fidelity = measure(self._subject(pair, profile, crew), self.rows)
         found = checks(fidelity.readings, profile)
         return Compared(pair=pair, fidelity=fidelity, checks=tuple(found))
 
-    def _subject(self, pair: Pair, profile: Profile, split: Split) -> Subject:
+    def _subject(self, pair: Pair, profile: Profile, crew: Crew) -> Subject:
         """Return what is measured: protected values have the mapping of their source."""
         return Subject(
             pixels=pair.source.pixels,
@@ -149,7 +149,7 @@ class Measuring:
             is_full=self.is_full,
             affine=pair.source.affine,
             model=self.model,
-            split=split,
+            crew=crew,
         )
 
 

@@ -15,8 +15,8 @@ from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from typing import Any, ParamSpec, TypeVar
 
+from salm_dicom.crew import CAN_COPY, die_with_parent, interrupts_wait
 from salm_dicom.errors import PlanError
-from salm_dicom.split import CAN_COPY, die_with_parent
 
 Work = Callable[..., Any]
 P = ParamSpec("P")
@@ -70,9 +70,10 @@ class LocalExecutor(ProcessPoolExecutor):
 
     def submit(self, job: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run the job in a worker; what workers have already is not sent again."""
-        if job is self._handed:
-            return super().submit(_do_handed, *args, **kwargs)
-        return super().submit(job, *args, **kwargs)
+        with interrupts_wait():  # workers may be forked now
+            if job is self._handed:
+                return super().submit(_do_handed, *args, **kwargs)
+            return super().submit(job, *args, **kwargs)
 
     def kill(self) -> None:
         """End the workers, whatever they are at."""

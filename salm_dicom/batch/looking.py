@@ -13,6 +13,7 @@ from salm_dicom.batch.compared import Compared, Measuring, Scope, tightest, unme
 from salm_dicom.batch.pair import pairs_of
 from salm_dicom.batch.verified import Verified
 from salm_dicom.batch.verify_objects import Known
+from salm_dicom.crew import ALONE, Crew
 from salm_dicom.dicom.conformance import Finding
 from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.dicom.part10 import Part10
@@ -20,7 +21,6 @@ from salm_dicom.dicom.scan import SeriesFiles
 from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import WorkerCrashed
 from salm_dicom.fidelity import Limits, missed
-from salm_dicom.split import ALONE, Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Beheld:
 
     series: SeriesFiles
     pairs: dict[str, list[Path]]
-    split: Split = ALONE
+    crew: Crew = ALONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +91,14 @@ class Look:
         """Return what was found for one series."""
         asked, known = self.asked, Known()
         asked.outlines.used.clear()
-        seen = beside(one.series, one.pairs, known, self.clean, one.split)
+        seen = beside(one.series, one.pairs, known, self.clean, one.crew)
         instances = [instance.sop_uid for instance in one.series.headers]
         regions = asked.outlines.on_series(seen.volume, instances, seen.frames)
         found = asked.compared(
             pairs_of(seen.volume, seen.after, seen.mask, seen.has_after, regions),
             seen.body_part,
             seen.findings,
-            one.split,
+            one.crew,
         )
         return Looked(
             verified=verified(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from salm_dicom.batch.pairing import partners_of
 from salm_dicom.batch.pool import in_order
 from salm_dicom.batch.verified import Verification, Verified
 from salm_dicom.batch.verify_objects import Known, verify_objects
+from salm_dicom.crew import Crew
 from salm_dicom.dicom.conformance import Finding
 from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.dicom.part10 import read
@@ -25,7 +27,6 @@ from salm_dicom.errors import InputError, PlanError
 from salm_dicom.fidelity import Limits
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.image import read as read_nifti_file
-from salm_dicom.split import Split
 
 # Copies of this process cost as much time as a few slices do; rows 7 to 9 look closely at four.
 _ENOUGH_SLICES, _MOST_SHARES = 12, 4
@@ -75,8 +76,10 @@ def verify(
         keeps_pixels=see is not None,
     )
     asked = look.asked
-    partners, copies, strange = partners_of(output)
-    export = scan(source, allow_quantitative=True)  # in OUT only if that was asked for
+    export, (partners, copies, strange) = Crew(jobs).together(
+        partial(scan, source, allow_quantitative=True),  # in OUT only if that was asked for
+        partial(partners_of, output),
+    )
     found = export.series
     old = cleaner.uid if cleaner else str
     known = {old(instance.sop_uid) for series in found for instance in series.headers}
@@ -155,7 +158,7 @@ class Shares:
         if not self.series:
             yield from map(look, here)
             return
-        shared = (replace(one, split=Split(self.slices)) for one in here)
+        shared = (replace(one, crew=Crew(self.slices)) for one in here)
         engine = "local" if self.needs_torch else COPIES
         yield from in_order(look, self.series, engine, shared, least=1, lost=look.lost)
 

@@ -64,7 +64,7 @@ def command(
     means, 4 noise, 5 its spectrum, 6 contrast, 7 PSNR and SSIM, 8 VIF, 9 just noticeable
     differences, 10 segmentation, 11 radiomics, 12 a model observer. Exit 9 when an instance is
     wrong, 5 when a limit is missed, 3 when series of SOURCE are not in OUT.
-    Series are spread over --jobs processes; one series is looked at by one.
+    The slices of a long series are shared by --jobs processes, and so are series.
     """
     from salm_dicom.batch.deidentify import existing
     from salm_dicom.batch.verify import verify

@@ -191,8 +191,8 @@ def _attributes(source: Part10, protected: Part10) -> Iterator[Finding]:
     for tag in REMOVED.keys() & after.keys():
         code = "STALE_ICON" if tag == _ICON else "STALE_ATTRIBUTE"
         yield Finding(code, f"{_tag(tag)} {REMOVED[tag]} no longer describes the pixels")
-    changed_tags = {tag for tag, _ in before.items() ^ after.items()}
-    for tag in sorted(changed_tags - REMOVED.keys()):
+    changed_tags = (t for t in before.keys() | after.keys() if before.get(t) != after.get(t))
+    for tag in sorted({*changed_tags} - REMOVED.keys()):
         if tag & 0xFFFF == 0:
             continue
         if tag in FILLED and not h.text_of(source, tag):

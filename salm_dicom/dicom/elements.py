@@ -8,6 +8,7 @@ raises `Unusual` at anything else; the caller then asks pydicom, which knows wha
 from __future__ import annotations
 
 from struct import Struct
+from typing import NamedTuple
 
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
@@ -31,16 +32,15 @@ class Unusual(Exception):
     """The bytes are not what the standard says; not necessarily an error."""
 
 
-class Span:
+class Span(NamedTuple):
     """Where one element lies: header, value and end, as offsets; `vr` is empty if implicit."""
 
-    __slots__ = ("start", "stop", "tag", "value", "value_stop", "vr")
-
-    def __init__(
-        self, tag: int, vr: str, start: int, value: int, value_stop: int, stop: int
-    ) -> None:
-        self.tag, self.vr, self.start = tag, vr, start
-        self.value, self.value_stop, self.stop = value, value_stop, stop
+    tag: int
+    vr: str
+    start: int
+    value: int
+    value_stop: int
+    stop: int
 
 
 def walk(

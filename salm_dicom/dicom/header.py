@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pydicom.uid import RE_VALID_UID
@@ -209,8 +210,14 @@ def short_of(file: Part10, tag: int) -> int:
 def _check_uid(value: str, tag: int) -> None:
     if not value:
         raise BadUid(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is missing or empty")
-    if len(value) > 64 or not re.match(RE_VALID_UID, value):
+    if not _is_uid(value):
         raise BadUid(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is not a valid UID")
+
+
+@lru_cache(maxsize=256)
+def _is_uid(value: str) -> bool:
+    """Return whether a value is a valid UID; those of one file are asked for again and again."""
+    return len(value) <= 64 and re.match(RE_VALID_UID, value) is not None
 
 
 def numbers(value: str, tag: int, count: int) -> Vector:

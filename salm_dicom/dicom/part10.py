@@ -79,7 +79,7 @@ class Part10:
     @cached_property
     def transfer_syntax(self) -> UID:
         """Transfer Syntax UID of the file meta information."""
-        return UID(text(self.meta.get(TRANSFER_SYNTAX, b"")))
+        return _uid(text(self.meta.get(TRANSFER_SYNTAX, b"")))
 
     @cached_property
     def sha256(self) -> str:
@@ -169,6 +169,9 @@ def _known_syntax(syntax: str) -> str:
     if not _is_transfer_syntax(syntax):
         raise UnsupportedTransferSyntax("the Transfer Syntax UID is not one of the standard's")
     return syntax
+
+
+_uid = lru_cache(maxsize=64)(UID)  # making one takes longer than most of what is asked of it
 
 
 @lru_cache(maxsize=64)

@@ -25,12 +25,12 @@ from typing import IO, Any
 
 import numpy as np
 
+from salm_dicom.crew import die_with_parent
 from salm_dicom.dicom.decode import decoded as decoded_here
 from salm_dicom.dicom.decode import words_shape
 from salm_dicom.dicom.part10 import Part10, parse
 from salm_dicom.dicom.samples import Shape
 from salm_dicom.errors import DecodeError, InputError, TimedOut, TooLarge, WorkerCrashed
-from salm_dicom.split import die_with_parent
 from salm_dicom.volume import Integers
 
 # A file may take this long, and another second for each so many bytes of its pixels.

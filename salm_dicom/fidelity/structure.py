@@ -23,8 +23,9 @@ _C1, _C2 = 0.01**2, 0.03**2
 _SCALES = 4
 _EYE = 2.0 / 255**2
 _TINY = 1e-10
-# Rows that one product of matrices makes.
-_BLOCK = 32
+# Rows of one product of matrices, and most columns: a BLAS gives so small ones to one thread, and
+# every process that measures has one.
+_BLOCK, _COLUMNS = 16, 512
 
 
 def ssim(source: Image, other: Image) -> Image:
@@ -148,7 +149,11 @@ def _means(image: Image, kernel: Image, step: int = 1) -> Image:
             0,
             (_BLOCK * down, down, across),
         )
-        blocks_of_means = np.matmul(band, overlapping)
+        parts = [
+            np.matmul(band, overlapping[:, :, first : first + _COLUMNS])
+            for first in range(0, rows.shape[1], _COLUMNS)
+        ]
+        blocks_of_means = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
         image = blocks_of_means.reshape(blocks * height, -1)[:size].T
     return image
 

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from salm_dicom.crew import ALONE, Crew
 from salm_dicom.difference import difference
 from salm_dicom.errors import Unmeasurable
 from salm_dicom.fidelity.changes import SliceChange, slice_change
 from salm_dicom.fidelity.squares import Squares, squares
 from salm_dicom.fidelity.tissues import reached, tissues
-from salm_dicom.split import ALONE, Split
 from salm_dicom.volume import Booleans, Floats, Integers, StoredPixels
 
 Slice = NDArray[np.float32]
@@ -113,7 +113,7 @@ class Subject:
         (4, 4), (column, row, slice, 1) to RAS millimetres, for the model.
     model
         A segmentation model, see `models.load_segmenter`.
-    split
+    crew
         Who looks at the slices; the numbers are the same.
     """
 
@@ -129,7 +129,7 @@ class Subject:
     is_full: bool = False
     affine: Floats = field(default_factory=lambda: np.eye(4))
     model: Segmenter | None = None
-    split: Split = ALONE
+    crew: Crew = ALONE
 
     def __len__(self) -> int:
         """Return the number of slices."""
@@ -246,7 +246,7 @@ class Subject:
         def seen(index: int) -> list[Any]:
             return [_seen(look, self, index) for look in new]
 
-        found = self.split.map(seen, slices)
+        found = self.crew.map(seen, slices)
         self._seen.update((look, [row[at] for row in found]) for at, look in enumerate(new))
 
     def _found(self, look: Look[R]) -> list[R]:

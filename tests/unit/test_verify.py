@@ -10,22 +10,26 @@ import sys
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pydicom
 import pytest
 from click.testing import CliRunner
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless
 
+from salm_dicom.batch import beside as beside_module
 from salm_dicom.batch import verify as verify_module
 from salm_dicom.batch.looking import Beheld, Look, Looked
 from salm_dicom.batch.protect import Request, protect
-from salm_dicom.batch.verify import verify
+from salm_dicom.batch.verify import Shares, verify
 from salm_dicom.cli.main import main
 from salm_dicom.dicom import part10
-from salm_dicom.errors import UnevenSpacing
+from salm_dicom.errors import UnevenSpacing, Unreadable
 from salm_dicom.fidelity import Limits
 from salm_dicom.plan import ProtectionPlan
 from tests.synthetic import write_ct_series
+from tests.synthetic_frames import EnhancedRecipe, stack, write_enhanced
 
 
 def protected(export: Path) -> Path:
@@ -171,3 +175,107 @@ def test_an_error_of_ours_comes_whole_from_another_process():
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again)) == (UnevenSpacing, str(error))
     assert again.gaps_mm == (1.0, 2.0)
+
+
+# --- slices of one series, shared
+
+
+@pytest.fixture
+def long(tmp_path) -> Path:
+    """An export of one series whose slices are worth sharing, and of one that has few."""
+    write_ct_series(tmp_path / "export" / "long", slices=40)
+    write_ct_series(tmp_path / "export" / "short", slices=3, patient_id="P2", seed=1)
+    return tmp_path / "export"
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEG2000Lossless])
+def test_what_verify_says_does_not_hang_on_how_many_share_the_slices(tmp_path, syntax):
+    write_ct_series(tmp_path / "export", slices=30, transfer_syntax=syntax, padding=-2000)
+    output = protected(tmp_path / "export")
+    if syntax == ExplicitVRLittleEndian:
+        spoil_a_background_voxel(output)
+    words = ["verify", str(tmp_path / "export"), str(output), "--json", "--progress=none"]
+    said = [CliRunner().invoke(main, [*words, f"--jobs={jobs}"]).output for jobs in (1, 2, 3)]
+    assert ("BACKGROUND_CHANGED" in said[0]) == (syntax == ExplicitVRLittleEndian)
+    assert len(said[0].splitlines()) == 2
+    assert said[1:] == said[:1] * 2
+
+
+def test_multi_frame_files_are_shared_too(tmp_path):
+    frames = (*stack(15, echo=30.0)[::-1], *stack(15, echo=10.0))
+    recipe = EnhancedRecipe(frames=frames, sop_class=EnhancedMRImageStorage, rows=64, columns=64)
+    (tmp_path / "export").mkdir()
+    write_enhanced(tmp_path / "export" / "a.dcm", recipe)
+    output = protected(tmp_path / "export")
+    one, two = (verify(tmp_path / "export", output, Limits(), jobs=jobs) for jobs in (1, 2))
+    assert one.series[0].slices == 30
+    assert one == two
+
+
+def test_an_unreadable_slice_ends_a_shared_verify_as_it_ends_one_alone(long, monkeypatch):
+    output, whole = protected(long), beside_module.read_file
+
+    def unreadable(path: Path) -> object:
+        if path.name in ("IM00030.dcm", "IM00035.dcm"):
+            raise Unreadable(f"{path.name} cannot be read")
+        return whole(path)
+
+    monkeypatch.setattr(beside_module, "read_file", unreadable)
+    for jobs in (1, 2, 3):
+        with pytest.raises(Unreadable, match=r"IM00030\.dcm cannot be read"):
+            verify(long, output, Limits(), jobs=jobs)
+
+
+def test_a_series_one_of_whose_copies_dies_is_an_entry_with_a_code(long, monkeypatch):
+    output, whole = protected(long), beside_module.read_file
+    before = verify(long, output, Limits())
+    monkeypatch.setattr(
+        beside_module,
+        "read_file",
+        lambda path: os._exit(9) if path.name == "IM00035.dcm" else whole(path),
+    )
+    found = verify(long, output, Limits(), jobs=2)
+    codes = [[finding.code for finding in one.findings] for one in found.series]
+    assert sorted(codes) == [[], ["E_CRASH"]]
+    kept = codes.index([])
+    assert found.series[kept] == before.series[kept]
+
+
+def test_an_interrupt_ends_copies_that_share_slices(long):
+    """They wait for ever, so that nothing but the interrupt ends them."""
+    output = protected(long)
+    code = (
+        "import os\n"
+        "from salm_dicom.batch import beside\n"
+        "from salm_dicom.cli.main import main\n"
+        "whole, (never, _) = beside.read_file, os.pipe()\n"
+        "wait = lambda path: os.read(never, 1)\n"
+        "beside.read_file = lambda p: (whole if p.name == 'IM00001.dcm' else wait)(p)\n"
+        "main()\n"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, "verify", str(long), str(output), "--jobs=2"],
+        stderr=subprocess.PIPE, text=True, process_group=0, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert running.stderr is not None
+    assert running.stderr.readline() == "verify: 0 of 2\n"
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.wait(60) == 130
+    assert "interrupted" in running.stderr.read()  # ends when nobody holds stderr any more
+
+
+@pytest.mark.parametrize(
+    ("slices", "jobs", "series", "each"),
+    [
+        ([300], 1, 0, 1),  # one process, this one
+        ([300], 2, 1, 2),
+        ([300], 16, 1, 4),
+        ([300] * 8, 16, 4, 4),
+        ([1] * 50, 2, 2, 1),  # nothing to share in a series
+        ([23], 2, 1, 1),
+    ],
+)
+def test_who_does_what_follows_the_slices_there_are(slices, jobs, series, each):
+    here = [SimpleNamespace(series=SimpleNamespace(slices=count)) for count in slices]
+    shares = Shares.of(here, jobs)
+    assert (shares.series, shares.slices) == (series, each)

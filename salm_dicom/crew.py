@@ -1,4 +1,4 @@
-"""Split: a function's results for many items, some of them from copies of this process."""
+"""Crew: this process and copies of it, which share one piece of work and its arrays."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -27,16 +27,20 @@ R = TypeVar("R")
 CAN_COPY = sys.platform == "linux"
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+# asm-generic/mman-common.h, from Linux 5.14 on; others refuse it and no harm is done
+_MADV_POPULATE_WRITE = 23
+_madvise = getattr(ctypes.CDLL(None), "madvise", None)
 # Bytes before a result that say how long it is.
 _HEAD = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class Crew:
     """So many processes that share one piece of work: this one, and copies that are forked of it.
 
     A copy sees everything that is in memory here, starts in milliseconds and gives back what its
-    items gave; what it writes stays with it, but for arrays made by `empty`.
+    items gave. What it writes stays with it, but for arrays made by `empty` and `zeros`. Threads do
+    not live on in it: nothing that a crew does may need those of torch or of SimpleITK.
     """
 
     workers: int = 1
@@ -66,6 +70,11 @@ class Split:
             for copy in copies:
                 copy.end()
 
+    def together(self, one: Callable[[], R], other: Callable[[], T]) -> tuple[R, T]:
+        """Return what both give."""
+        first, second = self.map(_called, (one, other))
+        return first, second
+
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Return an array that copies of this process write to as well; its values are anything."""
         return np.empty(shape, dtype) if self._is_alone else _shared(shape, np.dtype(dtype))
@@ -74,12 +83,24 @@ class Split:
         """Return such an array of zeros."""
         return np.zeros(shape, dtype) if self._is_alone else _shared(shape, np.dtype(dtype))
 
+    def ready(self, array: NDArray[Any]) -> None:
+        """Give a part of such an array its memory: at once costs less than page by page."""
+        if self._is_alone or _madvise is None:
+            return
+        start = array.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
+        size = array.ctypes.data + array.nbytes - start
+        _madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_POPULATE_WRITE)
+
     @property
     def _is_alone(self) -> bool:
         return self.workers < 2 or not CAN_COPY
 
 
-ALONE = Split()
+ALONE = Crew()
+
+
+def _called(work: Callable[[], Any]) -> Any:
+    return work()
 
 
 def _shared(shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
@@ -93,17 +114,15 @@ class _Copy(Generic[T, R]):
 
     def __init__(self, work: Callable[[T], R], items: list[T]) -> None:
         self._answer, out = os.pipe()
-        # an interrupt is for this process, which ends the copy
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            self._process = os.fork()
-            if not self._process:
-                _serve(work, items, out)
+            with interrupts_wait():
+                self._process = os.fork()
+                if not self._process:
+                    _serve(work, items, out)
         except OSError:
             os.close(self._answer)
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(out)
 
     def results(self) -> list[R]:
@@ -149,6 +168,16 @@ def _dumped(error: Exception) -> bytes:
         return pickle.dumps((error, None))
     except Exception:
         return pickle.dumps((RuntimeError(f"an unforeseen {type(error).__name__}"), None))
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Let an interrupt wait, which what runs around a fork would swallow."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def die_with_parent() -> None:

@@ -1,0 +1,123 @@
+"""Crew: the same results in the same order, whoever works, and nobody is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import BrokenExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salm_dicom.crew import Crew
+from salm_dicom.errors import UnevenSpacing
+
+
+def no_child_is_left() -> bool:
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return True
+    return False
+
+
+@given(items=st.lists(st.integers(), max_size=9), workers=st.integers(1, 5))
+def test_what_a_split_gives_does_not_hang_on_how_many_work(items, workers):
+    assert Crew(workers).map(lambda item: (item, item**2), items) == [(i, i**2) for i in items]
+    assert no_child_is_left()
+
+
+def test_items_are_shared_evenly_among_this_process_and_copies_of_it():
+    who = Crew(3).map(lambda _: os.getpid(), range(9))
+    assert [who.count(one) for one in dict.fromkeys(who)] == [3, 3, 3]
+    assert who[0] == os.getpid()
+    assert Crew(1).map(lambda _: os.getpid(), range(3)) == [os.getpid()] * 3
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_copies_write_to_arrays_of_the_split(workers):
+    crew = Crew(workers)
+    values, zeros = crew.empty((8, 3), np.int16), crew.zeros((8, 3), np.float64)
+
+    def fill(index: int) -> None:
+        crew.ready(values[index])
+        values[index] = index
+        zeros[index, 1] += index
+
+    crew.map(fill, range(8))
+    assert (values == np.arange(8)[:, None]).all()
+    assert np.array_equal(zeros[:, 1], np.arange(8))
+    assert not zeros[:, [0, 2]].any()
+
+
+def test_an_empty_array_can_be_shared():
+    assert Crew(2).zeros((0, 4), bool).shape == (0, 4)
+
+
+def test_both_of_two_are_done_together():
+    me = os.getpid()
+    one, other = Crew(2).together(os.getpid, os.getpid)
+    assert one == me != other
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_error_of_the_first_item_is_the_one_that_is_raised(workers):
+    def work(item: int) -> None:
+        if item in (5, 7):
+            raise UnevenSpacing((1.0, float(item)))
+
+    with pytest.raises(UnevenSpacing) as caught:
+        Crew(workers).map(work, range(9))
+    assert caught.value.gaps_mm == (1.0, 5.0)
+    assert no_child_is_left()
+
+
+def test_an_error_that_cannot_be_sent_is_named():
+    class Local(Exception):
+        pass
+
+    def work(item: int) -> None:
+        if item:
+            raise Local
+
+    with pytest.raises(RuntimeError, match="an unforeseen Local"):
+        Crew(2).map(work, range(2))
+
+
+def test_a_copy_that_dies_breaks_the_work_and_leaves_no_process():
+    main = os.getpid()
+
+    def work(item: int) -> int:
+        if os.getpid() != main:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item
+
+    with pytest.raises(BrokenExecutor):
+        Crew(3).map(work, range(6))
+    assert no_child_is_left()
+
+
+def test_an_interrupt_ends_the_copies_whatever_they_are_at():
+    main, (never, _) = os.getpid(), os.pipe()
+
+    def work(item: int) -> None:
+        if os.getpid() == main:
+            raise KeyboardInterrupt
+        os.read(never, 1)
+
+    with pytest.raises(KeyboardInterrupt):
+        Crew(2).map(work, range(2))
+    assert no_child_is_left()
+
+
+def test_an_interrupt_is_not_for_copies():
+    main = os.getpid()
+
+    def work(item: int) -> int:
+        if os.getpid() != main:
+            os.kill(os.getpid(), signal.SIGINT)
+        return item
+
+    assert Crew(2).map(work, range(4)) == [0, 1, 2, 3]
