@@ -17,6 +17,7 @@ ITEM = 0xFFFEE000
 ITEM_END = 0xFFFEE00D
 SEQUENCE_END = 0xFFFEE0DD
 _DEEPEST = 50
+_new = tuple.__new__
 
 _LONG = {str(vr).encode() for vr in EXPLICIT_VR_LENGTH_32}
 KNOWN_VRS = {str(vr).encode() for vr in VR if len(str(vr)) == 2}
@@ -56,13 +57,13 @@ def walk(
     spans: list[Span] = []
     position, size, last = start, len(data), -1
     quick = not implicit
-    unpack = _EXPLICIT[little]
+    unpack, append, short = _EXPLICIT[little], spans.append, _SHORT
     while position < size:
         if quick and position + 12 <= size:
             # the one hot loop of scanning: `_head` for short explicit elements, written out
             group, element, vr, length = unpack(data, position)
             tag, value = group << 16 | element, position + 8
-            if vr not in _SHORT:
+            if vr not in short:
                 tag, vr, value, length = _head(data, position, implicit, little)
         else:
             tag, vr, value, length = _head(data, position, implicit, little)
@@ -78,7 +79,8 @@ def walk(
             stop = value_stop = value + length
             if stop > size:
                 raise Unusual
-        spans.append(Span(tag, _NAMES[vr], position, value, value_stop, stop))
+        # what `Span()` does, in half the time
+        append(_new(Span, (tag, _NAMES[vr], position, value, value_stop, stop)))
         position = stop
     return spans
 
