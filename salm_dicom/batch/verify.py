@@ -28,8 +28,9 @@ from salm_dicom.fidelity import Limits
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.image import read as read_nifti_file
 
-# Copies of this process cost as much time as a few slices do; rows 7 to 9 look closely at four.
-_ENOUGH_SLICES, _MOST_SHARES = 12, 4
+# To share so many voxels costs what it gains: 32 slices of 512 x 512. Rows 7 to 9 look closely at
+# four slices.
+_ENOUGH_VOXELS, _MOST_SHARES = 1 << 23, 4
 
 Progress = Callable[[str, int, int], None]
 See = Callable[["Verified", tuple[Compared, ...]], None]
@@ -143,15 +144,16 @@ class Shares:
     def of(cls, here: Sequence[Beheld], jobs: int, *, needs_torch: bool = False) -> Shares:
         """Return the shares of so many processes.
 
-        Those that share a series cost memory once; so slices are shared first, while each process
-        gets enough of them, and series by as many as are left.
+        Those that share a series need its memory once; so slices are shared first, where there are
+        enough of them, and series by as many as are left.
         """
-        if jobs < 2 or not here:
-            return cls(series=0, slices=1)
-        each = sum(one.series.slices for one in here) // len(here)
-        slices = 1 if needs_torch else max(1, min(jobs, _MOST_SHARES, each // _ENOUGH_SLICES))
-        series = min(jobs // slices, len(here))
-        return cls(series=series, slices=slices, needs_torch=needs_torch)
+        slices, series = 1, min(jobs, len(here))
+        if series and not needs_torch:
+            each = sum(one.series.voxels for one in here) // len(here)
+            slices = max(1, min(jobs, _MOST_SHARES, each // _ENOUGH_VOXELS))
+            series = min(jobs // slices, len(here))
+        is_alone = series * slices < 2
+        return cls(series=0 if is_alone else series, slices=slices, needs_torch=needs_torch)
 
     def each(self, look: Look, here: Sequence[Beheld]) -> Iterator[Looked]:
         """Yield what was found for each series, in order."""

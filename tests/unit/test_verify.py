@@ -181,13 +181,20 @@ def test_an_error_of_ours_comes_whole_from_another_process():
 
 
 @pytest.fixture
-def long(tmp_path) -> Path:
-    """An export of one series whose slices are worth sharing, and of one that has few."""
+def sharing(monkeypatch) -> None:
+    """Small slices are worth sharing."""
+    monkeypatch.setattr(verify_module, "_ENOUGH_VOXELS", 10 * 64**2)
+
+
+@pytest.fixture
+def long(tmp_path, sharing) -> Path:
+    """An export of one series of many slices, and of one that has few."""
     write_ct_series(tmp_path / "export" / "long", slices=40)
     write_ct_series(tmp_path / "export" / "short", slices=3, patient_id="P2", seed=1)
     return tmp_path / "export"
 
 
+@pytest.mark.usefixtures("sharing")
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEG2000Lossless])
 def test_what_verify_says_does_not_hang_on_how_many_share_the_slices(tmp_path, syntax):
     write_ct_series(tmp_path / "export", slices=30, transfer_syntax=syntax, padding=-2000)
@@ -201,6 +208,7 @@ def test_what_verify_says_does_not_hang_on_how_many_share_the_slices(tmp_path, s
     assert said[1:] == said[:1] * 2
 
 
+@pytest.mark.usefixtures("sharing")
 def test_multi_frame_files_are_shared_too(tmp_path):
     frames = (*stack(15, echo=30.0)[::-1], *stack(15, echo=10.0))
     recipe = EnhancedRecipe(frames=frames, sop_class=EnhancedMRImageStorage, rows=64, columns=64)
@@ -246,11 +254,12 @@ def test_an_interrupt_ends_copies_that_share_slices(long):
     output = protected(long)
     code = (
         "import os\n"
-        "from salm_dicom.batch import beside\n"
+        "from salm_dicom.batch import beside, verify\n"
         "from salm_dicom.cli.main import main\n"
         "whole, (never, _) = beside.read_file, os.pipe()\n"
         "wait = lambda path: os.read(never, 1)\n"
         "beside.read_file = lambda p: (whole if p.name == 'IM00001.dcm' else wait)(p)\n"
+        "verify._ENOUGH_VOXELS = 10 * 64**2\n"
         "main()\n"
     )
     running = subprocess.Popen(
@@ -267,15 +276,16 @@ def test_an_interrupt_ends_copies_that_share_slices(long):
 @pytest.mark.parametrize(
     ("slices", "jobs", "series", "each"),
     [
-        ([300], 1, 0, 1),  # one process, this one
+        ([300], 1, 0, 1),  # this process alone
         ([300], 2, 1, 2),
         ([300], 16, 1, 4),
         ([300] * 8, 16, 4, 4),
         ([1] * 50, 2, 2, 1),  # nothing to share in a series
-        ([23], 2, 1, 1),
+        ([50], 2, 0, 1),  # nor anything to share
+        ([], 2, 0, 1),
     ],
 )
-def test_who_does_what_follows_the_slices_there_are(slices, jobs, series, each):
-    here = [SimpleNamespace(series=SimpleNamespace(slices=count)) for count in slices]
+def test_who_does_what_follows_the_voxels_there_are(slices, jobs, series, each):
+    here = [SimpleNamespace(series=SimpleNamespace(voxels=count * 512**2)) for count in slices]
     shares = Shares.of(here, jobs)
     assert (shares.series, shares.slices) == (series, each)
