@@ -156,3 +156,10 @@ def test_importing_the_package_and_its_command_line_loads_no_heavy_library(modul
     code = f"import sys, {module}; print(*{{'torch', 'monai', 'SimpleITK'}} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout.strip()) == (0, ""), run.stderr
+
+
+def test_a_process_that_does_jobs_does_not_wait_for_highdicom():
+    late = {"highdicom", "torch", "monai"}
+    code = f"import sys, salm_dicom.batch.job; print(*{late} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout.strip()) == (0, ""), run.stderr
