@@ -18,8 +18,8 @@ from salm_dicom.audit.countermeasures import (
 )
 from salm_dicom.audit.images import Images, Sets
 from salm_dicom.audit.tasks import TASKS, Task, outputs_of, task_of
-from salm_dicom.audit.victims import build_victim
 from salm_dicom.learning import one_thread
+from salm_dicom.victims import build_victim
 
 BATCH = 32
 _LEARNING_RATE = 2e-3

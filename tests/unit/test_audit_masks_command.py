@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from salm_dicom.audit import COUNTERMEASURES, SEGMENTERS
+from salm_dicom.audit import COUNTERMEASURES
 from salm_dicom.audit.batches import shift_and_flip
 from salm_dicom.audit.dataset import dataset
 from salm_dicom.audit.experiment import Settings, planned
@@ -22,7 +22,6 @@ from salm_dicom.audit.run import audit
 from salm_dicom.audit.split import SIDES, split
 from salm_dicom.audit.subjects import Subject, View
 from salm_dicom.audit.tasks import TASKS
-from salm_dicom.cli import audit_asked
 from salm_dicom.cli.main import main
 from salm_dicom.errors import PlanError, TooFew
 from salm_dicom.objectives import overlaps
@@ -180,10 +179,6 @@ def test_one_patient_is_too_few_and_the_message_says_how_many_are_needed(folder,
     assert "1 patients with masks were found, and no class is marked in 3 of them (Liver: 1)" in (
         done.output
     )
-
-
-def test_the_names_in_help_are_those_of_the_table():
-    assert tuple(SEGMENTERS) == audit_asked.SEGMENTERS
 
 
 def subject(number: int, classes: dict[str, int], slices: int = 4) -> Subject:
