@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from salm_dicom.audit import COUNTERMEASURES
 from salm_dicom.audit.batches import shift_and_flip
@@ -22,12 +22,12 @@ from salm_dicom.audit.run import audit
 from salm_dicom.audit.split import SIDES, split
 from salm_dicom.audit.subjects import Subject, View
 from salm_dicom.audit.tasks import TASKS
-from salm_dicom.cli.main import main
 from salm_dicom.errors import PlanError, TooFew
 from salm_dicom.objectives import overlaps
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Mask
 from salm_dicom.volume import StoredPixels, Volume
+from tests.command import run
 from tests.nifti_files import hounsfield, write_nifti_file
 from tests.objects import write_segmentation
 from tests.synthetic import write_ct_series
@@ -35,12 +35,6 @@ from tests.synthetic import write_ct_series
 PATIENTS, SLICES, SIDE, LESION_HU = 20, 3, 32, 160
 QUICK = ("--victims=unet-wide", "--seeds=1", "--epochs=40", "--countermeasures=shift_flip",
          "--coverage=50,100", "--size=32", "--slices=3", "--progress=none")  # fmt: skip
-
-
-def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert "Traceback" not in result.output
-    return result
 
 
 def lesion(number: int) -> np.ndarray:
