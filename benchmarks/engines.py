@@ -28,7 +28,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for benchmarks.measured, tests.synthetic
 
-from benchmarks.measured import compile_bytecode, write_results  # noqa: E402
+from benchmarks.measured import arguments, compile_bytecode, write_results  # noqa: E402
 
 LIBRARIES = ("salm_dicom", "pydicom", "numpy", "distributed")
 SERIES = 20
@@ -201,10 +201,8 @@ def table(numbers: dict[str, float]) -> str:
 
 def main() -> None:
     """Measure, print the table and write the numbers as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, "engines")
     parser.add_argument("--slices", type=int, default=4000, help="in all; twenty series (4000)")
-    parser.add_argument("--repeats", type=int, default=3, help="of each measurement (3)")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/engines.json")
     parser.add_argument("--cluster", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.cluster:
