@@ -179,7 +179,7 @@ DATA: dict[str, Data] = {
     "mednist": Pictures(
         file="mednist_subset/mednist_subset.npz",
         labels=("AbdomenCT", "BreastMRI", "CXR", "ChestCT", "Hand", "HeadCT"),
-        epochs=8,
+        epochs=6,
     ),
     "modalities": Modalities(),
 }
