@@ -113,11 +113,14 @@ class Pictures:
         Below data/ of the shared folder.
     labels
         Names, in the order of the numbers in the file.
+    side
+        Rows and columns of what networks see.
     """
 
     file: str
     labels: tuple[str, ...]
     epochs: int
+    side: int
 
     def read(self) -> dict[str, np.ndarray]:
         """Return the pictures of each label, (n, rows, columns), uint8."""
@@ -128,13 +131,16 @@ class Pictures:
     def write(self, folder: Path, size: Size) -> Export:
         """Write radiographs of invented patients."""
         pictures = self.read()
-        side, patients = next(iter(pictures.values())).shape[1], size.patients // len(pictures)
+        edge, patients = next(iter(pictures.values())).shape[1], size.patients // len(pictures)
+        what = f"{patients} patients of each label, {size.each} images of {edge} x {edge} each"
+        if edge != self.side:
+            what += f", seen at {self.side} x {self.side}"
         labels = write_radiographs(folder / "export", pictures, patients, size.each)
         return Export(
             folder=folder / "export",
             about=("--labels", labels, "--labels-by=patient", "--intensity-range", "0", "255"),
-            side=side,
-            what=f"{patients} patients of each label, {size.each} images of {side} x {side} each",
+            side=self.side,
+            what=what,
         )
 
 
@@ -142,7 +148,7 @@ class Pictures:
 class Modalities:
     """The CT and MR series of the shared folder, of images that are not tiny."""
 
-    epochs: int = 20
+    epochs: int = 12
     side: int = 64
 
     def write(self, folder: Path, size: Size) -> Export:
@@ -174,12 +180,16 @@ class Modalities:
 
 DATA: dict[str, Data] = {
     "pneumonia": Pictures(
-        file="pneumoniamnist/pneumoniamnist.npz", labels=("normal", "pneumonia"), epochs=20
+        file="pneumoniamnist/pneumoniamnist.npz",
+        labels=("normal", "pneumonia"),
+        epochs=20,
+        side=28,
     ),
     "mednist": Pictures(
         file="mednist_subset/mednist_subset.npz",
         labels=("AbdomenCT", "BreastMRI", "CXR", "ChestCT", "Hand", "HeadCT"),
-        epochs=6,
+        epochs=8,
+        side=32,
     ),
     "modalities": Modalities(),
 }
