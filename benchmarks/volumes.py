@@ -1,6 +1,7 @@
 """Does it protect volumes? 3-D victims that learn which organ lies in the middle of a CT crop.
 
-Run: .venv/bin/python benchmarks/volumes.py [--splits 0 1] [--only NAME ...] [--again]
+Run: .venv/bin/python benchmarks/volumes.py [--splits 0 1] [--victim-seeds N ...] [--only NAME ...]
+    [--again]
 SALM_SHARED names the folder whose data/ has nifti_ct_seg/ and ct_siemens_j2k_series/ (else
 ../shared): two patients with organs. Victims learn crops of one and are tested on the other; a
 split says which. Each crop, 8 x 16 x 16 voxels of 3 mm, is a series of its own; crops of an organ
@@ -61,7 +62,6 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "salm, volume": replace(PLAN, extent="volume"),
 }
 VICTIMS = ("resnet-10", "densenet-small", "convnet")
-VICTIM_SEEDS = (100, 101)
 RULES = ("selected", "clean_selected", "last", "best")
 
 
@@ -303,6 +303,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--splits", type=int, nargs="+", choices=(0, 1), default=[0, 1])
+    parser.add_argument("--victim-seeds", type=int, nargs="+", default=[100])
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--again", action="store_true", help="also what the results have")
     parser.add_argument(
@@ -317,7 +318,7 @@ def main() -> None:
         split = Split.of(number, known, size)
         for name in ("clean", *asked.only):
             there = {r["victim_seed"] for r in rows if (r["split"], r["method"]) == (number, name)}
-            seeds = [seed for seed in VICTIM_SEEDS if seed not in there]
+            seeds = [seed for seed in asked.victim_seeds if seed not in there]
             for row in measure(split, name, seeds, size) if seeds else ():
                 rows.append({"split": number, "method": name} | row)
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
