@@ -33,7 +33,7 @@ from benchmarks.agreement import agreement  # noqa: E402
 from benchmarks.audit import DATA  # noqa: E402
 from benchmarks.measured import write_results  # noqa: E402
 from benchmarks.method import CONTENDERS  # noqa: E402
-from salm_dicom.learning import one_thread  # noqa: E402
+from salm_dicom.learning import reproducible  # noqa: E402
 from salm_dicom.protector.clusters import clustered, k_means  # noqa: E402
 from salm_dicom.protector.fit import Study  # noqa: E402
 
@@ -68,7 +68,7 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     early, late = sets(name)
     plan = replace(PLAN, slice_size=early[0].shape[1:], seed=seed)
     studies = [Study(load=lambda one=one: pneumonia.volume(one[None])) for one in early[0]]
-    with tempfile.TemporaryDirectory() as folder, one_thread():
+    with tempfile.TemporaryDirectory() as folder, reproducible():
         labelled, found = clustered(studies, plan, Path(folder), _unheard, _refuse)
     pixels = _flat(early[0])
     centroids, places = k_means(pixels, plan.clusters, torch.Generator().manual_seed(seed))
