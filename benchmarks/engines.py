@@ -1,10 +1,12 @@
 """What a second worker brings: `protect --method random` by one, by two, and by two of Dask.
 
 Run: .venv/bin/python benchmarks/engines.py [--slices 4000] [--repeats 3]
-It needs 6 GB in the folder for temporary files (TMPDIR), and two cores with nothing else to do.
+Linux; 6 GB in the folder for temporary files (TMPDIR), and two cores with nothing else to do.
 
-The last two rows are what the machine allows: half of the export by one process, and both halves
-by two that know nothing of each other. What two cost more than one is no engine's doing.
+The last row is what the machine allows: half of the export by one process, and both halves by two
+that know nothing of each other. Ratios are medians of those of each turn. A virtual machine whose
+host takes its processors away in the middle of a run measures the host: such runs are repeated,
+and how many is told.
 """
 
 from __future__ import annotations
@@ -18,19 +20,44 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for benchmarks.measured, tests.synthetic
 
-from benchmarks.measured import compile_bytecode, write_results  # noqa: E402
+from benchmarks.measured import arguments, compile_bytecode, write_results  # noqa: E402
 
 LIBRARIES = ("salm_dicom", "pydicom", "numpy", "distributed")
 SERIES = 20
 SIDE = 512
+RATIOS = (  # of seconds: title, numerator, denominator, and how much more the second one does
+    ("two_to_one", "one", "two", 1),
+    ("dask_to_local", "two", "dask", 1),
+    ("two_processes_to_one", "half", "halves", 2),
+)
 TARGETS = {"two_to_one": 1.8, "dask_to_local": 0.95}
+# Of the time of all processors, what a host may have taken during a run that counts; and how often
+# a run is repeated at most.
+STOLEN = 0.02
+TRIES = 4
+# As docs/explanation/scaling.md says: a scheduler and workers that do not watch themselves.
+CALM = {
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false",
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+}
 Command = list[str | Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A run: its seconds, the share of processor time that the host took, runs before it."""
+
+    seconds: float
+    stolen: float
+    repeated: int = 0
 
 
 def protect(source: Path, out: Path, *options: str) -> Command:
@@ -41,14 +68,30 @@ def protect(source: Path, out: Path, *options: str) -> Command:
     ]  # fmt: skip
 
 
-def seconds(*commands: Command) -> float:
-    """Return how long the commands take, started together."""
+def processor_times() -> list[int]:
+    """Return ticks of all processors: user, nice, system, idle, iowait, irq, softirq, steal."""
+    return [int(ticks) for ticks in Path("/proc/stat").read_text().split()[1:9]]
+
+
+def timed(*commands: Command) -> Timed:
+    """Run the commands, started together, to their end."""
     os.sync()
-    start = time.perf_counter()
+    before, start = processor_times(), time.perf_counter()
     running = [subprocess.Popen(c, cwd=ROOT, stdout=subprocess.DEVNULL) for c in commands]
     if any([process.wait() for process in running]):
         raise SystemExit(f"{commands} failed")
-    return time.perf_counter() - start
+    taken = time.perf_counter() - start
+    ticks = [after - tick for tick, after in zip(before, processor_times(), strict=True)]
+    return Timed(taken, ticks[-1] / sum(ticks))
+
+
+def undisturbed(run: Callable[[], Timed]) -> Timed:
+    """Return a run during which the host took next to nothing; else the last of some."""
+    for repeated in range(TRIES):
+        found = replace(run(), repeated=repeated)
+        if found.stolen <= STOLEN:
+            break
+    return found
 
 
 @contextmanager
@@ -56,8 +99,9 @@ def cluster() -> Iterator[str]:
     """Give the address of a Dask scheduler with two workers of one thread, already running."""
     command = [sys.executable, __file__, "--cluster"]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        env=os.environ | CALM,
+    )  # fmt: skip
     try:
         if process.stdout is None or not (address := process.stdout.readline().strip()):
             raise SystemExit("no Dask cluster could be started")
@@ -88,43 +132,48 @@ def make_export(folder: Path, slices: int) -> None:
         )  # fmt: skip
 
 
-def measure(slices: int, repeats: int, folder: Path) -> dict[str, float]:
-    """Return the median seconds of every contestant, taken in turns there and back."""
+def measure(slices: int, repeats: int, folder: Path) -> list[dict[str, Timed]]:
+    """Return the runs of every contestant, taken in turns there and back."""
     source = folder / "source"
     make_export(source, slices)
     compile_bytecode()
     half, other = source / "half0", source / "half1"
-
-    def contestants(out: Path, address: str) -> dict[str, Callable[[], float]]:
-        one = ("--jobs", "1")
-        return {
-            "one": lambda: seconds(protect(source, out / "a", *one)),
-            "two": lambda: seconds(protect(source, out / "a", "--jobs", "2")),
-            "dask": lambda: seconds(protect(source, out / "a", "--engine", address)),
-            "half": lambda: seconds(protect(half, out / "a", *one)),
-            "halves": lambda: seconds(
-                protect(half, out / "a", *one), protect(other, out / "b", *one)
-            ),
-        }
-
-    runs: dict[str, list[float]] = {}
-    for repeat in range(repeats):
-        for name in sorted(contestants(folder, ""), reverse=bool(repeat % 2)):
-            with tempfile.TemporaryDirectory(dir=folder) as scratch, cluster() as address:
-                found = contestants(Path(scratch), address)[name]()
-            runs.setdefault(name, []).append(found)
-            print(f"{name}: {found:.1f} s", file=sys.stderr)
-    return {name: median(found) for name, found in runs.items()}
-
-
-def summary(found: dict[str, float], slices: int) -> dict[str, float]:
-    """Return slices per second and the ratios that are looked for."""
-    whole = {f"{name}_slices_per_s": slices / found[name] for name in ("one", "two", "dask")}
-    return whole | {
-        "two_to_one": found["one"] / found["two"],
-        "dask_to_local": found["two"] / found["dask"],
-        "two_processes_to_one": 2 * found["half"] / found["halves"],
+    one = ("--jobs", "1")
+    contestants: dict[str, Callable[[Path, str], Timed]] = {
+        "one": lambda out, _: timed(protect(source, out / "a", *one)),
+        "two": lambda out, _: timed(protect(source, out / "a", "--jobs", "2")),
+        "dask": lambda out, address: timed(protect(source, out / "a", "--engine", address)),
+        "half": lambda out, _: timed(protect(half, out / "a", *one)),
+        "halves": lambda out, _: timed(
+            protect(half, out / "a", *one), protect(other, out / "b", *one)
+        ),
     }
+
+    def run(name: str) -> Timed:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch, cluster() as address:
+            return contestants[name](Path(scratch), address)
+
+    turns = []
+    for repeat in range(repeats):
+        turn = {}
+        for name in sorted(contestants, reverse=bool(repeat % 2)):
+            turn[name] = undisturbed(partial(run, name))
+            print(f"{name}: {turn[name]}", file=sys.stderr)
+        turns.append(turn)
+    return turns
+
+
+def summary(turns: list[dict[str, Timed]], slices: int) -> dict[str, float]:
+    """Return slices per second, the ratios that are looked for, and their least and most."""
+    numbers = {
+        f"{name}_slices_per_s": median(slices / turn[name].seconds for turn in turns)
+        for name in ("one", "two", "dask")
+    }
+    for title, first, second, times in RATIOS:
+        found = [times * turn[first].seconds / turn[second].seconds for turn in turns]
+        numbers[title] = median(found)
+        numbers[f"{title}_least"], numbers[f"{title}_most"] = min(found), max(found)
+    return numbers | {"runs_repeated": sum(run.repeated for turn in turns for run in turn.values())}
 
 
 def table(numbers: dict[str, float]) -> str:
@@ -141,7 +190,10 @@ def table(numbers: dict[str, float]) -> str:
     lines = ["| | measured | target |", "|---|---|---|"]
     for title, key in rows:
         is_ratio = "_to_" in key
-        value = f"{numbers[key]:.2f}x" if is_ratio else f"{numbers[key]:.0f}"
+        value = f"{numbers[key]:.0f}"
+        if is_ratio:
+            least, most = numbers[f"{key}_least"], numbers[f"{key}_most"]
+            value = f"{numbers[key]:.2f}x ({least:.2f} to {most:.2f})"
         target = f"{TARGETS[key]:.2f}x" if key in TARGETS else ""
         lines.append(f"| {title} | {value} | {target} |")
     return "\n".join(lines)
@@ -149,22 +201,22 @@ def table(numbers: dict[str, float]) -> str:
 
 def main() -> None:
     """Measure, print the table and write the numbers as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, "engines")
     parser.add_argument("--slices", type=int, default=4000, help="in all; twenty series (4000)")
-    parser.add_argument("--repeats", type=int, default=3, help="of each measurement (3)")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/engines.json")
     parser.add_argument("--cluster", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.cluster:
         serve()
         return
     with tempfile.TemporaryDirectory(prefix="salm-engines-") as folder:
-        found = measure(options.slices, options.repeats, Path(folder))
-    numbers = summary(found, options.slices)
+        turns = measure(options.slices, options.repeats, Path(folder))
+    numbers = summary(turns, options.slices)
     print(table(numbers))
+    print(f"\n{numbers['runs_repeated']:.0f} runs were repeated, as the host took processors away.")
     write_results(
         options.json, LIBRARIES,
-        slices=options.slices, repeats=options.repeats, median_seconds=found, numbers=numbers,
+        slices=options.slices, numbers=numbers,
+        turns=[{name: asdict(run) for name, run in turn.items()} for turn in turns],
     )  # fmt: skip
 
 

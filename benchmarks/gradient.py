@@ -27,14 +27,14 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for benchmarks.measured, tests.synthetic
 
-from benchmarks.measured import run, write_results  # noqa: E402
+from benchmarks.measured import arguments, run, write_results  # noqa: E402
 from salm_dicom.batch.engines import keep_memory, warm_up  # noqa: E402
 from salm_dicom.batch.job import Job, protect_series  # noqa: E402
 from salm_dicom.batch.pool import pool  # noqa: E402
 from salm_dicom.batch.vault import Vault  # noqa: E402
 from salm_dicom.dicom.series import read_series  # noqa: E402
 from salm_dicom.foreground import outline  # noqa: E402
-from salm_dicom.learning import one_thread  # noqa: E402
+from salm_dicom.learning import reproducible  # noqa: E402
 from salm_dicom.perturb.loss import gradient  # noqa: E402
 from salm_dicom.perturb.pairs import top_pairs  # noqa: E402
 from salm_dicom.plan import ProtectionPlan, intensity_range  # noqa: E402
@@ -124,7 +124,7 @@ def measure(slices: int, repeats: int, folder: Path) -> dict[str, float]:
         if found.code:
             raise SystemExit(f"{found.code}: {found.reason}")
 
-    with one_thread():
+    with reproducible():
         return {
             "passes": milliseconds(passes, repeats, slices),
             "selection": milliseconds(selection, repeats, slices),
@@ -182,11 +182,9 @@ def table(found: dict[str, float], memory: dict[int, float], processes: dict[int
 
 def main() -> None:
     """Measure, print the tables and write the numbers as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, "gradient", repeats=5)
     parser.add_argument("--slices", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--series", type=int, nargs="+", default=[4, 16, 64], help="of a fit")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/gradient.json")
     parser.add_argument("--fit", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()

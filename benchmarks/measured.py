@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -55,6 +56,16 @@ def run(command: Sequence[str | Path], *, timed: bool = False) -> Run:
         inside = float(output.read().split()[-1]) if timed else None
     unit = 1024**2 if sys.platform == "darwin" else 1024
     return Run(seconds=seconds, peak_mb=usage.ru_maxrss / unit, work_seconds=inside)
+
+
+def arguments(doc: str, name: str, *, repeats: int = 3) -> argparse.ArgumentParser:
+    """Return the arguments of a benchmark, with --repeats and --json for its numbers."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    shown = f"of each measurement ({repeats})"
+    parser.add_argument("--repeats", type=int, default=repeats, help=shown)
+    target = ROOT / "benchmarks" / "results" / f"{name}.json"
+    parser.add_argument("--json", type=Path, default=target)
+    return parser
 
 
 def write_results(path: Path, libraries: Sequence[str], **numbers: Any) -> None:

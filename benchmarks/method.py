@@ -23,6 +23,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.agreement import agreement  # noqa: E402
 from benchmarks.pneumonia import A_CLASS, A_SERIES, CLASSES, Data, load, volumes  # noqa: E402
 from salm_dicom.audit import (  # noqa: E402
     COUNTERMEASURES,
@@ -34,6 +35,7 @@ from salm_dicom.audit import (  # noqa: E402
 )
 from salm_dicom.plan import ProtectionPlan  # noqa: E402
 from salm_dicom.protector import Protector  # noqa: E402
+from salm_dicom.protector.clusters import Clusters  # noqa: E402
 from salm_dicom.protector.fit import Study, fit  # noqa: E402
 
 PLAN = ProtectionPlan(
@@ -146,6 +148,11 @@ def together(plan: ProtectionPlan) -> int:
     return 1 if plan.label_free else A_SERIES
 
 
+def clustered(clusters: Clusters, plan: ProtectionPlan, data: Images) -> list[str]:
+    """Return the cluster of each image, every one of which is a series of its own."""
+    return [clusters.name_of(volume, plan) for _, _, volume in volumes(data, together(plan))]
+
+
 def held_out(data: Images) -> Images:
     """Return the first 200 images of each class."""
     chosen = torch.cat([torch.arange(TO_VALIDATE) + c * A_CLASS for c in range(len(CLASSES))])
@@ -208,6 +215,9 @@ class Bench:
             "method": name, "fit_seed": fit_seed, "psnr": psnr, "changed": changed,
             "passes": passes, "fit_seconds": fit_seconds, "apply_seconds": apply_seconds / 2,
         }  # fmt: skip
+        if protector.clusters is not None:
+            found = clustered(protector.clusters, protector.plan, self.data.early)
+            common["clusters"] = agreement(self.data.early.labels.tolist(), found)
         sets = {"early": (early, late)}
         if name in LATE and self.size.late:
             sets["late"] = (late, early)
@@ -236,7 +246,7 @@ class Bench:
 
     def add(self, table: str, row: dict[str, object]) -> None:
         """Print a row, keep it, and write all there are."""
-        kept = {k: v for k, v in row.items() if k not in ("trial", "np")}
+        kept = {k: v for k, v in row.items() if isinstance(v, str | int | float)}
         scores = " ".join(f"{rule} {value:.2f}" for rule, value in row["np"].items())
         print(" ".join(str(v) if isinstance(v, str | int) else f"{v:.3g}" for v in kept.values()),
               "| NP", scores, file=sys.stderr, flush=True)  # fmt: skip
@@ -270,6 +280,7 @@ def table(results: dict) -> Iterator[str]:
             f"{numbers[1]:.2f} | {numbers[2]:.0f} | {numbers[3]:.0f} | "
             f"{verdict(fmean(rules[0])).split(':')[0]} |"
         )
+    yield from _clusters(results["rows"])
     names = list(dict.fromkeys(r["method"] for r in results["robust"]))
     if not names:
         return
@@ -280,6 +291,17 @@ def table(results: dict) -> Iterator[str]:
         rows = [r for r in results["robust"] if r["countermeasure"] == measure]
         cells = [spread([r["np"]["selected"] for r in rows if r["method"] == n]) for n in names]
         yield f"| {measure} | " + " | ".join(cells) + " |"
+
+
+def _clusters(rows: list[dict]) -> Iterator[str]:
+    """Yield how far clusters follow the labels, of methods that were given none."""
+    found = {(r["method"], r["fit_seed"]): r["clusters"] for r in rows if "clusters" in r}
+    if found:
+        yield ""
+        yield "| method | fit seed | clusters and labels: adjusted Rand | purity |"
+        yield "|---|---|---|---|"
+    for (name, seed), one in found.items():
+        yield f"| {name} | {seed} | {one['adjusted_rand']:.2f} | {one['purity']:.2f} |"
 
 
 def main() -> None:

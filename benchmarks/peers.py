@@ -19,7 +19,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for benchmarks.*, tests.synthetic
 
-from benchmarks.measured import compile_bytecode, run, write_results  # noqa: E402
+from benchmarks.measured import arguments, compile_bytecode, run, write_results  # noqa: E402
 from benchmarks.pipeline import command_line, make_export, raw_pydicom  # noqa: E402
 
 LIBRARIES = ("salm_dicom", "pydicom", "simpleitk", "dicom-anonymizer")
@@ -98,10 +98,8 @@ def measure(slices: int, repeats: int, folder: Path) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print a table and write the numbers as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, "peers")
     parser.add_argument("--slices", type=int, default=400, help="in all; ten series (400)")
-    parser.add_argument("--repeats", type=int, default=3, help="of each measurement (3)")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/peers.json")
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:

@@ -21,7 +21,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for benchmarks.measured, tests.synthetic
 
-from benchmarks.measured import Run, compile_bytecode, run, write_results  # noqa: E402
+from benchmarks.measured import Run, arguments, compile_bytecode, run, write_results  # noqa: E402
 
 SERIES = 10
 SIDE = 512
@@ -240,10 +240,8 @@ def table(numbers: dict[str, float], slices: int) -> str:
 
 def main() -> None:
     """Measure, print the table and write the numbers as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, "pipeline")
     parser.add_argument("--slices", type=int, default=2000, help="in all; ten series (2000)")
-    parser.add_argument("--repeats", type=int, default=3, help="of each measurement (3)")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/pipeline.json")
     parser.add_argument("--export", type=Path, help="only write the synthetic export, here")
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -66,11 +66,13 @@ def volumes(data: Images, together: int = A_SERIES) -> Iterator[tuple[str, slice
     for first in range(0, len(stored), together):
         part = slice(first, first + together)
         (label,) = set(data.labels[part].tolist())
-        count = len(stored[part])
-        pixels = StoredPixels(
-            values=stored[part], slope=np.ones(count), intercept=np.zeros(count),
-            bits_stored=8, signed=False,
-        )  # fmt: skip
-        why = "single projections"
-        volume = Volume(pixels=pixels, affine=np.eye(4), modality="DX", irregular=why)
-        yield CLASSES[label], part, volume
+        yield CLASSES[label], part, volume(stored[part])
+
+
+def volume(stored: np.ndarray) -> Volume:
+    """Return 8-bit images, (n, rows, columns), as a radiography series of single projections."""
+    count = len(stored)
+    pixels = StoredPixels(
+        values=stored, slope=np.ones(count), intercept=np.zeros(count), bits_stored=8, signed=False
+    )
+    return Volume(pixels=pixels, affine=np.eye(4), modality="DX", irregular="single projections")

@@ -6,15 +6,10 @@ Both read the same files in turns; `read_series` also hashes, orders, checks and
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -26,8 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SIDE = 512
 LIBRARIES = ("pydicom", "numpy", "pyjpegls", "pylibjpeg-openjpeg", "pylibjpeg-rle")
 
-sys.path.insert(0, str(ROOT))  # for tests.synthetic
+sys.path.insert(0, str(ROOT))  # for benchmarks.measured, tests.synthetic
 
+from benchmarks.measured import arguments, write_results  # noqa: E402
 from salm_dicom.dicom.sandbox import sandboxed  # noqa: E402
 from salm_dicom.dicom.series import read_series  # noqa: E402
 from tests.synthetic import SYNTAXES, write_ct_series  # noqa: E402
@@ -73,10 +69,9 @@ def measured(paths: Sequence[Path], repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print a table and write benchmarks/results/reading.json."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure, print a table and write the numbers as JSON."""
+    parser = arguments(__doc__, "reading", repeats=5)
     parser.add_argument("--slices", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     rows = {}
     for syntax in SYNTAXES:
@@ -90,17 +85,10 @@ def main() -> None:
     for name, row in rows.items():
         ratio = row["pydicom"] / row["salm_dicom"]
         print(f"{name:<45}" + "".join(f"{row[one]:>22.2f}" for one in READERS) + f"{ratio:>6.2f}x")
-    result = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "slices": options.slices,
-        "side": SIDE,
-        "repeats": options.repeats,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in LIBRARIES},
-        "milliseconds_a_slice": rows,
-    }
-    target = ROOT / "benchmarks" / "results" / "reading.json"
-    target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_results(
+        options.json, LIBRARIES,
+        slices=options.slices, side=SIDE, repeats=options.repeats, milliseconds_a_slice=rows,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

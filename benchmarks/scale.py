@@ -27,7 +27,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for benchmarks.measured, tests.synthetic
 
-from benchmarks.measured import write_results  # noqa: E402
+from benchmarks.measured import arguments, write_results  # noqa: E402
 
 LIBRARIES = ("salm_dicom", "pydicom", "numpy")
 FOLDER_OF = 100
@@ -198,11 +198,9 @@ def table(numbers: dict[int, dict[str, Numbers]], files: int) -> str:
 
 def main() -> None:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, "scale")
     parser.add_argument("--series", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--files", type=int, default=1, help="of each series (1)")
-    parser.add_argument("--repeats", type=int, default=3, help="of each measurement (3)")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/scale.json")
     parser.add_argument("--export", type=Path, help="only write the synthetic export, here")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -86,7 +86,7 @@ def file_name(folder: str, number: int) -> str:
     return f"IM{number:06d}" if is_for_media else f"{number:05d}.dcm"
 
 
-def digest_of(paths: Iterable[Path]) -> str:
+def digest_of_files(paths: Iterable[Path]) -> str:
     """Return the SHA-256 of the bytes of files; one that cannot be read counts as such."""
     found = hashlib.sha256()
     for path in paths:

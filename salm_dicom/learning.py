@@ -79,22 +79,19 @@ def augmented(inputs: Tensor, targets: Tensor, rng: torch.Generator) -> tuple[Te
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread, cuDNN one way: the order of sums decides the bytes."""
+def reproducible() -> Iterator[None]:
+    """Run torch on one thread and cuDNN one way, as the order of sums decides the bytes.
+
+    With gradients, whatever the caller's `no_grad` or `inference_mode`.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    one_way = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
     try:
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        with torch.inference_mode(mode=False), one_way:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def reproducible() -> Iterator[None]:
-    """Run torch on one thread, and with gradients even inside a caller's `inference_mode`."""
-    with torch.inference_mode(mode=False), one_thread():
-        yield
 
 
 def checked_gradients() -> str:

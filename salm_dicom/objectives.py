@@ -110,6 +110,24 @@ def _unet(spec: NetworkSpec) -> nn.Module:
     return Padded(1 << _HALVED, network)
 
 
+class AtLeast(nn.Module):
+    """A network whose input is zero-padded, on all sides, to the smallest it can take."""
+
+    def __init__(self, side: int, network: nn.Module) -> None:
+        super().__init__()
+        self.side = side
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the network's output for images or volumes of one channel."""
+        padding: list[int] = []
+        for side in reversed(images.shape[2:]):
+            missing = max(self.side - side, 0)
+            padding += [missing // 2, missing - missing // 2]
+        out: Tensor = self.network(functional.pad(images, padding))
+        return out
+
+
 class Padded(nn.Module):
     """A network for segmentation whose input is zero-padded to what it can halve, and cut back.
 

@@ -26,7 +26,7 @@ LAYERS = (
         "checks",
         "crew",
     ),
-    ("dicom", "nifti", "foreground", "perturb", "learning", "fidelity", "report"),
+    ("dicom", "nifti", "foreground", "perturb", "learning", "victims", "fidelity", "report"),
     ("plan",),
     ("protector",),
     ("transforms",),
@@ -47,7 +47,7 @@ OWNERS = {
     "SimpleITK": {"foreground", "fidelity"},
     "click": {"cli"},
     "jinja2": {"report"},
-    "monai": {"objectives", "fidelity", "transforms", "audit"},
+    "monai": {"objectives", "victims", "fidelity", "transforms", "audit"},
     "matplotlib": {"plots"},
     "mirp": {"fidelity"},
     "distributed": {"batch"},
@@ -55,6 +55,7 @@ OWNERS = {
         "perturb",
         "objectives",
         "learning",
+        "victims",
         "fidelity",
         "protector",
         "transforms",
@@ -155,5 +156,12 @@ def test_an_allowed_import_is_not_a_violation(tmp_path, file, source):
 @pytest.mark.parametrize("module", ["salm_dicom", "salm_dicom.cli.main"])
 def test_importing_the_package_and_its_command_line_loads_no_heavy_library(module):
     code = f"import sys, {module}; print(*{{'torch', 'monai', 'SimpleITK'}} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout.strip()) == (0, ""), run.stderr
+
+
+def test_a_process_that_does_jobs_does_not_wait_for_highdicom():
+    late = {"highdicom", "torch", "monai"}
+    code = f"import sys, salm_dicom.batch.job; print(*{late} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout.strip()) == (0, ""), run.stderr

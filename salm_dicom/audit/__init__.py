@@ -4,7 +4,7 @@ from salm_dicom.audit.countermeasures import COUNTERMEASURES, Countermeasure
 from salm_dicom.audit.images import Images, Sets
 from salm_dicom.audit.score import chance_of_masks, normalised_protection, verdict
 from salm_dicom.audit.trial import Course, Trial, learn, trial
-from salm_dicom.audit.victims import SEGMENTERS, VICTIMS
+from salm_dicom.victims import SEGMENTERS, VICTIMS
 
 __all__ = [
     "COUNTERMEASURES",

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from salm_dicom.audit.score import area_under_curve, balanced_share, chance_of_masks
-from salm_dicom.audit.victims import SEGMENTERS, VICTIMS
 from salm_dicom.objectives import dice, dice_and_cross_entropy
+from salm_dicom.victims import SEGMENTERS, VICTIMS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

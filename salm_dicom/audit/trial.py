@@ -18,8 +18,8 @@ from salm_dicom.audit.countermeasures import (
 )
 from salm_dicom.audit.images import Images, Sets
 from salm_dicom.audit.tasks import TASKS, Task, outputs_of, task_of
-from salm_dicom.audit.victims import build_victim
-from salm_dicom.learning import one_thread
+from salm_dicom.learning import reproducible
+from salm_dicom.victims import build_victim
 
 BATCH = 32
 _LEARNING_RATE = 2e-3
@@ -157,7 +157,7 @@ def learn(
     seen = seen_by(measure, replace(sets, train=mixed(sets, measure, rng)))
     size = tuple(seen.train.pixels.shape[2:])
     network = build_victim(victim, outputs_of(seen.train.labels), size, seed)
-    with torch.random.fork_rng(devices=[]), one_thread():
+    with torch.random.fork_rng(devices=[]), reproducible():
         torch.manual_seed(seed)  # dropout draws from the global generator
         return _course(network, seen, measure, epochs, rng)
 

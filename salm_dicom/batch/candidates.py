@@ -14,8 +14,8 @@ from salm_dicom.batch.masks import Masks, digest_key, mask_of
 from salm_dicom.batch.review import Rejected
 from salm_dicom.batch.source import load
 from salm_dicom.dicom.scan import LeftOut
-from salm_dicom.errors import Changed, NoLabel, PlanError, SalmDicomError, TooLarge
-from salm_dicom.folder import digest_of
+from salm_dicom.errors import Changed, NoLabel, PlanError, TooLarge
+from salm_dicom.folder import digest_of_files
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Mask
 from salm_dicom.protector.target import names_of
@@ -103,7 +103,7 @@ def studies(catalog: Catalog, plan: ProtectionPlan) -> tuple[list[Study], list[i
             return load(catalog.one(number))
 
         def digest() -> str:
-            content = digest_of(catalog.one(number).paths)
+            content = digest_of_files(catalog.one(number).paths)
             return f"{content}/{digest_key(plan, name)}" if plan.needs_masks else content
 
         def mask() -> Mask:
@@ -117,10 +117,10 @@ def studies(catalog: Catalog, plan: ProtectionPlan) -> tuple[list[Study], list[i
     return [study(number, str(name)) for number, name in labelled], [n for n, _ in labelled]
 
 
-def leave_out_unfit(catalog: Catalog, number: int, error: SalmDicomError) -> None:
+def leave_out_unfit(catalog: Catalog, number: int, code: str, reason: str) -> None:
     """Leave out a series that a fit could not read."""
     paths = catalog.one(number).paths
-    catalog.drop(number, "series", (LeftOut(path, error.code, str(error)) for path in paths))
+    catalog.drop(number, "series", (LeftOut(path, code, reason) for path in paths))
 
 
 def leave_out_large(

@@ -1,10 +1,12 @@
 """Dask: the jobs of a run on the machines of a cluster, as a `concurrent.futures.Executor`.
 
-Dask runs a job again whose worker died; `bounds.begun` counts how often.
+Dask runs a job again whose worker died; `bounds.begun` counts how often. Jobs travel as bytes that
+only a worker opens: a scheduler that did would first import all that a job needs.
 """
 
 from __future__ import annotations
 
+import pickle
 import sys
 import threading
 import warnings
@@ -12,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -61,7 +63,8 @@ class ClusterExecutor(Executor):
     def submit(self, job: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Send a job to the scheduler."""
         future: Future[T] = Future()
-        sent = self._executor.submit(on_worker, __version__, self._sandbox, job, *args, **kwargs)
+        work = pickle.dumps(partial(job, *args, **kwargs))
+        sent = self._executor.submit(on_worker, __version__, self._sandbox, work)
         sent.add_done_callback(lambda done: _hand_over(done, future))
         return future
 
@@ -115,18 +118,23 @@ def _hand_over(done: Future[Any], future: Future[Any]) -> None:
         future.set_result(found)
 
 
-def on_worker(version: str, sandbox: bool, call: Callable[..., T], *asked: Any) -> T | Refused:
-    """Do in the process of a worker what was submitted; `places` of the last are what it needs."""
+def on_worker(version: str, sandbox: bool, work: bytes) -> Any:
+    """Do in the process of a worker what was submitted, or say why not with a `Refused`."""
     if version != __version__:
         return Refused(f"a Dask worker has salm_dicom {__version__}; {version} is needed")
-    if not all(place.exists() for place in asked[-1].places):
+    _prepare(sandbox)
+    return alone(pickle.loads(work))
+
+
+def alone(job: partial[T]) -> T | Refused:
+    """Do one job at a time; `places` of its last argument are what it needs."""
+    if not all(place.exists() for place in job.args[-1].places):
         return Refused(
             "a Dask worker does not see SOURCE, OUT or the vault; they must lie under the same "
             "paths on every machine"
         )
-    _prepare(sandbox)
     with _ALONE:
-        return call(*asked)
+        return job()
 
 
 def _import(modules: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from typing import Any, ParamSpec, TypeVar
@@ -98,7 +99,7 @@ def _local(workers: int, address: str, handed: Work | None) -> Executor:
     They are forked from a clean process that has imported what a job needs, once for all of them
     and for those that replace a worker that died.
     """
-    warm_up()
+    _preload("", _WORK)
     return LocalExecutor(workers, multiprocessing.get_context("forkserver"), handed)
 
 
@@ -110,39 +111,23 @@ def _copies(workers: int, address: str, handed: Work | None) -> Executor:
     return LocalExecutor(workers, multiprocessing.get_context("fork"), handed)
 
 
+def _preload(address: str, modules: tuple[str, ...]) -> None:
+    """Have the process import modules that the pool is forked from."""
+    multiprocessing.set_forkserver_preload(list(modules))
+    forkserver.ensure_running()
+
+
 def _dask(workers: int, address: str, handed: Work | None) -> Executor:
     from salm_dicom.batch.cluster import connect  # with Dask, an extra
 
     return connect(address)
 
 
-def warm_up(engine: str = "local", *, with_torch: bool = False) -> None:
-    """Begin to import what workers need, in processes beside this one.
+def _warm_cluster(address: str, modules: tuple[str, ...]) -> None:
+    from salm_dicom.batch.cluster import connect
 
-    For a caller that has something else to do before it needs an engine.
-
-    Parameters
-    ----------
-    engine
-        As for `start`; nothing to do for `serial`.
-    with_torch
-        Also what methods with a surrogate need; workers without it import that when they do.
-
-    Raises
-    ------
-    PlanError
-        As `start`.
-    """
-    modules = (*_WORK, *(_TORCH_WORK if with_torch else ()))
-    if engine == "local":
-        multiprocessing.set_forkserver_preload(list(modules))
-        forkserver.ensure_running()
-    elif engine != "serial":
-        from salm_dicom.batch.cluster import ClusterExecutor
-
-        with start(engine, 0) as executor:
-            if isinstance(executor, ClusterExecutor):
-                executor.warm_up(modules)
+    with connect(address) as executor:
+        executor.warm_up(modules)
 
 
 _handed: Work | None = None
@@ -187,11 +172,27 @@ def keep_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
-ENGINES: dict[str, Callable[[int, str, Work | None], Executor]] = {
-    "serial": _serial,
-    "local": _local,
-    COPIES: _copies if CAN_COPY else _local,
-    "dask": _dask,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """Where jobs are run.
+
+    Parameters
+    ----------
+    start
+        Returns the executor of so many workers, or of those at an address.
+    warm_up
+        Has the workers at an address begin to import modules, and does not wait for it.
+    """
+
+    start: Callable[[int, str, Work | None], Executor]
+    warm_up: Callable[[str, tuple[str, ...]], None] = lambda address, modules: None
+
+
+ENGINES: dict[str, Engine] = {
+    "serial": Engine(start=_serial),
+    "local": Engine(start=_local, warm_up=_preload),
+    COPIES: Engine(start=_copies if CAN_COPY else _local),
+    "dask": Engine(start=_dask, warm_up=_warm_cluster),
 }
 
 
@@ -210,10 +211,35 @@ def start(engine: str, workers: int, handed: Work | None = None) -> Executor:
     PlanError
         There is no such engine, or it cannot be reached.
     """
+    row, address = _named(engine)
+    return row.start(workers, address, handed)
+
+
+def warm_up(engine: str = "local", *, with_torch: bool = False) -> None:
+    """Begin to import what workers need, in processes beside this one.
+
+    For a caller that has something else to do before it needs an engine.
+
+    Parameters
+    ----------
+    with_torch
+        Also what methods with a surrogate need; workers without it import that when they do.
+
+    Raises
+    ------
+    PlanError
+        As `start`.
+    """
+    row, address = _named(engine)
+    row.warm_up(address, (*_WORK, *(_TORCH_WORK if with_torch else ())))
+
+
+def _named(engine: str) -> tuple[Engine, str]:
+    """Return an engine and its address."""
     name, _, address = engine.partition("://")
     if engine not in _HERE and not (name == "dask" and address):
         raise PlanError("an engine is local, serial, or dask://HOST:PORT")
-    return ENGINES[name](workers, address, handed)
+    return ENGINES[name], address
 
 
 def check(engine: str) -> None:

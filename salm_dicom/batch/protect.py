@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
@@ -19,93 +19,31 @@ from salm_dicom.batch.catalog import Catalog
 from salm_dicom.batch.deidentify import deidentifier_of, leave_out_uncleanable
 from salm_dicom.batch.index import not_indexed, write_index
 from salm_dicom.batch.job import Job, protect_series
-from salm_dicom.batch.labels import Labels
 from salm_dicom.batch.ledger import Ledger
-from salm_dicom.batch.manifest import Result, note_decisions, write_manifest
+from salm_dicom.batch.manifest import Index, Result, note_decisions, write_manifest
 from salm_dicom.batch.names import plan_names
 from salm_dicom.batch.nifti import note_images
 from salm_dicom.batch.objects import alone, copy_object, leave_out_objects, object_jobs
 from salm_dicom.batch.places import check_output, check_places
 from salm_dicom.batch.pool import in_order, pool
+from salm_dicom.batch.request import Request
 from salm_dicom.batch.results import leave_out_failed, result_of
 from salm_dicom.batch.review import Rejected
 from salm_dicom.batch.run import run
-from salm_dicom.batch.selection import Selection, choose
-from salm_dicom.batch.settle import planned, settle
+from salm_dicom.batch.selection import choose
+from salm_dicom.batch.settle import Planned, planned, settle
 from salm_dicom.batch.source import fill, read_chunk
 from salm_dicom.batch.uids import write_uids
 from salm_dicom.batch.vault import Vault
 from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.errors import DiskFull, PlanError, UnsafeError
-from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, load, save
 from salm_dicom.protector.device import other_kind
 
+__all__ = ["Progress", "Request", "protect"]
+
 # Called with what is going on, how much is done and how much there is.
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What an operator asked for.
-
-    Parameters
-    ----------
-    source, output, vault
-        The export (read only), the folder to share, the folder to keep.
-    plan
-        Settings for a fit on the way or a method without one; not used with `protector`.
-    protector
-        Folder of a fitted protector, or None.
-    labels
-        Labels of the series, or None.
-    masks
-        File or folder of masks, which are the labels of objective segmentation, or None.
-    created
-        When the run began; a resumed run keeps the first one's.
-    site_key
-        Key of the new UIDs.
-    jobs
-        Worker processes of the local engine; 1 works in this process.
-    engine
-        Who runs the jobs; see `engines.start`.
-    max_memory
-        Bytes that series in work may need together, on a cluster each of them; 0: no bound.
-    max_seconds_per_file
-        A series that takes longer for each of its files or frames is ended; 0: no bound.
-    modality
-        Of NIfTI files whose sidecar does not say.
-    selection
-        Which series and objects; what an earlier run wrote stays.
-    recipients
-        Certificates, DER, of those who can restore DICOM sources from the output alone.
-    allow_quantitative
-        Protect images whose values are measurements, too (`salm_dicom.quantity`).
-    deidentify
-        De-identify every instance before it is protected (`salm_dicom.dicom.deidentify`).
-    device
-        Where surrogates run, in every worker; see `protector.device.device_of`.
-    """
-
-    source: Path
-    output: Path
-    vault: Path
-    plan: ProtectionPlan
-    protector: Path | None
-    labels: Labels | None
-    created: datetime
-    site_key: bytes
-    masks: Path | None = None
-    jobs: int = 1
-    engine: str = "local"
-    max_memory: int = 0
-    max_seconds_per_file: float = 0.0
-    modality: str | None = None
-    selection: Selection = field(default_factory=Selection)
-    recipients: tuple[bytes, ...] = ()
-    allow_quantitative: bool = False
-    deidentify: bool = False
-    device: str = "cpu"
 
 
 def protect(request: Request, progress: Progress = lambda *_: None) -> Result:
@@ -154,50 +92,40 @@ def _protect(
     request: Request, vault: Vault, catalog: Catalog, ledger: Ledger, progress: Progress
 ) -> Result:
     """Protect what is in the catalog."""
+    protector = _protector(request, vault, catalog, ledger, progress)
+    cleaner = deidentifier_of(vault, request.deidentify)
+    work = _Work(
+        request=request,
+        vault=vault,
+        catalog=catalog,
+        ledger=ledger,
+        progress=progress,
+        protector=protector,
+        cleaner=cleaner,
+        created=ledger.begin(_digest(request, protector, cleaner), request.created),
+    )
+    work.give_names()
+    resumed, log = work.protect_all()
+    log += work.copy_objects()
+    index = work.finish_output()
+    result = result_of(vault, resumed=resumed, log=log, index=index)
+    work.tell(result)
+    return result
+
+
+def _protector(
+    request: Request, vault: Vault, catalog: Catalog, ledger: Ledger, progress: Progress
+) -> Protector:
+    """Return the protector, saved in the vault; series that it cannot protect are left out."""
     given = None if request.protector is None else load(request.protector)
     plan = given.plan if given else request.plan
     leave_out_changed(catalog, ledger)
     leave_out_large(catalog, ledger, plan, request.max_memory)
-    asked = Asked(source=request.source, labels=request.labels, masks=request.masks)
-    label(catalog, plan, asked)
-    fitted = given or _fitted(request, vault, catalog, progress)
-    protector = replace(fitted, device=request.device)
+    label(catalog, plan, Asked(source=request.source, labels=request.labels, masks=request.masks))
+    found = given or _fitted(request, vault, catalog, progress)
+    protector = replace(found, device=request.device)
     save(protector, vault.protector)
-    cleaner = deidentifier_of(vault, request.deidentify)
-    created = ledger.begin(_digest(request, protector, cleaner), request.created)
-    request.output.mkdir(parents=True, exist_ok=True, mode=0o700)
-    plan_names(catalog, ledger)
-    old = cleaner.uid if cleaner else str
-    plan_of = partial(planned, catalog, protector, request.site_key, old)
-    write_uids(vault.uids, chain.from_iterable(pairs for _, _, pairs in plan_of()))
-    note_images(vault, _images(catalog, ledger))
-    shutil.rmtree(vault.begun, ignore_errors=True)
-    catalog.connection.commit()
-    labelled = catalog.count(where="is_in AND is_labelled")
-    todo = sum(1 for _ in _todo(request.output, catalog, ledger))
-    who = request.jobs, request.engine
-    jobs = _jobs(request, vault, created, plan, cleaner, catalog, ledger)
-    at_once = 0 if "://" in request.engine else request.max_memory
-    log = run(jobs, todo, protect_series, *who, ledger, "series", progress, at_once)
-    places = request.output, vault, created, protector.digest, cleaner
-    copies = sum(1 for _ in object_jobs(catalog, ledger, *places))
-    objects = object_jobs(catalog, ledger, *places, request.max_seconds_per_file)
-    log += run(objects, copies, copy_object, *who, ledger, "objects", progress)
-    settle(request.output, ledger, plan_of)
-    index = write_index(catalog, request.output, ledger, request.site_key, protector.digest)
-    catalog.leave_out(not_indexed(catalog, index))
-    leave_out_failed(catalog, ledger)
-    leave_out_objects(catalog, ledger)
-    catalog.connection.commit()
-    result = result_of(vault, resumed=labelled - todo, log=log, index=index)
-    try:
-        write_manifest(request.output, protector, created, result, request.deidentify)
-        note_decisions(request.output, ledger.reviewed())
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull("no space left for the manifest; run the same again") from error
-        raise
-    return result
+    return protector
 
 
 def _digest(request: Request, protector: Protector, cleaner: Deidentifier | None) -> str:
@@ -235,51 +163,113 @@ def _fitted(request: Request, vault: Vault, catalog: Catalog, progress: Progress
         )
 
 
-def _images(catalog: Catalog, ledger: Ledger) -> Iterator[tuple[str, Path]]:
-    """Yield the folder of each NIfTI file, and the file."""
-    for entry in catalog.series("is_in AND kind = 'nifti'"):
-        row = ledger.row(entry.key)
-        if row:
-            yield row.name, entry.series.paths[0]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What the steps of a run share once it has its protector; each step once, in this order."""
 
+    request: Request
+    vault: Vault
+    catalog: Catalog
+    ledger: Ledger
+    progress: Progress
+    protector: Protector
+    cleaner: Deidentifier | None
+    created: datetime
 
-def _todo(output: Path, catalog: Catalog, ledger: Ledger) -> Iterator[tuple[int, str]]:
-    """Yield number in the catalog and name of each series that is to be done."""
-    for number, key in catalog.pages("key", where="is_in AND is_labelled"):
-        row = ledger.row(key)
-        if row and row.code != Rejected.code and not (row.done and (output / row.name).is_dir()):
-            yield number, row.name
+    def give_names(self) -> None:
+        """Note folders and new UIDs in the vault, before a file has them."""
+        self.request.output.mkdir(parents=True, exist_ok=True, mode=0o700)
+        plan_names(self.catalog, self.ledger)
+        write_uids(self.vault.uids, chain.from_iterable(pairs for _, _, pairs in self._planned()))
+        note_images(self.vault, self._images())
+        shutil.rmtree(self.vault.begun, ignore_errors=True)
+        self.catalog.connection.commit()
 
-
-def _jobs(
-    request: Request,
-    vault: Vault,
-    created: datetime,
-    plan: ProtectionPlan,
-    cleaner: Deidentifier | None,
-    catalog: Catalog,
-    ledger: Ledger,
-) -> Iterator[Job]:
-    """Yield a job for each series that is to be done."""
-    for number, name in _todo(request.output, catalog, ledger):
-        entry = catalog.entry(number)
-        yield Job(
-            source=entry.key,
-            name=name,
-            paths=tuple(path.absolute() for path in entry.series.paths),
-            label=entry.label,
-            protector=vault.protector.absolute(),
-            output=request.output.absolute(),
-            vault=vault.folder.absolute(),
-            created=created,
-            site_key=request.site_key,
-            modality=entry.series.modality,
-            recipients=request.recipients,
-            quantity=entry.series.quantity,
-            deidentifier=cleaner,
-            bounds=Bounds(
-                seconds=request.max_seconds_per_file * entry.series.images,
-                memory=memory_of(entry.series.voxels, entry.series.images, plan),
-            ),
-            device=request.device,
+    def protect_all(self) -> tuple[int, list[str]]:
+        """Protect every series; return how many earlier runs did, and the log."""
+        todo = sum(1 for _ in self._todo())
+        resumed = self.catalog.count(where="is_in AND is_labelled") - todo
+        who = self.request.jobs, self.request.engine
+        at_once = 0 if "://" in self.request.engine else self.request.max_memory
+        log = run(
+            self._jobs(), todo, protect_series, *who, self.ledger, "series", self.progress, at_once
         )
+        return resumed, log
+
+    def copy_objects(self) -> list[str]:
+        """Copy every object; return the log."""
+        places = self.request.output, self.vault, self.created, self.protector.digest, self.cleaner
+        count = sum(1 for _ in object_jobs(self.catalog, self.ledger, *places))
+        seconds = self.request.max_seconds_per_file
+        jobs = object_jobs(self.catalog, self.ledger, *places, seconds)
+        who = self.request.jobs, self.request.engine
+        return run(jobs, count, copy_object, *who, self.ledger, "objects", self.progress)
+
+    def finish_output(self) -> Index | None:
+        """Make references and DICOMDIR agree with what is there; leave out what is not."""
+        output, catalog, ledger = self.request.output, self.catalog, self.ledger
+        settle(output, ledger, self._planned)
+        index = write_index(catalog, output, ledger, self.request.site_key, self.protector.digest)
+        catalog.leave_out(not_indexed(catalog, index))
+        leave_out_failed(catalog, ledger)
+        leave_out_objects(catalog, ledger)
+        catalog.connection.commit()
+        return index
+
+    def tell(self, result: Result) -> None:
+        """Write what came of it beside the files."""
+        output, cleaned = self.request.output, self.request.deidentify
+        try:
+            write_manifest(output, self.protector, self.created, result, cleaned)
+            note_decisions(output, self.ledger.reviewed())
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull("no space left for the manifest; run the same again") from error
+            raise
+
+    @property
+    def _planned(self) -> Planned:
+        old = self.cleaner.uid if self.cleaner else str
+        return partial(planned, self.catalog, self.protector, self.request.site_key, old)
+
+    def _images(self) -> Iterator[tuple[str, Path]]:
+        """Yield the folder of each NIfTI file, and the file."""
+        for entry in self.catalog.series("is_in AND kind = 'nifti'"):
+            row = self.ledger.row(entry.key)
+            if row:
+                yield row.name, entry.series.paths[0]
+
+    def _todo(self) -> Iterator[tuple[int, str]]:
+        """Yield number in the catalog and name of each series that is to be done."""
+        for number, key in self.catalog.pages("key", where="is_in AND is_labelled"):
+            row = self.ledger.row(key)
+            if row is None or row.code == Rejected.code:
+                continue
+            if not (row.done and (self.request.output / row.name).is_dir()):
+                yield number, row.name
+
+    def _jobs(self) -> Iterator[Job]:
+        """Yield a job for each series that is to be done."""
+        request = self.request
+        for number, name in self._todo():
+            entry = self.catalog.entry(number)
+            yield Job(
+                source=entry.key,
+                name=name,
+                paths=tuple(path.absolute() for path in entry.series.paths),
+                label=entry.label,
+                protector=self.vault.protector.absolute(),
+                output=request.output.absolute(),
+                vault=self.vault.folder.absolute(),
+                created=self.created,
+                site_key=request.site_key,
+                modality=entry.series.modality,
+                recipients=request.recipients,
+                quantity=entry.series.quantity,
+                deidentifier=self.cleaner,
+                bounds=Bounds(
+                    seconds=request.max_seconds_per_file * entry.series.images,
+                    memory=memory_of(entry.series.voxels, entry.series.images, self.protector.plan),
+                ),
+                device=request.device,
+            )

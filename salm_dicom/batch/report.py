@@ -12,7 +12,7 @@ from pathlib import Path
 from salm_dicom.batch.compared import Compared, Scope
 from salm_dicom.batch.manifest import read_manifest
 from salm_dicom.batch.places import check_apart
-from salm_dicom.batch.review import SCHEMA, digest_of
+from salm_dicom.batch.review import SCHEMA, digest_of_series
 from salm_dicom.batch.sheet import CANVAS, entry_of, judgement, sheet_of, summary_of
 from salm_dicom.batch.verified import Verification, Verified
 from salm_dicom.batch.verify import Progress, verify
@@ -75,7 +75,7 @@ def report(request: Request, progress: Progress = lambda *_: None) -> Verificati
 
         def see(verified: Verified, pixels: tuple[Compared, ...]) -> None:
             sheet = sheet_of(verified, pixels, stated, request.cap, request.viewer)
-            digest = digest_of(request.output / verified.name)
+            digest = digest_of_series(request.output / verified.name)
             spooled.append(Path(spool, str(len(spooled))))
             spooled[-1].write_bytes(pickle.dumps((sheet, digest)))
 

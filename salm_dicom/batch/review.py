@@ -43,7 +43,7 @@ class Review:
     folder
         Of the series, in OUT.
     digest
-        `digest_of` that folder when the report was made.
+        `digest_of_series` of that folder when the report was made.
     decision
         One of `DECISIONS`; a comment alone changes nothing in OUT.
     comment, reviewer, reviewed
@@ -95,7 +95,7 @@ def read_review(path: Path) -> Review:
     return Review(**found)
 
 
-def digest_of(folder: Path) -> str:
+def digest_of_series(folder: Path) -> str:
     """Return the SHA-256 of what a reviewer of a series sees: its instances and their pixels.
 
     References to other series are no part of it, so that reviews of several series can be applied

@@ -21,7 +21,7 @@ from salm_dicom.batch.review import (
     BadReview,
     Rejected,
     Review,
-    digest_of,
+    digest_of_series,
     read_review,
 )
 from salm_dicom.batch.settle import refer
@@ -118,7 +118,7 @@ def _checked(review: Review, place: _Place) -> Row:
     folder = place.folder(row)
     if not folder.is_dir():
         raise MismatchError("the files of the series are gone; restore OUT from a backup")
-    if digest_of(folder) != review.digest:
+    if digest_of_series(folder) != review.digest:
         raise MismatchError(
             "the review was made for other pixels than the series now has; "
             "make a new report and look again"
@@ -172,7 +172,7 @@ def _move(here: Path, there: Path) -> None:
                 for path in sorted(here.iterdir()):
                     copy.write(path.name, path.read_bytes())
     if here.is_dir():
-        if digest_of(here) != digest_of(there):
+        if digest_of_series(here) != digest_of_series(there):
             raise MismatchError("OUT and the vault hold different files of one rejected series")
         shutil.rmtree(here)
     for parent in (here.parent, there.parent):

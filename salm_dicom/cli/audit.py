@@ -10,8 +10,6 @@ import click
 from salm_dicom.cli import console
 from salm_dicom.cli.audit_asked import (
     COUNTERMEASURES,
-    SEGMENTERS,
-    VICTIMS,
     Asked,
     check_places,
     pairs_of,
@@ -28,6 +26,7 @@ from salm_dicom.cli.options import (
     source_argument,
     vault_option,
 )
+from salm_dicom.victims import SEGMENTERS, VICTIMS
 
 if TYPE_CHECKING:
     from salm_dicom.audit.experiment import Settings

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from salm_dicom.victims import SEGMENTERS, VICTIMS
+
 if TYPE_CHECKING:
     from salm_dicom.audit.experiment import Settings
     from salm_dicom.audit.subjects import View
@@ -13,12 +15,7 @@ if TYPE_CHECKING:
     from salm_dicom.batch.labels import Labels
     from salm_dicom.dicom.scan import LeftOut
 
-# Rows of the tables in audit/; written again here because help must not wait for torch.
-VICTIMS = (
-    "resnet-10", "densenet-small", "convnet", "seresnet-small", "resnet-18", "densenet-121",
-    "efficientnet-b0",
-)  # fmt: skip
-SEGMENTERS = ("unet-wide", "attention-unet", "segresnet")
+# Rows of the table in audit/; written again here because help must not wait for torch.
 COUNTERMEASURES = (
     "shift_flip", "jpeg90", "jpeg50", "jpeg10", "8bit", "2bit", "blur0.5", "blur1", "blur2",
     "median3", "median5", "half", "projection", "cutout", "cutmix", "mixup", "ueraser",
@@ -70,7 +67,7 @@ def settings_of(asked: Asked) -> Settings:
 
     check_given(asked)
     known = [n for n, one in COUNTERMEASURES.items() if asked.task in one.tasks and n != "none"]
-    usual = VICTIMS[:3] if asked.masks is None else SEGMENTERS
+    usual = tuple(VICTIMS)[:3] if asked.masks is None else tuple(SEGMENTERS)
     measures = _names(asked.countermeasures)
     try:
         coverage = tuple(int(share) for share in _names(asked.coverage))

@@ -9,6 +9,7 @@ import click
 
 from salm_dicom.cli import console, scan
 from salm_dicom.cli.options import FOLDER, created_option, creation_time, progress_option
+from salm_dicom.cli.wanted import Wanted
 
 METHOD = "salm"
 
@@ -41,7 +42,7 @@ def _run(data: Path, output: Path, created: str | None, progress: str) -> int:
 
     export, shared, vault = data / "export", output / "protected", output / "protected.vault"
     click.echo("1  What is in the export (salm-dicom scan)\n")
-    scan.show(export, as_json=False)
+    scan.show(export, Wanted(), as_json=False)
     click.echo("\n2  Fit a surrogate and protect (salm-dicom protect)\n")
     request = Request(
         source=export,

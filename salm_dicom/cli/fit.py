@@ -77,7 +77,7 @@ def command(
     from salm_dicom.batch.pool import pool
     from salm_dicom.batch.source import fill
     from salm_dicom.dicom.sandbox import sandboxed
-    from salm_dicom.errors import PlanError, SalmDicomError
+    from salm_dicom.errors import PlanError
     from salm_dicom.plan import ProtectionPlan
     from salm_dicom.protector import save
     from salm_dicom.protector.device import device_of
@@ -99,7 +99,7 @@ def command(
         output.mkdir(parents=True, exist_ok=True, mode=0o700)
         with sandboxed(sandbox), console.progress_to_stderr(progress) as show:
             found, numbers = studies(catalog, plan)
-            unfit: list[tuple[int, SalmDicomError]] = []
+            unfit: list[tuple[int, str, str]] = []
             with pool("local", jobs) as workers:
                 protector = fit(
                     found,
@@ -111,8 +111,8 @@ def command(
                     each=workers.each,
                     keep=lambda one: save(one, output),
                 )
-        for index, error in dict(unfit).items():
-            leave_out_unfit(catalog, numbers[index], error)
+        for index, (code, reason) in {index: why for index, *why in unfit}.items():
+            leave_out_unfit(catalog, numbers[index], code, reason)
         fitted = catalog.count(where="is_in AND is_labelled")
         left_out = list(catalog.left_out())
     what = "masks of" if plan.needs_masks else "labels"

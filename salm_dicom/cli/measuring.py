@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from salm_dicom.cli.options import FOLDER, F
+from salm_dicom.cli.options import FOLDER, F, as_one
 from salm_dicom.errors import PlanError
 
 if TYPE_CHECKING:
@@ -15,8 +16,53 @@ if TYPE_CHECKING:
     from salm_dicom.fidelity import Limits
 
 
-def limits_options(function: F) -> F:
-    """Add the limits of fidelity, and the range that PSNR and SSIM are stated for."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measuring:
+    """What the command line says of what is to be measured."""
+
+    limits_file: Path | None
+    regions: Path | None
+    model: Path | None
+    rows: str | None
+    is_full: bool
+    min_psnr: float | None
+    min_ssim: float | None
+    max_mean_shift: float | None
+    intensity_range: tuple[float, float] | None
+
+    @property
+    def limits(self) -> Limits:
+        """Limits of the file, or those shipped, with what other options say in their place."""
+        from salm_dicom.fidelity import Limits
+
+        limits = Limits() if self.limits_file is None else Limits.read(self.limits_file)
+        for name, value, modality in (
+            ("psnr", self.min_psnr, None),
+            ("ssim", self.min_ssim, None),
+            ("slice_shift", self.max_mean_shift, "CT"),
+        ):
+            if value is not None:
+                limits = limits.with_value(name, value, modality)
+        return limits
+
+    @property
+    def scope(self) -> Scope:
+        """Rows and regions that are measured; PlanError where the rows are no list of numbers."""
+        from salm_dicom.batch.compared import Scope
+        from salm_dicom.fidelity import DEFAULT_ROWS, ROWS
+
+        chosen = frozenset(ROWS) if self.is_full else DEFAULT_ROWS
+        if self.rows is not None:
+            words = [word.strip() for word in self.rows.split(",")]
+            if not all(word.isascii() and word.isdigit() and int(word) in ROWS for word in words):
+                raise PlanError(f"rows are numbers from 1 to {max(ROWS)} with commas, e.g. 3,4,7")
+            chosen = frozenset(map(int, words))
+        return Scope(rows=chosen, is_full=self.is_full, regions=self.regions, model=self.model)
+
+
+def measuring_options(function: F) -> F:
+    """Add the limits of fidelity, rows, regions and the range of PSNR, as one `Measuring`."""
+    function = as_one("measuring", Measuring)(function)
     for option in reversed(
         [
             click.option(
@@ -77,40 +123,3 @@ def limits_options(function: F) -> F:
     ):
         function = option(function)
     return function
-
-
-def limits_of(
-    path: Path | None, min_psnr: float | None, min_ssim: float | None, max_mean_shift: float | None
-) -> Limits:
-    """Return the limits of a file, or those shipped, with what other options say in their place."""
-    from salm_dicom.fidelity import Limits
-
-    limits = Limits() if path is None else Limits.read(path)
-    for name, value, modality in (
-        ("psnr", min_psnr, None),
-        ("ssim", min_ssim, None),
-        ("slice_shift", max_mean_shift, "CT"),
-    ):
-        if value is not None:
-            limits = limits.with_value(name, value, modality)
-    return limits
-
-
-def scope_of(rows: str | None, is_full: bool, regions: Path | None, model: Path | None) -> Scope:
-    """Return what is to be measured.
-
-    Raises
-    ------
-    PlanError
-        The rows are no list of numbers.
-    """
-    from salm_dicom.batch.compared import Scope
-    from salm_dicom.fidelity import DEFAULT_ROWS, ROWS
-
-    chosen = frozenset(ROWS) if is_full else DEFAULT_ROWS
-    if rows is not None:
-        words = [word.strip() for word in rows.split(",")]
-        if not all(word.isascii() and word.isdigit() and int(word) in ROWS for word in words):
-            raise PlanError(f"rows are numbers from 1 to {max(ROWS)} with commas, e.g. 3,4,7")
-        chosen = frozenset(map(int, words))
-    return Scope(rows=chosen, is_full=is_full, regions=regions, model=model)

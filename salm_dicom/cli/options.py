@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -21,6 +23,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 FOLDER = click.Path(path_type=Path)
 MODALITIES = ("CT", "MR", "CR", "DX", "MG")
 LABELS_BY = ("series", "study", "patient", "instance", "path")
+
+
+def as_one(name: str, record: type[Any]) -> Callable[[F], F]:
+    """Give a command the options that are the fields of a record as one argument."""
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def call(**values: Any) -> Any:
+            own = {field.name: values.pop(field.name) for field in fields(record)}
+            return function(**values, **{name: record(**own)})
+
+        return cast(F, call)
+
+    return decorate
 
 
 def source_argument(function: F) -> F:
@@ -82,20 +98,6 @@ def vault_option(function: F) -> F:
         "--vault",
         type=FOLDER,
         help="Of the run that made OUT; needed where that was de-identified. Default: OUT.vault",
-    )(function)
-
-
-def selection_options(function: F) -> F:
-    """Add --include and --exclude."""
-    function = click.option(
-        "--exclude", multiple=True, metavar="KEY=VALUE", help="What to leave out, likewise."
-    )(function)
-    return click.option(
-        "--include",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="What to take: modality=CT,MR  date=20250101-20251231  series=UID  study=UID  "
-        "patient=ID  path=FOLDER. Several keys must all fit, of one key any.",
     )(function)
 
 

@@ -18,17 +18,15 @@ from salm_dicom.cli.options import (
     labels_options,
     log_option,
     masks_option,
-    modality_option,
     progress_option,
-    quantitative_option,
     recipients_of,
     sandbox_option,
-    selection_options,
     site_key,
     source_argument,
 )
 from salm_dicom.cli.plan_options import plan_options
-from salm_dicom.cli.scan import selection_of, show
+from salm_dicom.cli.scan import show
+from salm_dicom.cli.wanted import Wanted, wanted_options
 
 if TYPE_CHECKING:
     from salm_dicom.batch.manifest import Done, Result
@@ -50,9 +48,7 @@ Examples:
 @click.option("--protector", type=FOLDER, help="From `salm-dicom fit`; brings its own settings.")
 @labels_options
 @masks_option
-@modality_option
-@selection_options
-@quantitative_option
+@wanted_options
 @plan_options
 @engine_options
 @created_option
@@ -85,10 +81,7 @@ def command(
     labels: Path | None,
     labels_by: str,
     masks: Path | None,
-    modality: str | None,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    allow_quantitative: bool,
+    wanted: Wanted,
     jobs: int | None,
     engine: str,
     max_memory: str | None,
@@ -131,15 +124,7 @@ def command(
     check_places(source, output, vault)
     if dry_run:
         console.say("dry run: nothing is written")
-        return show(
-            source,
-            modality,
-            include,
-            exclude,
-            allow_quantitative=allow_quantitative,
-            as_json=as_json,
-            log_file=log_file,
-        )
+        return show(source, wanted, as_json=as_json, log_file=log_file)
     plan = ProtectionPlan.from_dict(settings)
     request = Request(
         source=source,
@@ -155,10 +140,10 @@ def command(
         engine=engine,
         max_memory=bytes_of(max_memory),
         max_seconds_per_file=max_seconds_per_file or 0.0,
-        modality=modality,
-        selection=selection_of(source, include, exclude),
+        modality=wanted.modality,
+        selection=wanted.selection(source),
         recipients=() if certificate is None else recipients_of(certificate),
-        allow_quantitative=allow_quantitative,
+        allow_quantitative=wanted.allow_quantitative,
         deidentify=deidentify,
         device=device_of(device) if plan.needs_surrogate or protector else "cpu",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from salm_dicom.cli import console
-from salm_dicom.cli.measuring import limits_of, limits_options, scope_of
+from salm_dicom.cli.measuring import Measuring, measuring_options
 from salm_dicom.cli.options import (
     FOLDER,
     log_option,
@@ -46,7 +46,7 @@ from salm_dicom.cli.verify import exit_code, print_verification
     help="canvas: slice by slice, in any browser. niivue: planes and 3-D by NiiVue, needs WebGL 2.",
 )
 @vault_option
-@limits_options
+@measuring_options
 @progress_option
 @sandbox_option
 @log_option
@@ -58,15 +58,7 @@ def command(
     max_mb: float,
     viewer: str,
     vault: Path | None,
-    limits_file: Path | None,
-    regions: Path | None,
-    model: Path | None,
-    rows: str | None,
-    is_full: bool,
-    min_psnr: float | None,
-    min_ssim: float | None,
-    max_mean_shift: float | None,
-    intensity_range: tuple[float, float] | None,
+    measuring: Measuring,
     progress: str,
     sandbox: bool,
     log_file: Path | None,
@@ -85,9 +77,9 @@ def command(
         source=source,
         output=output,
         target=target,
-        limits=limits_of(limits_file, min_psnr, min_ssim, max_mean_shift),
-        window=intensity_range,
-        scope=scope_of(rows, is_full, regions, model),
+        limits=measuring.limits,
+        window=measuring.intensity_range,
+        scope=measuring.scope,
         cleaner=existing(vault or output.with_name(f"{output.name}.vault")),
         cap=round(max_mb * 1_000_000),
         viewer=viewer,

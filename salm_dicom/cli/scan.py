@@ -8,73 +8,28 @@ from typing import TYPE_CHECKING
 import click
 
 from salm_dicom.cli import console
-from salm_dicom.cli.options import (
-    json_option,
-    log_option,
-    modality_option,
-    quantitative_option,
-    selection_options,
-    source_argument,
-)
+from salm_dicom.cli.options import json_option, log_option, source_argument
+from salm_dicom.cli.wanted import Wanted, wanted_options
 
 if TYPE_CHECKING:
     from salm_dicom.batch.catalog import AnySeries, Catalog
-    from salm_dicom.batch.selection import Selection
 
 
 @click.command("scan", epilog="Example:  salm-dicom scan export/")
 @source_argument
-@modality_option
-@selection_options
-@quantitative_option
+@wanted_options
 @json_option
 @log_option
 @console.reports_errors
-def command(
-    source: Path,
-    modality: str | None,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    allow_quantitative: bool,
-    as_json: bool,
-    log_file: Path | None,
-) -> int:
+def command(source: Path, wanted: Wanted, as_json: bool, log_file: Path | None) -> int:
     """Show what is in the export SOURCE, and what would be left out and why.
 
     Nothing is written. Exit 3 when files would be left out, 4 when nothing can be protected.
     """
-    return show(
-        source,
-        modality,
-        include,
-        exclude,
-        allow_quantitative=allow_quantitative,
-        as_json=as_json,
-        log_file=log_file,
-    )
+    return show(source, wanted, as_json=as_json, log_file=log_file)
 
 
-def selection_of(source: Path, include: tuple[str, ...], exclude: tuple[str, ...]) -> Selection:
-    """Return what --include and --exclude ask for."""
-    from salm_dicom.batch.selection import Criterion, Selection
-
-    return Selection(
-        include=tuple(map(Criterion.parse, include)),
-        exclude=tuple(map(Criterion.parse, exclude)),
-        root=source,
-    )
-
-
-def show(
-    source: Path,
-    modality: str | None = None,
-    include: tuple[str, ...] = (),
-    exclude: tuple[str, ...] = (),
-    *,
-    allow_quantitative: bool = False,
-    as_json: bool,
-    log_file: Path | None = None,
-) -> int:
+def show(source: Path, wanted: Wanted, *, as_json: bool, log_file: Path | None = None) -> int:
     """Print what a scan finds and return the exit code."""
     from salm_dicom.batch.catalog import Catalog
     from salm_dicom.batch.selection import choose
@@ -83,9 +38,9 @@ def show(
 
     if not source.exists():
         raise PlanError("SOURCE does not exist; give the folder of an export")
-    selection = selection_of(source, include, exclude)
+    selection = wanted.selection(source)
     with Catalog.new() as catalog:
-        fill(catalog, source, modality, allow_quantitative=allow_quantitative)
+        fill(catalog, source, wanted.modality, allow_quantitative=wanted.allow_quantitative)
         choose(catalog, selection)
         if log_file is not None:
             console.append_log(log_file, catalog.frames())

@@ -10,7 +10,7 @@ import click
 
 from salm_dicom.cli import console
 from salm_dicom.cli.engine_options import jobs_option
-from salm_dicom.cli.measuring import limits_of, limits_options, scope_of
+from salm_dicom.cli.measuring import Measuring, measuring_options
 from salm_dicom.cli.options import (
     FOLDER,
     json_option,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @source_argument
 @click.argument("output", metavar="OUT", type=FOLDER)
 @vault_option
-@limits_options
+@measuring_options
 @jobs_option
 @json_option
 @progress_option
@@ -42,15 +42,7 @@ def command(
     source: Path,
     output: Path,
     vault: Path | None,
-    limits_file: Path | None,
-    regions: Path | None,
-    model: Path | None,
-    rows: str | None,
-    is_full: bool,
-    min_psnr: float | None,
-    min_ssim: float | None,
-    max_mean_shift: float | None,
-    intensity_range: tuple[float, float] | None,
+    measuring: Measuring,
     jobs: int | None,
     as_json: bool,
     progress: str,
@@ -70,15 +62,15 @@ def command(
     from salm_dicom.batch.verify import verify
     from salm_dicom.dicom.sandbox import sandboxed
 
-    limits = limits_of(limits_file, min_psnr, min_ssim, max_mean_shift)
+    limits, scope = measuring.limits, measuring.scope
     with sandboxed(sandbox), console.progress_to_stderr(progress) as show:
         found = verify(
             source,
             output,
             limits,
-            intensity_range,
+            measuring.intensity_range,
             show,
-            scope=scope_of(rows, is_full, regions, model),
+            scope=scope,
             cleaner=existing(vault or output.with_name(f"{output.name}.vault")),
             jobs=jobs or len(os.sched_getaffinity(0)),
         )

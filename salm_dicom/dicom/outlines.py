@@ -1,4 +1,7 @@
-"""Outlines: what SEG and RTSTRUCT objects mark on the slices of a series."""
+"""Outlines: what SEG and RTSTRUCT objects mark on the slices of a series.
+
+What only such objects need is imported when there is one: a fifth of the start of every process.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import highdicom
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
-from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from salm_dicom.errors import BadValue
 from salm_dicom.volume import Booleans, Floats, Volume
+
+if TYPE_CHECKING:
+    from highdicom.seg import Segmentation
 
 # A fractional segment covers a voxel from here.
 _COVERED = 0.5
@@ -67,11 +70,17 @@ class Marks:
         except (InvalidDicomError, OSError):
             return None
         if kind == SegmentationStorage:
+            from highdicom.seg import Segmentation
+
             try:
-                return cls(dataset=highdicom.seg.Segmentation.from_dataset(dataset, copy=False))
+                return cls(dataset=Segmentation.from_dataset(dataset, copy=False))
             except _TROUBLE as error:
                 raise BadValue(f"a SEG is not understood ({type(error).__name__})") from error
         return cls(dataset=dataset)
+
+    @property
+    def _is_segmentation(self) -> bool:
+        return bool(self.dataset.SOPClassUID == SegmentationStorage)
 
     def instances(self) -> frozenset[str]:
         """Return the SOP Instance UIDs of the images that it marks something on.
@@ -82,7 +91,7 @@ class Marks:
             The object does not say.
         """
         try:
-            if isinstance(self.dataset, highdicom.seg.Segmentation):
+            if self._is_segmentation:
                 return frozenset(str(uid) for _, _, uid in self.dataset.get_source_image_uids())
             return frozenset(uid for uid, _ in _contours(self.dataset))
         except _TROUBLE as error:
@@ -105,7 +114,7 @@ class Marks:
             The object contradicts itself, or its contours need a regular volume.
         """
         try:
-            if isinstance(self.dataset, highdicom.seg.Segmentation):
+            if self._is_segmentation:
                 return list(_segments(self.dataset, instances, frames))
             return list(_structures(self.dataset, volume, instances))
         except _TROUBLE as error:
@@ -114,7 +123,7 @@ class Marks:
 
 
 def _segments(
-    seg: highdicom.seg.Segmentation, instances: Sequence[str], frames: Sequence[int]
+    seg: Segmentation, instances: Sequence[str], frames: Sequence[int]
 ) -> Iterator[Outline]:
     if not {uid for _, _, uid in seg.get_source_image_uids()} & set(instances):
         return
@@ -145,6 +154,9 @@ def _other(kind: Any) -> str:
 @lru_cache(maxsize=256)
 def _term(value: str, scheme: str) -> str:
     """Return the standard's shortest term for a code; nothing for a code that it does not list."""
+    from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
+
     known = "SCT" if scheme == "SRT" else scheme  # the older name of SNOMED's codes
     if known not in codes.schemes():
         return ""

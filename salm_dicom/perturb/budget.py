@@ -16,6 +16,7 @@ from salm_dicom.errors import PlanError
 Floats = NDArray[np.float32]
 # Array or tensor.
 A = TypeVar("A")
+B = TypeVar("B")
 
 _EPSILON = re.compile(r"\s*(?P<number>[0-9./]+)\s*(?P<unit>HU|modality|stored)?\s*", re.IGNORECASE)
 
@@ -97,6 +98,10 @@ class Limits(Generic[A]):
     low: float
     high: float
     padding: tuple[int, int] | None = None
+
+    def with_budget(self, budget: B) -> Limits[B]:
+        """Return the same range with another budget, or with the same as array or tensor."""
+        return Limits(budget=budget, low=self.low, high=self.high, padding=self.padding)
 
 
 def quota(foreground: NDArray[np.bool_], rho: float) -> int:

@@ -64,12 +64,7 @@ class Hybrid:
         """Return the float shadow of the perturbation, stored units, shape of x."""
         if self.texture.place == 0:
             return self.salient(x, loss, foreground, limits, rng, start)
-        arrays = Limits(
-            budget=limits.budget.numpy(force=True),
-            low=limits.low,
-            high=limits.high,
-            padding=limits.padding,
-        )
+        arrays = limits.with_budget(limits.budget.numpy(force=True))
         # a texture draws nothing
         shadow = self.texture(
             x.numpy(force=True), None, foreground.numpy(force=True), arrays, np.random.default_rng()

@@ -24,6 +24,17 @@ from salm_dicom.perturb.robust import TRANSFORMS, in_blocks
 from salm_dicom.perturb.top_k import top_k
 
 
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """What a call is given, but for where it begins."""
+
+    x: Tensor
+    loss: Loss
+    foreground: Tensor
+    budget: Tensor
+    rng: torch.Generator
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Salm:
     """Error-minimising perturbation of the most salient foreground voxels.
@@ -91,82 +102,63 @@ class Salm:
         shadow = torch.zeros_like(x) if start is None else start.clone()
         if not self.steps:
             return shadow
+        problem = _Problem(x, loss, foreground, limits.budget, rng)
         if self.schedule == "step" or self.rho >= 1:
-            return self._everywhere(x, loss, foreground, limits, rng, shadow)
-        return self._inside(x, loss, foreground, limits, rng, shadow)
+            return self._everywhere(problem, shadow)
+        return self._inside(problem, shadow)
 
-    def _everywhere(
-        self,
-        x: Tensor,
-        loss: Loss,
-        foreground: Tensor,
-        limits: Limits[Tensor],
-        rng: torch.Generator,
-        shadow: Tensor,
-    ) -> Tensor:
+    def _everywhere(self, p: _Problem, shadow: Tensor) -> Tensor:
         """Return the shadow where the mask is made anew at every step, or is the foreground."""
-        mean = torch.zeros_like(x)
+        mean = torch.zeros_like(p.x)
         for _ in range(self.steps):
-            slope = self._slope(loss, x + torch.round(shadow), rng)
-            mean.mul_(self.momentum).add_(slope * (limits.budget > 0))
-            mask = self._chosen(mean, foreground, rng)
-            moved = self._moved(shadow, mean, limits.budget)
-            shadow = torch.where(mask, moved, shadow)
+            slope = self._slope(p, p.x + torch.round(shadow))
+            mean.mul_(self.momentum).add_(slope * (p.budget > 0))
+            mask = self._chosen(p, mean)
+            shadow = torch.where(mask, self._moved(shadow, mean, p.budget), shadow)
         return shadow
 
-    def _inside(
-        self,
-        x: Tensor,
-        loss: Loss,
-        foreground: Tensor,
-        limits: Limits[Tensor],
-        rng: torch.Generator,
-        shadow: Tensor,
-    ) -> Tensor:
+    def _inside(self, p: _Problem, shadow: Tensor) -> Tensor:
         """Return the shadow where the first step chooses the mask: the others look inside only."""
-        slope = self._slope(loss, x + torch.round(shadow), rng) * (limits.budget > 0)
+        slope = self._slope(p, p.x + torch.round(shadow)) * (p.budget > 0)
         is_kept = self.schedule == "once" and bool(shadow.any())
-        mask = shadow != 0 if is_kept else self._chosen(slope, foreground, rng)
+        mask = shadow != 0 if is_kept else self._chosen(p, slope)
         at = torch.nonzero(mask.reshape(-1)).squeeze(1)
-        before, wish = x.reshape(-1)[at], shadow.reshape(-1)[at]
-        budget = limits.budget.expand_as(x).reshape(-1)[at]
+        before, wish = p.x.reshape(-1)[at], shadow.reshape(-1)[at]
+        budget = p.budget.expand_as(p.x).reshape(-1)[at]
         mean = slope.reshape(-1)[at]
-        protected = x.clone()
+        protected = p.x.clone()
         for step in range(self.steps):
             if step:
                 protected.view(-1)[at] = before + torch.round(wish)
-                slope = self._slope(loss, protected, rng)
-                mean.mul_(self.momentum).add_(slope.reshape(-1)[at])
+                mean.mul_(self.momentum).add_(self._slope(p, protected).reshape(-1)[at])
             wish = self._moved(wish, mean, budget)
-        shadow = torch.zeros_like(x)
+        shadow = torch.zeros_like(p.x)
         shadow.view(-1)[at] = wish
         return shadow
 
-    def _slope(self, loss: Loss, protected: Tensor, rng: torch.Generator) -> Tensor:
-        return in_blocks(gradient(self._seen(loss, rng), protected), self.block)
+    def _slope(self, p: _Problem, protected: Tensor) -> Tensor:
+        """Return the gradient after one draw of every transform of `eot`."""
+        loss = p.loss
+        for name in self.eot:
+            loss = TRANSFORMS[name](loss, p.rng)
+        return in_blocks(gradient(loss, protected), self.block)
 
     def _moved(self, shadow: Tensor, mean: Tensor, budget: Tensor) -> Tensor:
         move = self.step_size * budget * mean.sign()
         return torch.minimum(torch.maximum(shadow - move, -budget), budget)
 
-    def _seen(self, loss: Loss, rng: torch.Generator) -> Loss:
-        """Return the loss after one draw of every transform of `eot`."""
-        for name in self.eot:
-            loss = TRANSFORMS[name](loss, rng)
-        return loss
-
-    def _chosen(self, mean: Tensor, foreground: Tensor, rng: torch.Generator) -> Tensor:
+    def _chosen(self, p: _Problem, mean: Tensor) -> Tensor:
         if self.rho >= 1:
-            return foreground
+            return p.foreground
         if self.mask == "random":
-            lots = torch.rand(mean.shape, generator=rng).clamp_(min=1e-9)
-            return top_k(lots, foreground & (mean != 0), self.rho)
+            lots = torch.rand(mean.shape, generator=p.rng).clamp_(min=1e-9)
+            return top_k(lots, p.foreground & (mean != 0), self.rho)
         # what hardly has a gradient ranks first in the control; what has none is never taken
         score = mean if self.mask == "salient" else 1 / mean
         score = torch.where(mean != 0, score, 0.0)
         if not self.balanced:
-            return top_k(score.abs(), foreground, self.rho)
-        return top_pairs(-score, foreground, self.rho, self.region)
+            return top_k(score.abs(), p.foreground, self.rho)
+        return top_pairs(-score, p.foreground, self.rho, self.region)
 
 
 def dense(*, steps: int = 10, step_size: float = 0.2, momentum: float = 0.5) -> Salm:

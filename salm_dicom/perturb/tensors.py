@@ -25,12 +25,7 @@ def called(
 ) -> NDArray[Any]:
     """Return the method's shadow, shape of x; its random numbers come from `seed` alone."""
     rng = torch.Generator().manual_seed(seed)
-    tensors = Limits(
-        budget=torch.from_numpy(limits.budget),
-        low=limits.low,
-        high=limits.high,
-        padding=limits.padding,
-    )
+    tensors = limits.with_budget(torch.from_numpy(limits.budget))
     shadow: torch.Tensor = method(
         torch.from_numpy(x), loss, torch.from_numpy(foreground), tensors, rng
     )

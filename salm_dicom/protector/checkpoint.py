@@ -52,7 +52,7 @@ def unfinished(workspace: Path, digest: str | None) -> Iterator[Path]:
     Parameters
     ----------
     digest
-        Of all that decides the result, see `digest_of`; None: a folder that nobody finds again.
+        Of all that decides the result, see `digest_of_fit`; None: a folder that nobody finds again.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def digest_of(
+def digest_of_fit(
     studies: Sequence[Study], plan: ProtectionPlan, device: str, progress: Progress
 ) -> str | None:
     """Return the digest of all that decides what a fit gives; None if a study has none."""

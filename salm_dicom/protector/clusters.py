@@ -114,7 +114,7 @@ def clustered(
             try:
                 seen = torch.cat([_seen(one, plan) for one in study.load().volumes()])
             except (InputError, PlanError) as error:
-                failed(index, error)
+                failed(index, error.code, str(error))
                 continue
             files[index] = Path(folder) / f"{index:06d}.npy"
             np.save(files[index], (255 * seen).round().byte().numpy())

@@ -16,17 +16,17 @@ A fit that is killed goes on where it was, see `checkpoint`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from salm_dicom.errors import InputError, NoLabel, SalmDicomError
+from salm_dicom.errors import NoLabel
 from salm_dicom.folder import make_private
-from salm_dicom.learning import one_thread
+from salm_dicom.learning import reproducible
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import Protector
 from salm_dicom.protector.checkpoint import (
-    digest_of,
+    digest_of_fit,
     keep_clusters,
     kept_clusters,
     unfinished,
@@ -79,11 +79,11 @@ def fit(
         An unfinished fit of something else lies in the workspace, or another process is at it.
     """
     learns = plan.build_method().needs_gradient
-    digest = digest_of(studies, plan, device, progress) if learns or plan.label_free else None
+    digest = digest_of_fit(studies, plan, device, progress) if learns or plan.label_free else None
     surrogates: dict[str, Surrogate] = {}
     report: dict[str, float] = {}
     extents = ("slice", "volume") if plan.extent == "volume" else ("slice",)
-    with unfinished(workspace, digest) as folder, one_thread():
+    with unfinished(workspace, digest) as folder, reproducible():
         studies, clusters = _grouped(studies, plan, folder, progress, failed)
         classes = _classes(studies, plan) if clusters is None else clusters.names
         for extent in extents if learns else ():
@@ -117,7 +117,8 @@ def _grouped(
         keep_clusters(folder, clusters, [one.label for one in labelled], unfit)
         return labelled, clusters
     clusters, labels, unfit = kept
-    _tell(failed, unfit)
+    for one in unfit:
+        failed(*one)
     pairs = zip(studies, labels, strict=True)
     return [replace(study, label=label) for study, label in pairs], clusters
 
@@ -134,7 +135,8 @@ def _read(
     """Return the samples of one extent, as they were read before if all of them were."""
     spool = spool_in(folder)
     if spool is not None:
-        _tell(failed, spool.unfit)
+        for one in spool.unfit:
+            failed(*one)
         return spool
     unfit, note = _noting(failed)
     shutil.rmtree(folder, ignore_errors=True)
@@ -151,29 +153,11 @@ def _noting(failed: Failed) -> tuple[list[Unfit], Failed]:
     """Return a list that grows with what is told, and whom to tell."""
     unfit: list[Unfit] = []
 
-    def note(place: int, error: SalmDicomError) -> None:
-        unfit.append((place, error.code, str(error)))
-        failed(place, error)
+    def note(place: int, code: str, reason: str) -> None:
+        unfit.append((place, code, reason))
+        failed(place, code, reason)
 
     return unfit, note
-
-
-def _tell(failed: Failed, unfit: Iterable[Unfit]) -> None:
-    """Tell of studies that an earlier run could not use."""
-    for place, code, reason in unfit:
-        failed(place, _noted(code, reason))
-
-
-def _noted(code: str, reason: str) -> SalmDicomError:
-    """Return an error of which code and reason were noted by an earlier run."""
-    kind = next((one for one in _kinds(SalmDicomError) if one.code == code), InputError)
-    return kind.__new__(kind, reason)
-
-
-def _kinds(kind: type[SalmDicomError]) -> Iterator[type[SalmDicomError]]:
-    yield kind
-    for one in kind.__subclasses__():
-        yield from _kinds(one)
 
 
 def _classes(studies: Sequence[Study], plan: ProtectionPlan) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from salm_dicom.folder import atomic, working
-from salm_dicom.learning import network_input, one_thread, train
+from salm_dicom.learning import network_input, reproducible, train
 from salm_dicom.objectives import OBJECTIVES, NetworkSpec
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import seed_of
@@ -207,7 +207,7 @@ def _batch(
 def perturb_samples(work: Work) -> None:
     """Advance the shadow of one volume's samples by one noise phase, unless that is done."""
     before, after = (shadow_file(work.stem, work.rounds + more) for more in (0, 1))
-    with working(work.stem.parents[1]), one_thread():
+    with working(work.stem.parents[1]), reproducible():
         if not after.exists():
             shadow = _perturbed(opened(work.stem, work.rounds), work)
             with atomic(after) as stream:
@@ -248,7 +248,7 @@ def tally(work: Work) -> np.ndarray:
     """Return what the objective counts on the samples of one volume."""
     objective, network = OBJECTIVES[work.spec.objective], _surrogate(work).network(work.device)
     sample = opened(work.stem, work.rounds)
-    with torch.no_grad(), one_thread():
+    with reproducible(), torch.no_grad():
         counts = []
         for index in range(len(sample)):
             image, target = sample.seen(index, work.spec.size, plain=work.plain)

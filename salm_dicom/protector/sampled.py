@@ -27,8 +27,8 @@ _SLICES_OF_A_SERIES = 24
 
 # Called with what is going on, how much is done and how much there is.
 Progress = Callable[[str, int, int], None]
-# Called with the place of a study that cannot be used, and why.
-Failed = Callable[[int, SalmDicomError], None]
+# Called with the place of a study that cannot be used, the code of the error, and why.
+Failed = Callable[[int, str, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +91,9 @@ class Sample:
         mask = torch.from_numpy(np.array(self.mask[which]))
         shadow = torch.from_numpy(self.shadow[which].astype(np.float32))
         budget = self.limits.budget[which]
-        limits = Limits(
-            budget=budget if self.near is None else budget * torch.from_numpy(self.near[which]),
-            low=self.limits.low,
-            high=self.limits.high,
-            padding=self.limits.padding,
-        )
-        return x, mask, shadow, limits
+        if self.near is not None:
+            budget = budget * torch.from_numpy(self.near[which])
+        return x, mask, shadow, self.limits.with_budget(budget)
 
     def targets(self, which: slice) -> Tensor:
         """Return the targets of some samples."""
@@ -153,7 +149,7 @@ def read_samples(
                     names.append(mask.names if mask else ())
                     shown.add(mask.occurring if mask else names_of(study.label, plan.objective))
         except (InputError, PlanError) as error:
-            failed(index, error)
+            failed(index, error.code, str(error))
             unfit.append(error)
     progress(f"read ({extent})", len(studies), len(studies))
     if not found:

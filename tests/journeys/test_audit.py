@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
-from salm_dicom.cli.main import main
+from tests.command import run
 from tests.radiographs import write_radiographs
 
 PATIENTS, EACH = 30, 6
@@ -18,10 +17,6 @@ QUICK = (
     "--victims=convnet", "--seeds=2", "--epochs=10", "--size=28", "--countermeasures=none",
     "--coverage=50,100", "--intensity-range", 0, 255, "--progress=none", "--labels-by=patient",
 )  # fmt: skip
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def radiographs(folder: Path, data: Path) -> Path:

@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from click.testing import CliRunner
 from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedMRImageStorage, RLELossless
 
-from salm_dicom.cli.main import main
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.pixels import stored_values
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector
 from salm_dicom.transforms import SALM, LoadVolume, SaveVolume
+from tests.command import run
 from tests.synthetic_frames import (
     ColourRecipe,
     EnhancedRecipe,
@@ -58,10 +57,6 @@ def shared_export(export) -> Path:
     result = run("protect", export, "-o", out, "--method", "random", "--progress", "none")
     assert result.exit_code == 0, result.output
     return out
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def test_scan_says_how_many_frames_there_are(export):

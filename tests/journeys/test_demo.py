@@ -10,19 +10,14 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from click.testing import CliRunner, Result
 
-from salm_dicom.cli.main import main
+from tests.command import run
 from tests.synthetic import write_ct_series
 
 
 def demo(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "salm_dicom", "demo", "-o", str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def digests(folder: Path) -> dict[str, str]:

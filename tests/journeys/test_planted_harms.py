@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from click.testing import CliRunner, Result
 
-from salm_dicom.cli.main import main
+from tests.command import run
 from tests.objects import write_segmentation
 from tests.synthetic import write_ct_series
 
@@ -23,10 +22,6 @@ SIZE, NOISE, HEIGHT = 160, 12.0, 160
 LESION = (slice(20, 40), slice(24, 36))
 # Rows of one harm: what is measured for it.
 DEFAULT, WITH_SPECTRUM = "1,2,3,4,6,7,8,9", "1,2,3,4,5,6,7,8,9"
-
-
-def run(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
 
 
 def body() -> np.ndarray:

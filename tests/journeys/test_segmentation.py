@@ -12,25 +12,21 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from salm_dicom.batch.outlined import labels_on
-from salm_dicom.cli.main import main
 from salm_dicom.dicom.series import files_of, read_series
 from salm_dicom.foreground import foreground, near_edges
 from salm_dicom.nifti.image import read
 from salm_dicom.nifti.series import read_nifti, stored_pixels
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Mask, Protector, load
+from tests.command import run
 from tests.objects import write_segmentation
 from tests.synthetic import write_ct_series
 
 CREATED = "--created=2026-01-02T03:04:05+00:00"
 QUICK = ["--objective=segmentation", "--rounds=1", "--steps=3"]
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 def protect(source: Path, output: Path, *more: object) -> Result:

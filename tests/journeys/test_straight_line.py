@@ -10,16 +10,13 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from salm_dicom.cli.main import main
+from tests.command import run
 from tests.synthetic import write_ct_series
 
 CREATED = "--created=2026-01-02T03:04:05+00:00"
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 def protect(source: Path, output: Path, *more: object) -> Result:

@@ -22,9 +22,9 @@ from salm_dicom.audit import (
     verdict,
 )
 from salm_dicom.audit.score import area_under_curve, balanced_share
-from salm_dicom.audit.victims import build_victim
 from salm_dicom.errors import PlanError
 from salm_dicom.perturb import METHODS
+from salm_dicom.victims import build_victim
 
 SIDE = 28
 # Victims that are small enough to learn from volumes on a processor.

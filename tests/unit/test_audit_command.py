@@ -8,26 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from salm_dicom.audit import COUNTERMEASURES, VICTIMS, experiment
+from salm_dicom.audit import COUNTERMEASURES, experiment
 from salm_dicom.audit.experiment import conduct
 from salm_dicom.batch.counterparts import SPLIT_BY, Pair, pairs
 from salm_dicom.batch.labels import Labels
 from salm_dicom.cli import audit, audit_asked
-from salm_dicom.cli.main import main
+from tests.command import run
 from tests.nifti_files import hounsfield, write_nifti_file
 from tests.synthetic import write_ct_series
 from tests.synthetic_frames import EnhancedRecipe, stack, write_enhanced
 
 QUICK = ("--victims=convnet", "--seeds=1", "--epochs=8", "--countermeasures=none", "--coverage=100",
          "--size=32", "--slices=2", "--progress=none")  # fmt: skip
-
-
-def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert "Traceback" not in result.output
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +54,6 @@ def found(folder: Path, source: Path | None = None, **options: object) -> list[P
 
 
 def test_the_names_in_help_are_those_of_the_tables():
-    assert tuple(VICTIMS) == audit_asked.VICTIMS
     assert tuple(n for n in COUNTERMEASURES if n != "none") == audit_asked.COUNTERMEASURES
     (split_by,) = (p for p in audit.command.params if p.name == "split_by")
     assert tuple(split_by.type.choices) == SPLIT_BY

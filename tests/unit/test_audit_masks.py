@@ -18,10 +18,10 @@ from salm_dicom.audit import (
     trial,
 )
 from salm_dicom.audit.tasks import TASKS
-from salm_dicom.audit.victims import build_victim
 from salm_dicom.errors import PlanError
 from salm_dicom.objectives import NetworkSpec
 from salm_dicom.plan import MASKS
+from salm_dicom.victims import build_victim
 
 SIDE = 24
 

@@ -11,9 +11,9 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from salm_dicom.audit import COUNTERMEASURES, SEGMENTERS
+from salm_dicom.audit import COUNTERMEASURES
 from salm_dicom.audit.batches import shift_and_flip
 from salm_dicom.audit.dataset import dataset
 from salm_dicom.audit.experiment import Settings, planned
@@ -22,13 +22,12 @@ from salm_dicom.audit.run import audit
 from salm_dicom.audit.split import SIDES, split
 from salm_dicom.audit.subjects import Subject, View
 from salm_dicom.audit.tasks import TASKS
-from salm_dicom.cli import audit_asked
-from salm_dicom.cli.main import main
 from salm_dicom.errors import PlanError, TooFew
 from salm_dicom.objectives import overlaps
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Mask
 from salm_dicom.volume import StoredPixels, Volume
+from tests.command import run
 from tests.nifti_files import hounsfield, write_nifti_file
 from tests.objects import write_segmentation
 from tests.synthetic import write_ct_series
@@ -36,12 +35,6 @@ from tests.synthetic import write_ct_series
 PATIENTS, SLICES, SIDE, LESION_HU = 20, 3, 32, 160
 QUICK = ("--victims=unet-wide", "--seeds=1", "--epochs=40", "--countermeasures=shift_flip",
          "--coverage=50,100", "--size=32", "--slices=3", "--progress=none")  # fmt: skip
-
-
-def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert "Traceback" not in result.output
-    return result
 
 
 def lesion(number: int) -> np.ndarray:
@@ -180,10 +173,6 @@ def test_one_patient_is_too_few_and_the_message_says_how_many_are_needed(folder,
     assert "1 patients with masks were found, and no class is marked in 3 of them (Liver: 1)" in (
         done.output
     )
-
-
-def test_the_names_in_help_are_those_of_the_table():
-    assert tuple(SEGMENTERS) == audit_asked.SEGMENTERS
 
 
 def subject(number: int, classes: dict[str, int], slices: int = 4) -> Subject:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from distributed import Client, LocalCluster
 from salm_dicom import __version__
 from salm_dicom.batch import cluster as cluster_module
 from salm_dicom.batch.bounds import Bounds
-from salm_dicom.batch.cluster import Refused, connect, on_worker
+from salm_dicom.batch.cluster import Refused, alone, connect, on_worker
 from salm_dicom.batch.job import Job, Outcome
 from salm_dicom.batch.protect import Request, protect
 from salm_dicom.batch.run import _held, outcomes
@@ -179,11 +180,33 @@ def test_a_series_that_kills_dask_workers_three_times_is_left_out(tmp_path, sche
     assert (tmp_path / "2.starts").stat().st_size == 3
 
 
-def test_a_worker_with_other_software_or_other_disks_is_refused(tmp_path, scheduler):
-    def never(_: Job) -> Outcome:
-        raise AssertionError
+class NotesWhereItIsOpened:
+    """Work that leaves the number of each process that unpickles it."""
 
-    found = on_worker("0.0", False, _held, never, job(tmp_path, "1"))
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / str(os.getpid())).touch()
+
+    def __reduce__(self):
+        return type(self), (self.folder,)
+
+    def __call__(self, one: Job) -> Outcome:
+        return Outcome(source=one.source, name=one.name)
+
+
+def test_only_workers_open_a_job(tmp_path, scheduler):
+    folder = tmp_path / "opened"
+    folder.mkdir()
+    work = NotesWhereItIsOpened(folder)
+    (folder / str(os.getpid())).unlink()  # the scheduler is in this process
+    assert len(list(outcomes([job(tmp_path, str(n)) for n in range(4)], 1, work, scheduler))) == 4
+    opened = {int(one.name) for one in folder.iterdir()}
+    assert opened
+    assert os.getpid() not in opened
+
+
+def test_a_worker_with_other_software_or_other_disks_is_refused(tmp_path, scheduler):
+    found = on_worker("0.0", False, b"of another version: not opened")
     assert isinstance(found, Refused)
     assert __version__ in found.reason
     elsewhere = job(tmp_path / "not there", "1")
@@ -202,9 +225,7 @@ def test_a_worker_of_many_threads_does_one_series_at_a_time(tmp_path):
         return Outcome(source=one.source, name=one.name)
 
     threads = [
-        threading.Thread(
-            target=on_worker, args=(__version__, False, _held, work, job(tmp_path, str(n)))
-        )
+        threading.Thread(target=alone, args=(partial(_held, work, job(tmp_path, str(n))),))
         for n in range(4)
     ]
     for thread in threads:
@@ -223,7 +244,7 @@ def test_what_a_killed_worker_had_written_is_removed_before_the_series_is_done_a
         seen.append((one.output / one.name).exists())
         return Outcome(source=one.source, name=one.name)
 
-    on_worker(__version__, False, _held, work, job(tmp_path, "1"))
+    alone(partial(_held, work, job(tmp_path, "1")))
     assert seen == [False]
     assert not list(Vault(tmp_path).begun.iterdir())
 

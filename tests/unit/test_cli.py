@@ -15,13 +15,14 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from salm_dicom.batch import protect as protect_module
 from salm_dicom.batch.vault import Vault
 from salm_dicom.cli import console
-from salm_dicom.cli.main import COMMANDS, main
+from salm_dicom.cli.main import COMMANDS
 from salm_dicom.cli.options import printable
+from tests.command import run
 from tests.synthetic import write_ct_series
 
 HEAVY = {"torch", "monai", "SimpleITK", "numpy", "pydicom"}
@@ -33,12 +34,6 @@ def small(tmp_path) -> Path:
     """An export of one series of two small slices."""
     write_ct_series(tmp_path / "export" / "a", slices=2, rows=32, columns=32)
     return tmp_path / "export"
-
-
-def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert "Traceback" not in result.output
-    return result
 
 
 def protect(source: Path, output: Path, *more: object) -> Result:

@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
-from salm_dicom.cli.main import main
 from salm_dicom.errors import PlanError
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, load, save
 from salm_dicom.protector.clusters import k_means
 from salm_dicom.protector.fit import Study, fit
 from salm_dicom.volume import Part, Volume
+from tests.command import run
 from tests.synthetic import write_ct_series
 from tests.unit.volumes import phantom_volume
 
@@ -125,8 +124,8 @@ def test_series_that_cannot_be_read_are_told_of_and_too_few_are_refused(tmp_path
 
     told: list[tuple[int, str]] = []
 
-    def failed(index: int, error: Exception) -> None:
-        told.append((index, str(error)))
+    def failed(index: int, code: str, reason: str) -> None:
+        told.append((index, reason))
 
     fit([Study(load=broken), *studies(4)], PLAN, tmp_path, failed=failed)
     assert set(told) == {(0, "gone")}
@@ -150,12 +149,6 @@ def test_a_texture_for_each_cluster_needs_no_surrogate(tmp_path):
     save(made, tmp_path / "p")
     deltas = [load(tmp_path / "p").apply(volume(s), series_uid=f"{s}").delta.any() for s in (1, 2)]
     assert True in deltas
-
-
-def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert "Traceback" not in result.output
-    return result
 
 
 def test_an_export_without_labels_is_protected_only_when_asked_and_audited_with_labels(tmp_path):

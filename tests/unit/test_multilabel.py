@@ -10,13 +10,11 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from torch import Tensor
 
 from salm_dicom.audit import COUNTERMEASURES, Images, Trial, trial
 from salm_dicom.audit.interval import Draws
 from salm_dicom.audit.tasks import TASKS
-from salm_dicom.cli.main import main
 from salm_dicom.errors import NoLabel, PlanError
 from salm_dicom.objectives import OBJECTIVES, NetworkSpec
 from salm_dicom.perturb import BY_LABEL
@@ -24,6 +22,7 @@ from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, load, save
 from salm_dicom.protector.fit import Study, fit
 from salm_dicom.protector.target import Target, labelled, names_of
+from tests.command import run
 from tests.synthetic import write_ct_series
 from tests.unit.volumes import phantom_volume
 
@@ -203,12 +202,6 @@ def test_countermeasures_take_several_labels_or_say_why_not(name):
         countermeasure=name, clean_train=few,
     )  # fmt: skip
     assert 0 <= found.last <= 1
-
-
-def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert "Traceback" not in result.output
-    return result
 
 
 @pytest.fixture(scope="module")

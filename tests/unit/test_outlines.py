@@ -54,6 +54,16 @@ def test_a_segmentation_lies_where_it_was_drawn_whatever_the_order_of_the_files(
     np.testing.assert_array_equal(found["segment 1 (Liver)"], expected)
 
 
+def test_planes_that_a_segmentation_leaves_out_between_others_stay_unmarked(tmp_path):
+    files = write_ct_series(tmp_path / "ct", slices=6)
+    mask = np.zeros((6, 64, 64), np.uint8)
+    mask[[0, 3, 5], 20:40, 24:36] = 1
+    made = write_segmentation(tmp_path / "seg.dcm", files, mask)
+    assert made.NumberOfFrames == 3  # no frame for a plane without marks
+    (where,) = marked(tmp_path / "seg.dcm", tmp_path / "ct").values()
+    np.testing.assert_array_equal(where, mask > 0)
+
+
 def test_a_segmentation_of_a_multi_frame_file_lies_on_its_frames(tmp_path):
     path = tmp_path / "ct" / "enhanced.dcm"
     path.parent.mkdir()

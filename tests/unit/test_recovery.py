@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.filereader import read_dataset
@@ -23,7 +22,6 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from salm_dicom.batch.protect import Request, protect
 from salm_dicom.batch.recover import recover
-from salm_dicom.cli.main import main
 from salm_dicom.dicom import envelope, recovery
 from salm_dicom.dicom.conformance import check_header
 from salm_dicom.dicom.derive import ENCRYPTED, derived
@@ -36,6 +34,7 @@ from salm_dicom.dicom.splice import EXPLICIT_LITTLE
 from salm_dicom.errors import MismatchError, PlanError, UnsafeError
 from salm_dicom.plan import ProtectionPlan
 from tests import keys
+from tests.command import run
 from tests.synthetic import RAW_SYNTAXES, SYNTAXES, write_ct_series
 from tests.synthetic_frames import (
     ColourRecipe,
@@ -282,10 +281,6 @@ def test_an_output_is_not_continued_for_other_recipients(export):
     for others in ((), (OTHER[1],)):
         with pytest.raises(UnsafeError, match="other settings"):
             protect(request(export, *others))
-
-
-def run(*arguments: object, stdin: str = ""):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
 
 
 def test_the_command_line_embeds_and_restores(export, tmp_path):

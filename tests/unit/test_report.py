@@ -16,14 +16,12 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from salm_dicom.batch.report import Request, report
-from salm_dicom.batch.review import digest_of
-from salm_dicom.cli.main import main
+from salm_dicom.batch.review import digest_of_series
 from salm_dicom.errors import UnsafeError
 from salm_dicom.fidelity import Limits, metrics
 from salm_dicom.report import (
@@ -40,6 +38,7 @@ from salm_dicom.report import (
 from salm_dicom.report.charts import curve, histogram
 from salm_dicom.report.page import shown
 from salm_dicom.report.sheet import RIGHT, View
+from tests.command import run
 from tests.nifti_files import write_nifti_file
 from tests.synthetic import write_ct_series
 from tests.synthetic_frames import ColourRecipe, EnhancedRecipe, stack, write_colour, write_enhanced
@@ -118,12 +117,6 @@ def sheet(text: str = "x", shows: View | None = None) -> Sheet:
         record=(row,), charts=((chart, text), (bars, text)), view=shows, notes=(text,),
         asked=Asked(schema=text, folder=text, digest=text, file=text) if shows else None,
     )  # fmt: skip
-
-
-def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert "Traceback" not in result.output
-    return result
 
 
 def protect(source: Path, output: Path, *more: object) -> None:
@@ -338,7 +331,7 @@ def test_a_page_asks_for_a_review_of_the_pixels_it_shows_and_one_without_pixels_
         (asked,) = (one for tag, one in page.elements if one.get("id") == "review")
         folder = output / asked["data-folder"]
         assert path.name == f"{asked['data-folder'].replace('/', '-')}.html"
-        assert asked["data-digest"] == digest_of(folder)
+        assert asked["data-digest"] == digest_of_series(folder)
         assert asked["data-schema"] == "salm_dicom review 1"
         assert asked["data-file"] == f"{path.stem}.review.json"
         assert "salm-dicom review apply REVIEW.json OUT" in page.text

@@ -10,27 +10,21 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from pydicom.fileset import FileSet
 
 from salm_dicom.batch import reviewed as reviewed_module
-from salm_dicom.batch.review import SCHEMA, digest_of
+from salm_dicom.batch.review import SCHEMA, digest_of_series
 from salm_dicom.batch.reviewed import apply_reviews
 from salm_dicom.batch.verify import verify
-from salm_dicom.cli.main import main
 from salm_dicom.errors import PlanError, UnsafeError
 from salm_dicom.fidelity import Limits
+from tests.command import run
 from tests.nifti_files import write_nifti_file
 from tests.objects import write_report, write_segmentation
 from tests.synthetic import uid, write_ct_series
 
 FIRST, SECOND = "patient-0001/study-01/series-001", "patient-0001/study-01/series-002"
-
-
-def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert "Traceback" not in result.output
-    return result
 
 
 def protect(export: Path, *more: object) -> Result:
@@ -44,7 +38,7 @@ def review(out: Path, folder: str, decision: str, /, **changes: object) -> Path:
     found = {
         "schema": SCHEMA, "folder": folder, "decision": decision, "comment": "a note",
         "reviewer": "Dr Who", "reviewed": "2026-01-02T03:04:05.678Z", "salm_dicom": "0",
-        "digest": digest_of(place) if place.is_dir() else "sha256:0",
+        "digest": digest_of_series(place) if place.is_dir() else "sha256:0",
     } | changes  # fmt: skip
     path = out.parent / f"{folder.replace('/', '-')}.{decision}.review.json"
     path.write_text(json.dumps(found))
@@ -219,15 +213,15 @@ def test_a_review_of_other_pixels_is_refused_with_a_sentence_and_the_others_are_
 
 def test_a_slice_that_is_gone_or_new_makes_other_pixels(export):
     out = export.parent / "out"
-    before = digest_of(out / FIRST)
+    before = digest_of_series(out / FIRST)
     shutil.copy(next((out / SECOND).iterdir()), out / FIRST / "new.dcm")
-    assert digest_of(out / FIRST) != before
+    assert digest_of_series(out / FIRST) != before
     (out / FIRST / "new.dcm").write_bytes(b"no DICOM")
-    assert digest_of(out / FIRST) != before
+    assert digest_of_series(out / FIRST) != before
     (out / FIRST / "new.dcm").unlink()
-    assert digest_of(out / FIRST) == before
+    assert digest_of_series(out / FIRST) == before
     next((out / FIRST).iterdir()).unlink()
-    assert digest_of(out / FIRST) != before
+    assert digest_of_series(out / FIRST) != before
 
 
 def test_reviews_that_contradict_each_other_are_both_refused(export):

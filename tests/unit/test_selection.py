@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from salm_dicom.batch.catalog import Catalog
 from salm_dicom.batch.selection import Criterion, Selection, choose
 from salm_dicom.batch.source import Export, fill, find, listed
-from salm_dicom.cli.main import main
 from salm_dicom.errors import PlanError
+from tests.command import run
 from tests.objects import write_report, write_segmentation
 from tests.synthetic import write_ct_series
 
@@ -93,10 +92,6 @@ def test_dates_are_days_or_ranges_with_open_ends(asked, fits):
 def test_a_selection_that_says_nothing_is_refused(text):
     with pytest.raises(PlanError, match="is written"):
         Criterion.parse(text)
-
-
-def run(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
 
 
 def protect(source: Path, output: Path, *more: object) -> list[dict]:

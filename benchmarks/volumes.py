@@ -1,0 +1,330 @@
+"""Does it protect volumes? 3-D victims that learn which organ lies in the middle of a CT crop.
+
+Run: .venv/bin/python benchmarks/volumes.py [--splits 0 1] [--victim-seeds N ...] [--only NAME ...]
+    [--again]
+SALM_SHARED names the folder whose data/ has nifti_ct_seg/ and ct_siemens_j2k_series/ (else
+../shared): two patients with organs. Victims learn crops of one and are tested on the other; a
+split says which. Each crop, 8 x 16 x 16 voxels of 3 mm, is a series of its own; crops of an organ
+overlap, and so do those that an epoch is chosen on and those that are learned.
+Every method of a split takes one to three minutes on one core, is written when it is there, and
+found by a later run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.measured import write_results  # noqa: E402
+from benchmarks.method import spread  # noqa: E402
+from salm_dicom.audit import Images, Trial, normalised_protection, trial, verdict  # noqa: E402
+from salm_dicom.plan import CT_RANGE_HU, ProtectionPlan  # noqa: E402
+from salm_dicom.protector import Protector  # noqa: E402
+from salm_dicom.protector.fit import Study, fit  # noqa: E402
+from salm_dicom.transforms import LoadVolume  # noqa: E402
+from salm_dicom.volume import StoredPixels, Volume  # noqa: E402
+
+LIBRARIES = ("salm_dicom", "torch", "monai", "numpy")
+CROP, SPACING_MM = (8, 16, 16), 3.0
+# Numbers in TotalSegmentator's label maps of what both patients show enough of.
+ORGANS: dict[str, tuple[int, ...]] = {
+    "spleen": (1,), "liver": (5,), "stomach": (6,), "back muscle": (86, 87),
+}  # fmt: skip
+CHANCE = 1 / len(ORGANS)
+PLAN = ProtectionPlan(
+    epsilon="8/255", slice_size=CROP[1:], volume_size=CROP, batches=20, batch_size=32
+)
+CONTENDERS: dict[str, ProtectionPlan] = {
+    "random": replace(PLAN, method="random"),
+    "one_sided": replace(PLAN, method="one_sided"),
+    "salm, slice": PLAN,
+    "salm, volume": replace(PLAN, extent="volume"),
+}
+VICTIMS = ("resnet-10", "densenet-small", "convnet")
+RULES = ("selected", "clean_selected", "last", "best")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """Crops of each organ to learn from, to choose an epoch on, and to test on; epochs."""
+
+    learn: int = 60
+    choose: int = 20
+    test: int = 40
+    epochs: int = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patient:
+    """HU and numbers of organs from 1, 0 for none; (slices, rows, columns) of 3 mm."""
+
+    values: NDArray[np.int16]
+    organs: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crops:
+    """HU, (n, *CROP), and which organ lies in the middle of each, from 0."""
+
+    values: NDArray[np.int16]
+    labels: NDArray[np.int64]
+
+    def images(self) -> Images:
+        """Return what victims see."""
+        low, high = CT_RANGE_HU
+        seen = np.clip((self.values.astype(np.float32) - low) / (high - low), 0, 1)
+        return Images(pixels=torch.from_numpy(seen)[:, None], labels=torch.from_numpy(self.labels))
+
+    def volumes(self) -> Iterator[tuple[str, Volume]]:
+        """Yield the name of each crop's organ, and the crop as a CT series."""
+        names = list(ORGANS)
+        for values, label in zip(self.values, self.labels, strict=True):
+            pixels = StoredPixels(
+                values=values, slope=np.ones(len(values)), intercept=np.zeros(len(values)),
+                bits_stored=16, signed=True,
+            )  # fmt: skip
+            affine = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
+            yield names[label], Volume(pixels=pixels, affine=affine, modality="CT")
+
+
+def patients() -> tuple[Patient, Patient]:
+    """Return both patients."""
+    data = Path(os.environ.get("SALM_SHARED", ROOT.parent / "shared")) / "data"
+    pairs = (
+        ("nifti_ct_seg/example_ct_sm.nii.gz", "nifti_ct_seg/example_seg.nii.gz"),
+        ("ct_siemens_j2k_series/dicom", "ct_siemens_j2k_series/example_seg_dicom.nii.gz"),
+    )
+    for names in pairs:
+        for name in names:
+            if not (data / name).exists():
+                raise SystemExit(f"{name} was not found; SALM_SHARED=FOLDER names its place")
+    one, other = (patient(data / image, data / organs) for image, organs in pairs)
+    return one, other
+
+
+def patient(image: Path, organs: Path) -> Patient:
+    """Return an image and its label map, both turned to RAS and brought to 3 mm."""
+    upright = Orientation(axcodes="RAS", labels=None)
+    seen = upright(LoadVolume(modality="CT")(image))
+    known = Compose([LoadImage(image_only=True), EnsureChannelFirst(), upright])(organs)
+    if seen.shape != known.shape or not torch.allclose(seen.affine, known.affine, atol=1e-2):
+        raise SystemExit(f"{organs.name} does not lie on the grid of its image")
+    edges = zip(seen.shape[1:], seen.pixdim.tolist(), strict=True)
+    size = [round(edge * mm / SPACING_MM) for edge, mm in edges]
+
+    def brought(values: Any, mode: str) -> Tensor:
+        plain = torch.as_tensor(np.asarray(values), dtype=torch.float32)
+        resized = functional.interpolate(plain[None], size, mode=mode)
+        return resized[0, 0].permute(2, 1, 0)
+
+    numbers = brought(known, "nearest-exact").numpy()
+    named = np.zeros(numbers.shape, np.uint8)
+    for place, of_organ in enumerate(ORGANS.values(), start=1):
+        named[np.isin(numbers, of_organ)] = place
+    values = brought(seen, "area").round().numpy().astype(np.int16)
+    return Patient(values=values, organs=named)
+
+
+def crops(of: Patient, each: int, rng: np.random.Generator) -> Crops:
+    """Return so many crops around voxels of each organ, drawn at random, none twice."""
+    half = [edge // 2 for edge in CROP]
+    inside = np.zeros_like(of.organs)
+    place = tuple(slice(h, n - h + 1) for h, n in zip(half, of.organs.shape, strict=True))
+    inside[place] = of.organs[place]
+    values, labels = [], []
+    for label in range(len(ORGANS)):
+        middles = np.argwhere(inside == label + 1)
+        for middle in rng.permutation(middles)[:each]:
+            part = tuple(slice(m - h, m + h) for m, h in zip(middle, half, strict=True))
+            values.append(of.values[part])
+            labels.append(label)
+        if len(middles) < each:
+            raise SystemExit(f"an organ has {len(middles)} crops, {each} are wanted")
+    return Crops(values=np.stack(values), labels=np.array(labels))
+
+
+def shared(protector: Protector, of: Crops) -> Crops:
+    """Return crops as a protector shares them."""
+    deltas = [
+        protector.apply(volume, series_uid=str(number), label=name).delta
+        for number, (name, volume) in enumerate(of.volumes())
+    ]
+    return replace(of, values=of.values + np.stack(deltas).astype(np.int16))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Clean crops of the patient to learn from, and of the one to test on."""
+
+    learn: Crops
+    choose: Crops
+    test: Crops
+
+    @classmethod
+    def of(cls, number: int, known: Sequence[Patient], size: Size) -> Split:
+        """Return the split in which a patient of this number is learned from."""
+        rng = np.random.default_rng(number)
+        both = crops(known[number], size.learn + size.choose, rng)
+        is_learned = np.tile(np.arange(size.learn + size.choose) < size.learn, len(ORGANS))
+        learn, choose = (
+            Crops(values=both.values[which], labels=both.labels[which])
+            for which in (is_learned, ~is_learned)
+        )
+        return cls(learn=learn, choose=choose, test=crops(known[1 - number], size.test, rng))
+
+    def attack(self, victim: str, seed: int, learn: Crops, choose: Crops, epochs: int) -> Trial:
+        """Return what a victim reaches that has only what was shared of a patient."""
+        return trial(
+            victim, learn.images(), validation=choose.images(),
+            clean_validation=self.choose.images(), test=self.test.images(), seed=seed,
+            epochs=epochs,
+        )  # fmt: skip
+
+    def protected(self, plan: ProtectionPlan) -> tuple[Crops, Crops, dict[str, Any]]:
+        """Return the crops as they are shared, and what is worth saying of it."""
+        began = time.perf_counter()
+        studies = [Study(label=name, load=lambda v=v: v) for name, v in self.learn.volumes()]
+        with tempfile.TemporaryDirectory() as folder:
+            protector = (
+                fit(studies, plan, Path(folder)) if plan.needs_surrogate else Protector(plan=plan)
+            )
+        learn, choose = shared(protector, self.learn), shared(protector, self.choose)
+        change = (learn.values - self.learn.values).astype(np.float64)
+        low, high = CT_RANGE_HU
+        return learn, choose, {
+            "psnr": 10 * math.log10((high - low) ** 2 / float((change**2).mean())),
+            "changed": float((change != 0).mean()),
+            "report": dict(protector.report),
+            "seconds": time.perf_counter() - began,
+        }  # fmt: skip
+
+
+def measure(split: Split, name: str, seeds: Sequence[int], size: Size) -> Iterator[dict[str, Any]]:
+    """Yield a row for each victim of a contender; of `clean` it learns from the source."""
+    learn, choose, about = split.learn, split.choose, {}
+    if name != "clean":
+        learn, choose, about = split.protected(CONTENDERS[name])
+    for seed, victim in product(seeds, VICTIMS):
+        found = split.attack(victim, seed, learn, choose, size.epochs)
+        yield {"victim": victim, "victim_seed": seed, "trial": asdict(found)} | about
+
+
+def protections(rows: Sequence[dict[str, Any]], name: str, rule: str) -> list[float | None]:
+    """Return the normalised protection of a contender by split, victim and its seed.
+
+    None where the clean victim is no better than guessing.
+    """
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["split"], row["victim"], row["victim_seed"]
+
+    clean = {key(row): row["trial"][rule] for row in rows if row["method"] == "clean"}
+    mine = sorted((row for row in rows if row["method"] == name), key=key)
+    pairs = [(clean[key(row)], row["trial"][rule]) for row in mine]
+    return [normalised_protection(a, b, CHANCE) if a > CHANCE else None for a, b in pairs]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield what is printed, in Markdown."""
+    clean = [row for row in rows if row["method"] == "clean"]
+    for number in dict.fromkeys(row["split"] for row in clean):
+        mine = [row for row in clean if row["split"] == number]
+        of_victim = [
+            f"{name} {', '.join(_score(row) for row in mine if row['victim'] == name)}"
+            for name in VICTIMS
+        ]
+        scores = "; ".join(of_victim)
+        yield f"Split {number}, clean victims: balanced accuracy {scores}; guessing {CHANCE:.2f}."
+    yield ""
+    yield "| method | accuracy selected | NP selected | NP clean-selected | NP last | PSNR dB | changed | verdict |"  # noqa: E501
+    yield "|---|---|---|---|---|---|---|---|"
+    for name in dict.fromkeys(row["method"] for row in rows if row["method"] != "clean"):
+        mine = [row for row in rows if row["method"] == name]
+        cells = [_known(protections(rows, name, rule)) for rule in RULES[:3]]
+        known = [one for one in protections(rows, name, "selected") if one is not None]
+        yield (
+            f"| {name} | {spread([row['trial']['selected'] for row in mine])} | "
+            f"{' | '.join(cells)} | {fmean(row['psnr'] for row in mine):.1f} | "
+            f"{fmean(row['changed'] for row in mine):.2f} | "
+            f"{verdict(fmean(known)).split(':')[0] if known else 'unknown'} |"
+        )
+    yield ""
+    yield from _pairs(rows)
+
+
+def _score(row: dict[str, Any]) -> str:
+    return f"{row['trial']['selected']:.2f}"
+
+
+def _known(found: Sequence[float | None]) -> str:
+    values = [value for value in found if value is not None]
+    unknown = f" ({len(found) - len(values)} unknown)" if len(values) < len(found) else ""
+    return spread(values) + unknown if values else "unknown"
+
+
+def _pairs(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield how volume extent does against slice extent, victim by victim."""
+    for rule in ("selected", "last"):
+        both = (protections(rows, name, rule) for name in ("salm, volume", "salm, slice"))
+        pairs = zip(*both, strict=False)
+        gains = [a - b for a, b in pairs if a is not None and b is not None]
+        if gains:
+            better = sum(gain > 0 for gain in gains)
+            yield (
+                f"Volume less slice extent, NP {rule}: {spread(gains)}, more in {better} of "
+                f"{len(gains)} pairs."
+            )
+
+
+def main() -> None:
+    """Run what was asked for and is not there, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--splits", type=int, nargs="+", choices=(0, 1), default=[0, 1])
+    parser.add_argument("--victim-seeds", type=int, nargs="+", default=[100])
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--again", action="store_true", help="also what the results have")
+    parser.add_argument(
+        "--json", type=Path, default=ROOT / "benchmarks" / "results" / "volumes.json"
+    )
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    size, known = Size(), patients()
+    before = json.loads(asked.json.read_text()) if asked.json.exists() else {}
+    rows = before["rows"] if before.get("size") == asdict(size) and not asked.again else []
+    for number in asked.splits:
+        split = Split.of(number, known, size)
+        for name in ("clean", *asked.only):
+            there = {r["victim_seed"] for r in rows if (r["split"], r["method"]) == (number, name)}
+            seeds = [seed for seed in asked.victim_seeds if seed not in there]
+            for row in measure(split, name, seeds, size) if seeds else ():
+                rows.append({"split": number, "method": name} | row)
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            write_results(asked.json, LIBRARIES, size=asdict(size), rows=rows)
+    print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    main()

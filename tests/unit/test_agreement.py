@@ -1,0 +1,56 @@
+"""The benchmarks' measures of how far clusters follow labels: known cases, and laws."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.agreement import adjusted_rand, agreement, purity
+from benchmarks.method import table
+
+groupings = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=30)
+
+
+@pytest.mark.parametrize(
+    ("labels", "clusters", "index", "share"),
+    [
+        ([0, 0, 1, 1], ["b", "b", "a", "a"], 1.0, 1.0),
+        # examples of scikit-learn's documentation
+        ([0, 0, 1, 2], [0, 0, 1, 1], 4 / 7, 3 / 4),
+        ([0, 0, 1, 1], [0, 0, 1, 2], 4 / 7, 1.0),
+        ([0, 0, 0, 0], [0, 1, 2, 3], 0.0, 1.0),
+        # Manning, Raghavan and Schuetze, Introduction to Information Retrieval, figure 16.4
+        (
+            [*"xxxxxo", *"xooood", *"xxddd"],
+            [0] * 6 + [1] * 6 + [2] * 5,
+            0.2429,
+            12 / 17,
+        ),
+    ],
+)
+def test_agreement_of_known_groupings(labels, clusters, index, share):
+    assert adjusted_rand(labels, clusters) == pytest.approx(index, abs=1e-4)
+    assert purity(labels, clusters) == pytest.approx(share)
+
+
+@given(groupings)
+def test_names_and_order_of_members_do_not_matter(pairs):
+    labels, clusters = zip(*pairs, strict=True)
+    renamed = [f"cluster {3 - one}" for one in reversed(clusters)]
+    assert agreement(labels[::-1], renamed) == pytest.approx(agreement(labels, clusters))
+    assert adjusted_rand(clusters, labels) == pytest.approx(adjusted_rand(labels, clusters))
+    assert adjusted_rand(labels, labels) == purity(labels, labels) == 1
+
+
+def test_the_table_of_methods_says_how_far_clusters_follow_labels():
+    found = agreement([0, 0, 1, 2], [0, 0, 1, 1])
+    row = {
+        "method": "salm, label-free", "set": "early", "fit_seed": 3, "psnr": 37.0, "changed": 0.2,
+        "passes": 40.0, "fit_seconds": 10.0, "victim": "convnet", "victim_seed": 100,
+        "trial": {"auc": 0.75}, "clusters": found,
+        "np": dict.fromkeys(("selected", "clean_selected", "last", "best"), 0.1),
+    }  # fmt: skip
+    lines = list(table({"rows": [row], "robust": [], "clean": {"convnet/none/100": {"auc": 0.95}}}))
+    assert lines[-1] == "| salm, label-free | 3 | 0.57 | 0.75 |"
+    assert len(list(table({"rows": [], "robust": [], "clean": {}}))) == 2

@@ -1,0 +1,69 @@
+"""The benchmark of volumes: its crops, its splits, what it says where nothing was learned."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.volumes import CONTENDERS, CROP, ORGANS, Patient, Size, Split, table
+
+SIZE = Size(learn=3, choose=2, test=4, epochs=1)
+
+
+def patient(seed: int) -> Patient:
+    """Return noise with a slab of each organ."""
+    rng = np.random.default_rng(seed)
+    shape = (12, 20, 12 * len(ORGANS))
+    organs = np.broadcast_to(np.repeat(np.arange(1, len(ORGANS) + 1), 12), shape)
+    return Patient(
+        values=rng.integers(-100, 200, shape).astype(np.int16), organs=organs.astype(np.uint8)
+    )
+
+
+def row(method: str, split: int, score: float, **more: float) -> dict:
+    rules = dict.fromkeys(("selected", "clean_selected", "last", "best"), score)
+    return {
+        "method": method,
+        "split": split,
+        "victim": "convnet",
+        "victim_seed": 100,
+        "trial": rules,
+    } | more
+
+
+def test_crops_show_an_organ_in_their_middle_and_sides_come_from_two_patients():
+    known = patient(0), patient(1)
+    split = Split.of(0, known, SIZE)
+    for side, of, each in ((split.learn, 0, 3), (split.choose, 0, 2), (split.test, 1, 4)):
+        assert side.values.shape == (each * len(ORGANS), *CROP)
+        assert np.bincount(side.labels).tolist() == [each] * len(ORGANS)
+        where = np.lib.stride_tricks.sliding_window_view(known[of].values, CROP)
+        for values, label in zip(side.values, side.labels, strict=True):
+            (corner,) = np.argwhere((where == values).all((-1, -2, -3)))
+            middle = tuple(corner + np.array(CROP) // 2)
+            assert known[of].organs[middle] == label + 1
+
+
+def test_a_volume_extent_and_a_slice_extent_differ_in_nothing_else():
+    one, other = CONTENDERS["salm, volume"].to_dict(), CONTENDERS["salm, slice"].to_dict()
+    assert {name for name in one if one[name] != other[name]} == {"extent"}
+
+
+def test_random_changes_stay_in_the_budget_of_the_window():
+    split = Split.of(0, (patient(0), patient(1)), SIZE)
+    learn, _, about = split.protected(CONTENDERS["random"])
+    assert np.abs(learn.values - split.learn.values).max() == 12  # 8/255 of 400 HU
+    assert about["changed"] == pytest.approx(0.2, abs=0.03)
+    assert np.array_equal(learn.labels, split.learn.labels)
+
+
+def test_the_table_compares_extents_in_pairs_and_says_where_nothing_was_learned():
+    about = {"psnr": 37.0, "changed": 0.2}
+    rows = [
+        row("clean", 0, 0.75), row("clean", 1, 0.2),
+        row("salm, slice", 0, 0.75, **about), row("salm, slice", 1, 0.2, **about),
+        row("salm, volume", 0, 0.5, **about), row("salm, volume", 1, 0.2, **about),
+    ]  # fmt: skip
+    lines = list(table(rows))
+    assert "| salm, volume | 0.35 ± 0.21 | 0.50 ± 0.00 (1 unknown) |" in "\n".join(lines)
+    assert lines[-1].endswith("0.50 ± 0.00, more in 1 of 1 pairs.")
