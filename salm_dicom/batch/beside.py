@@ -36,6 +36,8 @@ class Beside:
         Stored values of the protected instances, and of the source where there are none.
     mask
         Foreground of the source.
+    extremes
+        Least and largest stored value of each of its volumes that is no padding.
     has_after
         Whether each slice has a protected counterpart of its size.
     frames
@@ -49,6 +51,7 @@ class Beside:
     volume: Volume
     after: Integers
     mask: Booleans
+    extremes: list[tuple[int, int]]
     has_after: Booleans
     frames: tuple[int, ...]
     body_part: str
@@ -85,7 +88,7 @@ def beside(
     order = list(frames) or [places[path] for path in read_again.origin.paths]
     if order != list(range(len(order))):
         after = after[order]
-    mask, outside = _masked(volume, after, crew)
+    mask, outside, extremes = _masked(volume, after, crew)
     for number, voxels in [(0, sum(outside))] if frames else zip(order, outside, strict=True):
         if voxels and seen[number].is_comparable:
             seen[number].findings.append(outside_changed(voxels))
@@ -98,6 +101,7 @@ def beside(
         volume=volume,
         after=after,
         mask=mask,
+        extremes=extremes,
         has_after=np.array([seen[0 if frames else number].has_after for number in order]),
         frames=frames,
         body_part=seen[0].body_part,
@@ -106,16 +110,17 @@ def beside(
     )
 
 
-def _masked(volume: Volume, after: Integers, crew: Crew) -> tuple[Booleans, list[int]]:
-    """Return the foreground of the source, and how many voxels of each slice changed outside it."""
+def _masked(
+    volume: Volume, after: Integers, crew: Crew
+) -> tuple[Booleans, list[int], list[tuple[int, int]]]:
+    """Return the foreground of the source, voxels of each slice that changed outside it, and ends.
+
+    Those are the least and largest stored value of each volume that is no padding.
+    """
     before = volume.pixels.values
     mask = crew.zeros(before.shape, bool)
-    outlines = [
-        (found, index)
-        for one in volume.volumes()
-        for found in [outline(one.pixels, one.modality, one.photometric, crew)]
-        for index in range(len(one.pixels.values))
-    ]
+    found_in = [outline(v.pixels, v.modality, v.photometric, crew) for v in volume.volumes()]
+    outlines = [(one, index) for one in found_in for index in range(len(one.pixels.values))]
 
     def look(at: int) -> int:
         found, index = outlines[at]
@@ -123,7 +128,7 @@ def _masked(volume: Volume, after: Integers, crew: Crew) -> tuple[Booleans, list
         found.at(index, mask[at])
         return int(np.count_nonzero(np.greater(before[at] != after[at], mask[at])))
 
-    return mask, crew.map(look, range(len(mask)))
+    return mask, crew.map(look, range(len(mask))), [one.extremes for one in found_in]
 
 
 @dataclass(slots=True, kw_only=True)

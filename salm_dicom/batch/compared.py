@@ -149,6 +149,7 @@ class Measuring:
             is_full=self.is_full,
             affine=pair.source.affine,
             model=self.model,
+            ends=pair.extremes,
             crew=crew,
         )
 

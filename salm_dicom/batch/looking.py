@@ -95,7 +95,7 @@ class Look:
         instances = [instance.sop_uid for instance in one.series.headers]
         regions = asked.outlines.on_series(seen.volume, instances, seen.frames)
         found = asked.compared(
-            pairs_of(seen.volume, seen.after, seen.mask, seen.has_after, regions),
+            pairs_of(seen.volume, seen.after, seen.mask, seen.has_after, regions, seen.extremes),
             seen.body_part,
             seen.findings,
             one.crew,

@@ -17,7 +17,8 @@ class Pair:
     """One volume before and after, and where it may differ; arrays of (slices, rows, columns).
 
     `has_after` says of each slice whether it has a protected counterpart; `after` holds the source
-    where it has none. `regions` is what the user outlined.
+    where it has none. `regions` is what the user outlined; `extremes` are the least and the largest
+    stored value of the source that is no padding, where they are known.
     """
 
     source: Volume
@@ -25,6 +26,7 @@ class Pair:
     mask: Booleans
     has_after: Booleans
     regions: tuple[Region, ...] = ()
+    extremes: tuple[int, int] | None = None
 
 
 def pairs_of(
@@ -33,6 +35,7 @@ def pairs_of(
     mask: Booleans,
     has_after: Booleans,
     regions: Sequence[Region] = (),
+    extremes: Sequence[tuple[int, int]] = (),
 ) -> list[Pair]:
     """Return a pair for each volume that a stack is made of; regions are those of the stack."""
     ends = [(part.start, part.stop) for part in volume.parts] or [(0, len(after))]
@@ -47,6 +50,7 @@ def pairs_of(
                 for region in regions
                 if region.where[start:stop].any()
             ),
+            extremes=extremes[number] if extremes else None,
         )
-        for one, (start, stop) in zip(volume.volumes(), ends, strict=True)
+        for number, (one, (start, stop)) in enumerate(zip(volume.volumes(), ends, strict=True))
     ]

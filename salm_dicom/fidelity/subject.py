@@ -113,6 +113,8 @@ class Subject:
         (4, 4), (column, row, slice, 1) to RAS millimetres, for the model.
     model
         A segmentation model, see `models.load_segmenter`.
+    ends
+        Smallest and largest stored value of the source that is no padding, where they are known.
     crew
         Who looks at the slices; the numbers are the same.
     """
@@ -129,6 +131,7 @@ class Subject:
     is_full: bool = False
     affine: Floats = field(default_factory=lambda: np.eye(4))
     model: Segmenter | None = None
+    ends: tuple[int, int] | None = None
     crew: Crew = ALONE
 
     def __len__(self) -> int:
@@ -178,7 +181,7 @@ class Subject:
     @cached_property
     def extremes(self) -> tuple[int, int]:
         """Smallest and largest stored value of the source that is no padding."""
-        return self.pixels.extremes()
+        return self.ends or self.pixels.extremes()
 
     @cached_property
     def tissues(self) -> tuple[tuple[str, ...], Floats]:
