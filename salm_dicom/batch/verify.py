@@ -21,6 +21,7 @@ from salm_dicom.crew import Crew
 from salm_dicom.dicom.conformance import Finding
 from salm_dicom.dicom.deidentify import Deidentifier
 from salm_dicom.dicom.part10 import read
+from salm_dicom.dicom.peek import read_header
 from salm_dicom.dicom.scan import Scan, scan
 from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import InputError, PlanError
@@ -28,9 +29,9 @@ from salm_dicom.fidelity import Limits
 from salm_dicom.nifti.image import is_nifti
 from salm_dicom.nifti.image import read as read_nifti_file
 
-# To share so many voxels costs what it gains: 32 slices of 512 x 512. Rows 7 to 9 look closely at
-# four slices.
-_ENOUGH_VOXELS, _MOST_SHARES = 1 << 23, 4
+# To share so many voxels costs what it gains: 32 slices of 512 x 512. To decode a voxel takes as
+# long as to look at so many. Rows 7 to 9 look closely at four slices.
+_ENOUGH_VOXELS, _DECODING, _MOST_SHARES = 1 << 23, 8, 4
 
 Progress = Callable[[str, int, int], None]
 See = Callable[["Verified", tuple[Compared, ...]], None]
@@ -148,8 +149,8 @@ class Shares:
         enough of them, and series by as many as are left.
         """
         slices, series = 1, min(jobs, len(here))
-        if series and not needs_torch:
-            each = sum(one.series.voxels for one in here) // len(here)
+        if series > 0 and jobs > 1 and not needs_torch:
+            each = sum(map(effort, here)) // len(here)
             slices = max(1, min(jobs, _MOST_SHARES, each // _ENOUGH_VOXELS))
             series = min(jobs // slices, len(here))
         is_alone = series * slices < 2
@@ -163,6 +164,12 @@ class Shares:
         shared = (replace(one, crew=Crew(self.slices)) for one in here)
         engine = "local" if self.needs_torch else COPIES
         yield from in_order(look, self.series, engine, shared, least=1, lost=look.lost)
+
+
+def effort(one: Beheld) -> int:
+    """Return how much there is to do for a series, in voxels that need no decoder."""
+    file, _, _ = read_header(one.series.paths[0])
+    return one.series.voxels * (_DECODING if file.transfer_syntax.is_encapsulated else 1)
 
 
 def _unseen(one: Verified, pixels: tuple[Compared, ...]) -> None:

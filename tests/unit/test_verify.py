@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pydicom
@@ -22,9 +21,10 @@ from salm_dicom.batch import beside as beside_module
 from salm_dicom.batch import verify as verify_module
 from salm_dicom.batch.looking import Beheld, Look, Looked
 from salm_dicom.batch.protect import Request, protect
-from salm_dicom.batch.verify import Shares, verify
+from salm_dicom.batch.verify import Shares, effort, verify
 from salm_dicom.cli.main import main
 from salm_dicom.dicom import part10
+from salm_dicom.dicom.scan import scan
 from salm_dicom.errors import UnevenSpacing, Unreadable
 from salm_dicom.fidelity import Limits
 from salm_dicom.plan import ProtectionPlan
@@ -285,7 +285,17 @@ def test_an_interrupt_ends_copies_that_share_slices(long):
         ([], 2, 0, 1),
     ],
 )
-def test_who_does_what_follows_the_voxels_there_are(slices, jobs, series, each):
-    here = [SimpleNamespace(series=SimpleNamespace(voxels=count * 512**2)) for count in slices]
-    shares = Shares.of(here, jobs)
+def test_who_does_what_follows_the_work_there_is(slices, jobs, series, each, monkeypatch):
+    monkeypatch.setattr(verify_module, "effort", lambda count: count * 512**2)
+    shares = Shares.of(slices, jobs)
     assert (shares.series, shares.slices) == (series, each)
+
+
+def test_compressed_series_are_more_work(tmp_path):
+    for number, syntax in enumerate((ExplicitVRLittleEndian, JPEG2000Lossless)):
+        write_ct_series(tmp_path / str(number), slices=2, transfer_syntax=syntax, seed=number)
+    raw, compressed = (
+        effort(Beheld(series=scan(tmp_path / str(number)).series[0], pairs={})) for number in (0, 1)
+    )
+    assert raw == 2 * 64 * 64
+    assert compressed == 8 * raw
