@@ -347,8 +347,8 @@ def test_a_page_asks_for_a_review_of_the_pixels_it_shows_and_one_without_pixels_
 def test_nothing_is_measured_twice(protected, tmp_path, monkeypatch):
     source, output = protected
     calls = []
-    original = metrics._ssim
-    monkeypatch.setattr(metrics, "_ssim", lambda *a: calls.append(1) or original(*a))
+    original = metrics.mean_ssim
+    monkeypatch.setattr(metrics, "mean_ssim", lambda *a: calls.append(1) or original(*a))
     report(Request(source=source, output=output, target=tmp_path / "pages", limits=Limits()))
     assert len(calls) == 6
 
