@@ -13,6 +13,10 @@ from salm_dicom.perturb.budget import Limits, quota
 
 Integers = NDArray[np.signedinteger[Any]]
 
+# Pixels of the grid to an edge of a cell. Coarse textures are turned as well, so that rows come
+# first: images of the body have less energy there than in columns of that width.
+GRAINS = {"fine": 1, "coarse": 2}
+
 # By row and column, counted in cells: whether a cell is raised. The one that networks learned
 # first in trials comes first; images have little energy where signs alternate that quickly.
 _TEXTURES: tuple[Callable[[Integers, Integers], Integers], ...] = (
@@ -47,6 +51,9 @@ class OneSided:
         Of the sample's label among all; 0 is the label without texture.
     cell
         Edge of the squares that share a sign, in pixels of `grid`.
+    grain
+        `fine`: columns of one cell first, which networks learn soonest in images as they are.
+        `coarse`: rows of two first, of which JPEG, blur and half resolution leave something.
     grid
         Rows and columns of the images that victims are expected to learn from; None: the
         sample's own.
@@ -55,6 +62,7 @@ class OneSided:
     rho: float = 0.2
     place: int = 0
     cell: int = 1
+    grain: str = "fine"
     grid: tuple[int, int] | None = None
 
     needs_gradient: ClassVar[bool] = False
@@ -75,8 +83,9 @@ class OneSided:
     ) -> NDArray[Any]:
         """Return the perturbation in stored units, shape of x."""
         edges = zip(x.shape[-2:], self.grid or x.shape[-2:], strict=True)
+        cell = self.cell * GRAINS[self.grain]
         row, column = (
-            np.arange(have) // (self.cell * max(round(have / want), 1)) for have, want in edges
+            np.arange(have) // (cell * max(round(have / want), 1)) for have, want in edges
         )
         raised = self._raised(x.shape[:-2], row, column, rng)
         strength = limits.budget if self.place else _up_to(limits.budget, x.shape[:-2], rng)
@@ -93,7 +102,9 @@ class OneSided:
             drawn = rng.integers(0, 2, size, dtype=np.int8)
             return drawn[..., row, :][..., column]
         if self.place <= len(_TEXTURES):
-            return _TEXTURES[self.place - 1](row[:, None], column)
+            texture = _TEXTURES[self.place - 1]
+            turned = self.grain == "coarse"
+            return texture(column, row[:, None]) if turned else texture(row[:, None], column)
         tile = np.random.default_rng(self.place).permutation(16).reshape(4, 4) % 2
         return tile[row % 4][:, column % 4]
 

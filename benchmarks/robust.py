@@ -1,0 +1,273 @@
+"""Textures that are to outlive JPEG, blur and half resolution; scored like `ideas.py`.
+
+Run: .venv/bin/python benchmarks/robust.py --measures none jpeg50 blur1 half
+    [--only NAME ...] [--victims NAME ...] [--seeds N ...]
+All are `one_sided` with another texture, another place or another answer for the label without
+texture; the test set is not looked at.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import ideas  # noqa: E402
+from benchmarks.ideas import (  # noqa: E402
+    BUDGET,
+    COLUMN,
+    RHO,
+    ROW,
+    SIDE,
+    SURROGATES,
+    Idea,
+    central,
+    nearest,
+    one_sided,
+    stored,
+    wave,
+)
+from benchmarks.pneumonia import load  # noqa: E402
+from salm_dicom.audit import Images  # noqa: E402
+from salm_dicom.perturb.robust import blur, half_and_back  # noqa: E402
+
+Place = Callable[[Images, np.ndarray], np.ndarray]
+MIDDLE = (SIDE - 1) / 2
+
+
+def grating(period: float, degrees: float = 0.0, phase: float = 0.0) -> np.ndarray:
+    """Return a square wave that runs down the rows, turned by an angle; 0 degrees: rows."""
+    turn = math.radians(degrees)
+    along = (ROW - MIDDLE) * math.cos(turn) + (COLUMN - MIDDLE) * math.sin(turn)
+    return wave(along / period + phase + 1e-6)
+
+
+def rows(thick: int) -> np.ndarray:
+    """Return rows, so many pixels thick, raised and lowered in turn."""
+    return wave(ROW / (2 * thick))
+
+
+def columns(thick: int) -> np.ndarray:
+    """Return columns, so many pixels thick, raised and lowered in turn."""
+    return wave(COLUMN / (2 * thick))
+
+
+def chequers(edge: int) -> np.ndarray:
+    """Return squares of an edge, raised and lowered in turn."""
+    return rows(edge) * columns(edge)
+
+
+def smooth(period: float) -> np.ndarray:
+    """Return a sine that runs down the rows."""
+    return np.sin(2 * np.pi * (ROW + 0.5) / period)
+
+
+def plaid(thick: int) -> np.ndarray:
+    """Return the sum of rows and columns: full where they agree, 0 where they do not."""
+    return (rows(thick) + columns(thick)) / 2
+
+
+def rings(thick: int) -> np.ndarray:
+    """Return square rings around the middle."""
+    return wave(np.maximum(abs(ROW - MIDDLE), abs(COLUMN - MIDDLE)) / (2 * thick))
+
+
+def fine_and_coarse(coarse: np.ndarray, fine: np.ndarray, share: float) -> np.ndarray:
+    """Return the sum of two textures, `share` of the budget for the coarse one."""
+    return share * coarse + (1 - share) * fine
+
+
+def band(images: Images, inside: np.ndarray) -> np.ndarray:
+    """Return the share of each foreground that lies nearest the middle row."""
+    far = abs(ROW - MIDDLE) + 0.01 * abs(COLUMN - MIDDLE)
+    return nearest(np.broadcast_to(far, inside.shape), inside)
+
+
+def upright(images: Images, inside: np.ndarray) -> np.ndarray:
+    """Return the share of each foreground that lies nearest the middle column."""
+    far = abs(COLUMN - MIDDLE) + 0.01 * abs(ROW - MIDDLE)
+    return nearest(np.broadcast_to(far, inside.shape), inside)
+
+
+def around(row: float, column: float) -> Place:
+    """Return a place: the share of each foreground in a square around a pixel."""
+    far = np.maximum(abs(ROW - row), abs(COLUMN - column))
+    return lambda _, inside: nearest(np.broadcast_to(far, inside.shape), inside)
+
+
+def oblong(tall: float) -> Place:
+    """Return a place: a rectangle in the middle, so many times taller than wide."""
+    far = np.maximum(abs(ROW - MIDDLE) / tall**0.5, abs(COLUMN - MIDDLE) * tall**0.5)
+    return lambda _, inside: nearest(np.broadcast_to(far, inside.shape), inside)
+
+
+@cache
+def quiet_corner() -> tuple[float, float]:
+    """Return the middle of the square in which early images have least detail on average.
+
+    Detail is what a blur of 1 keeps of them and a blur of 3 does not.
+    """
+    x = torch.from_numpy(stored(load().early)).float()
+    detail = ((blur(x, 1.0) - blur(x, 3.0)) ** 2).mean(0, keepdim=True)
+    edge = round((RHO * SIDE**2) ** 0.5)
+    means = functional.avg_pool2d(detail, edge, stride=1)[0, 0].numpy()
+    row, column = np.unravel_index(means.argmin(), means.shape)
+    return float(row + (edge - 1) / 2), float(column + (edge - 1) / 2)
+
+
+def quiet(images: Images, inside: np.ndarray) -> np.ndarray:
+    """Return a square at the same place in all images: where they have least detail."""
+    return around(*quiet_corner())(images, inside)
+
+
+def answered(
+    images: Images,
+    inside: np.ndarray,
+    seed: int,
+    *,
+    texture: np.ndarray,
+    place: Place = central,
+    without: int = 0,
+    cell: int = 1,
+    opposed: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """Texture as `one_sided` has it, with another answer for the label without.
+
+    Parameters
+    ----------
+    cell
+        Edge of the squares of the noise.
+    opposed
+        In place of noise the texture itself, by a factor drawn for each image between these.
+    """
+    rng = np.random.default_rng(seed)
+    if opposed is None:
+        small = -(-SIDE // cell)
+        signs = rng.integers(0, 2, (len(inside), 1, small, small)) * 2.0 - 1
+        signs = signs.repeat(cell, -1).repeat(cell, -2)[..., :SIDE, :SIDE]
+        answer = signs * (1 + np.floor(rng.random((len(inside), 1, 1, 1)) * BUDGET))
+    else:
+        answer = texture * BUDGET * rng.uniform(*opposed, (len(inside), 1, 1, 1))
+    marked = (images.labels.numpy() != without)[:, None, None, None]
+    return np.where(marked, texture * BUDGET, answer) * place(images, inside)
+
+
+# A learned tile ------------------------------------------------------------------------------
+
+
+def seen_through(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Return a batch as it is or after a blur of 0.5 to 1.5 or half resolution, equally often."""
+    lot = int(torch.randint(3, (), generator=rng))
+    sigma = 0.5 + float(torch.rand((), generator=rng))
+    return x if lot == 0 else blur(x, sigma) if lot == 1 else half_and_back(x)
+
+
+def tiled(tile: np.ndarray) -> np.ndarray:
+    """Return a tile repeated over an image."""
+    return tile[ROW % len(tile), COLUMN % len(tile)]
+
+
+def learned_tile(
+    images: Images, inside: np.ndarray, seed: int, *, edge: int, start: int = 0, rounds: int = 45
+) -> np.ndarray:
+    """Texture of a learned tile, see `fitted_tile`, for label 1; noise for label 0."""
+    return one_sided(images, inside, seed, texture=tiled(fitted_tile(edge, start, rounds)))
+
+
+@cache
+def fitted_tile(edge: int, start: int, rounds: int) -> np.ndarray:
+    """Return a tile, -1 to 1 and of mean 0, that fresh networks of three kinds learn quickly.
+
+    Each round a new network trains for 3 to 20 batches of real labels, label 1 with the tile on the
+    middle of the foreground, each batch through `seen_through`; the gradient of six further ones
+    moves the tile against the loss (first order), by a signed step of a tenth.
+    """
+    data = load().early
+    rng = torch.Generator().manual_seed(start)
+    x = torch.from_numpy(stored(data)).float()
+    where = torch.from_numpy(central(data, ideas.foreground(data)))
+    row, column = torch.from_numpy(ROW % edge), torch.from_numpy(COLUMN % edge)
+    tile = 0.5 * (torch.rand((edge, edge), generator=rng) * 2 - 1)
+    mean = torch.zeros_like(tile)
+    for turn in range(rounds):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1000 * start + turn)
+            network: nn.Module = SURROGATES[turn % 3](1000 * start + turn).train()
+        optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
+        batches, slope = int(torch.randint(3, 21, (), generator=rng)), torch.zeros_like(tile)
+        for number in range(batches + 6):
+            drawn = torch.randint(len(x), (32,), generator=rng)
+            labels = data.labels[drawn]
+            leaf = tile.clone().requires_grad_(True)
+            change = torch.where(labels[:, None, None, None] == 1, leaf[row, column], 0.0)
+            seen = (x[drawn] + BUDGET * change * where[drawn]).clamp(0, 255) / 255
+            loss = functional.cross_entropy(network(seen_through(seen, rng)), labels)
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            if number < batches:
+                optimiser.step()
+            elif leaf.grad is not None:
+                slope += leaf.grad
+        mean = 0.8 * mean + slope / slope.abs().mean().clamp_min(1e-12)
+        tile = tile - 0.1 * mean.sign()
+        tile = (tile - tile.mean()).clamp(-1, 1)
+    return tile.numpy().astype(np.float64)
+
+
+# All -----------------------------------------------------------------------------------------
+
+
+def textures() -> dict[str, np.ndarray]:
+    """Return every texture by name, values -1 to 1."""
+    return {
+        **{f"columns of {n}": columns(n) for n in (2, 3, 4)},
+        **{f"rows of {n}": rows(n) for n in (1, 2, 3, 4, 6)},
+        **{f"chequers of {n}": chequers(n) for n in (2, 3, 4)},
+        **{f"plaid of {n}": plaid(n) for n in (2, 3)},
+        **{f"rings of {n}": rings(n) for n in (2, 3)},
+        **{f"sine of {n}": smooth(n) for n in (4, 6, 8)},
+        **{f"grating {p:g} at {a}": grating(p, a) for p in (4, 5, 6) for a in (30, 45, 60)},
+        **{f"grating {p:g}": grating(p) for p in (3, 5)},
+        "rows of 2 and 1": fine_and_coarse(rows(2), columns(1), 0.5),
+        "rows of 3 and 1": fine_and_coarse(rows(3), columns(1), 0.5),
+        "rows of 3 and columns of 1, 0.7": fine_and_coarse(rows(3), columns(1), 0.7),
+    }
+
+
+def robust_ideas() -> dict[str, Idea]:
+    """Return every idea by name."""
+    known = textures()
+    out: dict[str, Idea] = {"one_sided": one_sided}
+    out |= {name: partial(one_sided, texture=one) for name, one in known.items()}
+    places: dict[str, Place] = {
+        "band": band, "upright": upright, "quiet": quiet, "flat": oblong(0.5), "tall": oblong(2.0)
+    }  # fmt: skip
+    for name, one in known.items():
+        for where, place in places.items():
+            out[f"{name}, {where}"] = partial(one_sided, texture=one, place=place)
+        for cell in (2, 3):
+            out[f"{name}, noise of {cell}"] = partial(answered, texture=one, cell=cell)
+        out[f"{name}, no noise"] = partial(one_sided, texture=one, noisy=False)
+        out[f"{name}, other"] = partial(one_sided, texture=one, without=1)
+        for low, high in ((-1.0, 0.0), (-0.5, 0.0), (-1.0, 0.5), (-0.5, 0.5)):
+            out[f"{name}, opposed {low:g} to {high:g}"] = partial(
+                answered, texture=one, opposed=(low, high)
+            )
+    for edge in (4, 6, 8, 12):
+        for start in (0, 1, 2):
+            out[f"tile {edge}, start {start}"] = partial(learned_tile, edge=edge, start=start)
+    return out
+
+
+if __name__ == "__main__":
+    ideas.main(robust_ideas(), "robust.json")
