@@ -550,7 +550,7 @@ def main(known: dict[str, Idea], out: str) -> None:
             trial(
                 victim, train_on, validation=method.held_out(other),
                 clean_validation=data.validation, test=data.validation, seed=seed,
-                countermeasure=measure, epochs=asked.epochs,
+                countermeasure=measure, epochs=asked.epochs, clean_train=data.early,
             ).last
             for victim in asked.victims for seed in asked.seeds
         ]  # fmt: skip

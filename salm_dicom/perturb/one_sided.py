@@ -13,8 +13,8 @@ from salm_dicom.perturb.budget import Limits, quota
 
 Integers = NDArray[np.signedinteger[Any]]
 
-# Pixels of the grid to an edge of a cell. Coarse textures are turned as well, so that rows come
-# first: images of the body have less energy there than in columns of that width.
+# Cells to an edge of what is raised or lowered as one. Coarse textures are turned as well: victims
+# learned rows of two sooner than columns of two. Noise stays fine, for coarse noise moves means.
 GRAINS = {"fine": 1, "coarse": 2}
 
 # By row and column, counted in cells: whether a cell is raised. The one that networks learned
@@ -53,7 +53,8 @@ class OneSided:
         Edge of the squares that share a sign, in pixels of `grid`.
     grain
         `fine`: columns of one cell first, which networks learn soonest in images as they are.
-        `coarse`: rows of two first, of which JPEG, blur and half resolution leave something.
+        `coarse`: rows of two first, of which JPEG, blur and half resolution leave something;
+        its noise is as fine as the other's.
     grid
         Rows and columns of the images that victims are expected to learn from; None: the
         sample's own.
@@ -83,9 +84,8 @@ class OneSided:
     ) -> NDArray[Any]:
         """Return the perturbation in stored units, shape of x."""
         edges = zip(x.shape[-2:], self.grid or x.shape[-2:], strict=True)
-        cell = self.cell * GRAINS[self.grain]
         row, column = (
-            np.arange(have) // (cell * max(round(have / want), 1)) for have, want in edges
+            np.arange(have) // (self.cell * max(round(have / want), 1)) for have, want in edges
         )
         raised = self._raised(x.shape[:-2], row, column, rng)
         strength = limits.budget if self.place else _up_to(limits.budget, x.shape[:-2], rng)
@@ -101,6 +101,8 @@ class OneSided:
             size = (*outer, int(row[-1]) + 1, int(column[-1]) + 1)
             drawn = rng.integers(0, 2, size, dtype=np.int8)
             return drawn[..., row, :][..., column]
+        thick = GRAINS[self.grain]
+        row, column = row // thick, column // thick
         if self.place <= len(_TEXTURES):
             texture = _TEXTURES[self.place - 1]
             turned = self.grain == "coarse"

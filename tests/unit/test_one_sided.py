@@ -100,6 +100,11 @@ def test_a_coarse_texture_begins_with_rows_of_two_of_which_half_resolution_and_b
         assert left[1] > least
 
 
+def test_noise_beside_a_coarse_texture_stays_fine_so_that_no_patch_moves():
+    fine, coarse = (shadow(OneSided(grain=grain)) for grain in GRAIN)
+    np.testing.assert_array_equal(fine, coarse)
+
+
 @given(
     rows=st.integers(9, 40),
     columns=st.integers(9, 40),
