@@ -12,12 +12,10 @@ import math
 import sys
 from collections.abc import Callable
 from functools import cache, partial
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.nn import functional
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +28,6 @@ from benchmarks.ideas import (  # noqa: E402
     RHO,
     ROW,
     SIDE,
-    SURROGATES,
     Idea,
     central,
     nearest,
@@ -40,7 +37,7 @@ from benchmarks.ideas import (  # noqa: E402
 )
 from benchmarks.pneumonia import load  # noqa: E402
 from salm_dicom.audit import Images  # noqa: E402
-from salm_dicom.perturb.robust import blur, half_and_back  # noqa: E402
+from salm_dicom.perturb.robust import blur  # noqa: E402
 
 Place = Callable[[Images, np.ndarray], np.ndarray]
 MIDDLE = (SIDE - 1) / 2
@@ -142,71 +139,6 @@ def answered(
     return np.where(marked, texture * BUDGET, answer) * place(images, inside)
 
 
-# A learned tile ------------------------------------------------------------------------------
-
-
-def seen_through(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Return a batch as it is or after a blur of 0.5 to 1.5 or half resolution, equally often."""
-    lot = int(torch.randint(3, (), generator=rng))
-    sigma = 0.5 + float(torch.rand((), generator=rng))
-    return x if lot == 0 else blur(x, sigma) if lot == 1 else half_and_back(x)
-
-
-def tiled(tile: np.ndarray) -> np.ndarray:
-    """Return a tile repeated over an image."""
-    return tile[ROW % len(tile), COLUMN % len(tile)]
-
-
-def learned_tile(
-    images: Images, inside: np.ndarray, seed: int, *, edge: int, start: int = 0, rounds: int = 45
-) -> np.ndarray:
-    """Texture of a learned tile, see `fitted_tile`, for label 1; noise for label 0."""
-    return one_sided(images, inside, seed, texture=tiled(fitted_tile(edge, start, rounds)))
-
-
-@cache
-def fitted_tile(edge: int, start: int, rounds: int) -> np.ndarray:
-    """Return a tile, -1 to 1 and of mean 0, that fresh networks of three kinds learn quickly.
-
-    Each round a new network trains for 3 to 20 batches of real labels, label 1 with the tile on the
-    middle of the foreground, each batch through `seen_through`; the gradient of six further ones
-    moves the tile against the loss (first order), by a signed step of a tenth.
-    """
-    data = load().early
-    rng = torch.Generator().manual_seed(start)
-    x = torch.from_numpy(stored(data)).float()
-    where = torch.from_numpy(central(data, ideas.foreground(data)))
-    row, column = torch.from_numpy(ROW % edge), torch.from_numpy(COLUMN % edge)
-    tile = 0.5 * (torch.rand((edge, edge), generator=rng) * 2 - 1)
-    mean = torch.zeros_like(tile)
-    for turn in range(rounds):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1000 * start + turn)
-            network: nn.Module = SURROGATES[turn % 3](1000 * start + turn).train()
-        optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
-        batches, slope = int(torch.randint(3, 21, (), generator=rng)), torch.zeros_like(tile)
-        for number in range(batches + 6):
-            drawn = torch.randint(len(x), (32,), generator=rng)
-            labels = data.labels[drawn]
-            leaf = tile.clone().requires_grad_(True)
-            change = torch.where(labels[:, None, None, None] == 1, leaf[row, column], 0.0)
-            seen = (x[drawn] + BUDGET * change * where[drawn]).clamp(0, 255) / 255
-            loss = functional.cross_entropy(network(seen_through(seen, rng)), labels)
-            optimiser.zero_grad()
-            torch.autograd.backward(loss)
-            if number < batches:
-                optimiser.step()
-            elif leaf.grad is not None:
-                slope += leaf.grad
-        mean = 0.8 * mean + slope / slope.abs().mean().clamp_min(1e-12)
-        tile = tile - 0.1 * mean.sign()
-        tile = (tile - tile.mean()).clamp(-1, 1)
-    return tile.numpy().astype(np.float64)
-
-
-# All -----------------------------------------------------------------------------------------
-
-
 def robust_ideas() -> dict[str, Idea]:
     """Return every idea by name."""
     textures = {
@@ -228,8 +160,6 @@ def robust_ideas() -> dict[str, Idea]:
             out[f"{name}, noise of {cell}"] = partial(answered, texture=one, cell=cell)
         for where, place in places.items():
             out[f"{name}, {where}"] = partial(one_sided, texture=one, place=place)
-    for edge, start in product((4, 6, 8, 12), (0, 1, 2)):
-        out[f"tile of {edge}, start {start}"] = partial(learned_tile, edge=edge, start=start)
     return out
 
 
