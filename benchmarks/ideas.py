@@ -531,15 +531,15 @@ def ideas() -> dict[str, Idea]:
     }
 
 
-def main() -> None:
-    """Try what was asked for and print a table."""
+def main(known: dict[str, Idea], out: str) -> None:
+    """Try what was asked for, print a table and write it to a file of this name."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--measures", nargs="*", default=["none"])
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--victims", nargs="*", default=VICTIMS)
     parser.add_argument("--seeds", type=int, nargs="*", default=[1])
-    parser.add_argument("-o", type=Path, default=ROOT / "benchmarks" / "results" / "ideas.json")
+    parser.add_argument("-o", type=Path, default=ROOT / "benchmarks" / "results" / out)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     data = load()
@@ -550,7 +550,7 @@ def main() -> None:
             trial(
                 victim, train_on, validation=method.held_out(other),
                 clean_validation=data.validation, test=data.validation, seed=seed,
-                countermeasure=measure, epochs=asked.epochs,
+                countermeasure=measure, epochs=asked.epochs, clean_train=data.early,
             ).last
             for victim in asked.victims for seed in asked.seeds
         ]  # fmt: skip
@@ -559,7 +559,6 @@ def main() -> None:
     rows = []
     print(f"| idea | {' | '.join(asked.measures)} | PSNR dB | changed | seconds |")
     print("|---|" + "---|" * (len(asked.measures) + 3))
-    known = ideas()
     for name in asked.only or known:
         began = time.perf_counter()
         region = REGION if name in BY_GRADIENT else None
@@ -592,4 +591,4 @@ def protected(
 
 
 if __name__ == "__main__":
-    main()
+    main(ideas(), "ideas.json")

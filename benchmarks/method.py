@@ -45,6 +45,7 @@ PLAN = ProtectionPlan(
 CONTENDERS: dict[str, ProtectionPlan] = {
     "one_sided": replace(PLAN, method="one_sided"),
     "hybrid": replace(PLAN, method="hybrid", steps=30, step_size=0.1, momentum=0.9),
+    "one_sided, coarse": replace(PLAN, method="one_sided", grain="coarse"),
     "one_sided, 2 x 2 cells": replace(PLAN, method="one_sided", block=2),
     "salm": PLAN,
     "salm, swap": replace(PLAN, swap=1.0, momentum=0.9, batches=30),
@@ -68,6 +69,7 @@ CONTENDERS: dict[str, ProtectionPlan] = {
 # Fitted with every seed even in the small size: they are compared in pairs.
 PAIRED = (
     "one_sided",
+    "one_sided, coarse",
     "hybrid",
     "texture",
     "salm",
@@ -79,6 +81,7 @@ PAIRED = (
 # Attacked with every countermeasure.
 ROBUST = (
     "one_sided",
+    "one_sided, coarse",
     "hybrid",
     "one_sided, 2 x 2 cells",
     "texture",

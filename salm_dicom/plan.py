@@ -20,7 +20,7 @@ from salm_dicom.checks import (
     check_share,
 )
 from salm_dicom.errors import NoForeground, PlanError
-from salm_dicom.perturb import BY_LABEL, EOT, METHODS, Epsilon, Method, Settings
+from salm_dicom.perturb import BY_LABEL, EOT, GRAINS, METHODS, Epsilon, Method, Settings
 from salm_dicom.volume import Booleans, StoredPixels, Volume
 
 EXTENTS = ("slice", "volume")
@@ -83,6 +83,8 @@ class ProtectionPlan:
     block
         Edge of the squares that share one mask and one sign: in voxels, or for `one_sided` in
         pixels of the image that networks are expected to see; for `hybrid` each of the two.
+    grain
+        Of the textures of `one_sided` and `hybrid`: `fine`, or `coarse` to outlive blur.
     zero_mean
         Make the changes of every slice add up to 0, and for methods with a gradient those of
         every region of it.
@@ -109,6 +111,7 @@ class ProtectionPlan:
     momentum: float = 0.5
     eot: tuple[str, ...] = ()
     block: int = 1
+    grain: str = "fine"
     objective: str = "classification"
     label_free: bool = False
     clusters: int = 10
@@ -130,6 +133,7 @@ class ProtectionPlan:
         check_choice("method", self.method, tuple(METHODS))
         check_choice("extent", self.extent, EXTENTS)
         check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("grain", self.grain, tuple(GRAINS))
         Epsilon.parse(self.epsilon)
         check_share("rho", self.rho)
         check_share("step size", self.step_size)
@@ -213,6 +217,7 @@ class ProtectionPlan:
                 momentum=self.momentum,
                 eot=self.eot,
                 block=self.block,
+                grain=self.grain,
                 place=place,
                 grid=self.grid,
                 region=region,

@@ -42,6 +42,14 @@ def plan_options(function: F) -> F:
                 help="Share of foreground voxels that may change.",
             ),
             click.option(
+                "--grain",
+                type=click.Choice(["fine", "coarse"]),
+                default="fine",
+                show_default=True,
+                help="Texture of one_sided and hybrid: columns of one pixel of --slice-size first, "
+                "or rows of two, of which JPEG, blur and half resolution leave something.",
+            ),
+            click.option(
                 "--steps", type=int, default=10, show_default=True, help="Gradient steps."
             ),
             click.option(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from salm_dicom.perturb.budget import Epsilon, Limits, quota, to_integers
-from salm_dicom.perturb.one_sided import OneSided
+from salm_dicom.perturb.one_sided import GRAINS, OneSided
 from salm_dicom.perturb.random import Random, Uniform
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BY_LABEL",
     "EOT",
+    "GRAINS",
     "METHODS",
     "WITHOUT_TORCH",
     "Epsilon",
@@ -108,6 +109,8 @@ class Settings:
 
     Parameters
     ----------
+    grain
+        A key of `GRAINS`.
     place
         Of the sample's label among all of the protector's.
     grid
@@ -124,6 +127,7 @@ class Settings:
     momentum: float = 0.5
     eot: tuple[str, ...] = ()
     block: int = 1
+    grain: str = "fine"
     place: int = 0
     grid: tuple[int, int] | None = None
     region: int | None = None
@@ -147,7 +151,7 @@ def _salm(s: Settings, **changes: Any) -> Salm:
 
 
 def _one_sided(s: Settings) -> OneSided:
-    return OneSided(rho=s.rho, place=s.place, cell=s.block, grid=s.grid)
+    return OneSided(rho=s.rho, place=s.place, cell=s.block, grain=s.grain, grid=s.grid)
 
 
 def _hybrid(s: Settings) -> Method:

@@ -13,6 +13,10 @@ from salm_dicom.perturb.budget import Limits, quota
 
 Integers = NDArray[np.signedinteger[Any]]
 
+# Cells to an edge of what is raised or lowered as one. Coarse textures are turned as well: victims
+# learned rows of two sooner than columns of two. Noise stays fine, for coarse noise moves means.
+GRAINS = {"fine": 1, "coarse": 2}
+
 # By row and column, counted in cells: whether a cell is raised. The one that networks learned
 # first in trials comes first; images have little energy where signs alternate that quickly.
 _TEXTURES: tuple[Callable[[Integers, Integers], Integers], ...] = (
@@ -47,6 +51,10 @@ class OneSided:
         Of the sample's label among all; 0 is the label without texture.
     cell
         Edge of the squares that share a sign, in pixels of `grid`.
+    grain
+        `fine`: columns of one cell first, which networks learn soonest in images as they are.
+        `coarse`: rows of two first, of which JPEG, blur and half resolution leave something;
+        its noise is as fine as the other's.
     grid
         Rows and columns of the images that victims are expected to learn from; None: the
         sample's own.
@@ -55,6 +63,7 @@ class OneSided:
     rho: float = 0.2
     place: int = 0
     cell: int = 1
+    grain: str = "fine"
     grid: tuple[int, int] | None = None
 
     needs_gradient: ClassVar[bool] = False
@@ -92,8 +101,12 @@ class OneSided:
             size = (*outer, int(row[-1]) + 1, int(column[-1]) + 1)
             drawn = rng.integers(0, 2, size, dtype=np.int8)
             return drawn[..., row, :][..., column]
+        thick = GRAINS[self.grain]
+        row, column = row // thick, column // thick
         if self.place <= len(_TEXTURES):
-            return _TEXTURES[self.place - 1](row[:, None], column)
+            texture = _TEXTURES[self.place - 1]
+            turned = self.grain == "coarse"
+            return texture(column, row[:, None]) if turned else texture(row[:, None], column)
         tile = np.random.default_rng(self.place).permutation(16).reshape(4, 4) % 2
         return tile[row % 4][:, column % 4]
 

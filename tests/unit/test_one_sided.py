@@ -8,14 +8,19 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from salm_dicom.audit import Images, trial
-from salm_dicom.perturb import Limits, OneSided, perturb
+from salm_dicom.perturb import Limits, OneSided, perturb, quota
+from salm_dicom.perturb.robust import blur, half_and_back
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector
 from salm_dicom.protector.fit import Study, fit
 from salm_dicom.volume import Integers
 from tests.unit.volumes import phantom_volume
+
+GRAIN = ("fine", "coarse")
 
 LIMITS = Limits(budget=np.full((1, 1, 1, 1), 8.0, np.float32), low=-1000, high=1000)
 
@@ -25,9 +30,10 @@ def shadow(method: OneSided, shape: tuple[int, ...] = (2, 1, 40, 40), seed: int 
     return method(x, None, np.ones(shape, dtype=bool), LIMITS, rng)
 
 
-def test_all_labels_change_the_same_central_voxels_and_textures_by_the_whole_budget():
+@pytest.mark.parametrize("grain", GRAIN)
+def test_all_labels_change_the_same_central_voxels_and_textures_by_the_whole_budget(grain):
     for place in range(9):
-        found = np.abs(shadow(OneSided(place=place)))
+        found = np.abs(shadow(OneSided(place=place, grain=grain)))
         assert not place or set(np.unique(found)) == {0, 8}
         rows, columns = np.nonzero(found[0, 0])
         assert len(rows) == 320  # 0.2 of 40 x 40
@@ -45,21 +51,27 @@ def test_the_label_without_texture_gets_every_strength_from_one_unit_to_the_budg
     assert counts.counts.min() > 25
 
 
-def test_a_texture_is_the_same_in_every_slice_and_random_signs_never_are():
+@pytest.mark.parametrize("grain", GRAIN)
+def test_a_texture_is_the_same_in_every_slice_and_random_signs_never_are(grain):
     for place in range(1, 9):
-        found = shadow(OneSided(place=place))
+        method = OneSided(place=place, grain=grain)
+        found = shadow(method)
         np.testing.assert_array_equal(found[0], found[1])
-        np.testing.assert_array_equal(found, shadow(OneSided(place=place), seed=1))
-    found = shadow(OneSided())
+        np.testing.assert_array_equal(found, shadow(method, seed=1))
+    found = shadow(OneSided(grain=grain))
     assert (found[0] != found[1]).any()
-    assert (found != shadow(OneSided(), seed=1)).any()
+    assert (found != shadow(OneSided(grain=grain), seed=1)).any()
     assert abs(found.mean(where=found != 0)) < 1
 
 
-def test_no_two_textures_are_shifts_of_each_other():
-    textures = [shadow(OneSided(place=place, rho=1.0), (1, 1, 8, 8))[0, 0] for place in range(1, 9)]
+@pytest.mark.parametrize(("grain", "period"), [("fine", 4), ("coarse", 8)])
+def test_no_two_textures_are_shifts_of_each_other(grain, period):
+    textures = [
+        shadow(OneSided(place=place, rho=1.0, grain=grain), (1, 1, 16, 16))[0, 0]
+        for place in range(1, 9)
+    ]
     for one, other in combinations(textures, 2):
-        for shift in np.ndindex(4, 4):
+        for shift in np.ndindex(period, period):
             assert (np.roll(one, shift, axis=(0, 1)) != other).any()
 
 
@@ -73,6 +85,51 @@ def test_cells_grow_with_the_sample_so_that_a_coarser_grid_still_shows_them(
     cells = found.reshape(40 // down, down, 40 // right, right)
     assert (cells == cells[:, :1, :, :1]).all()
     assert (np.diff(cells[:, 0, :, 0], axis=0) != 0).any() or place == 1
+
+
+def test_a_coarse_texture_begins_with_rows_of_two_of_which_half_resolution_and_blur_leave_more():
+    fine, coarse = (
+        torch.from_numpy(shadow(OneSided(place=1, rho=1.0, grain=grain))).float() for grain in GRAIN
+    )
+    found = coarse[0, 0]
+    assert (found == found[:, :1]).all()
+    assert found[:6, 0].tolist() == [-8, -8, 8, 8, -8, -8]
+    for seen, least in ((half_and_back, 3.5), (lambda x: blur(x, 1.0), 2.0)):
+        left = [seen(one)[..., 4:-4, 4:-4].square().mean() ** 0.5 for one in (fine, coarse)]
+        assert left[0] < 0.2
+        assert left[1] > least
+
+
+def test_noise_beside_a_coarse_texture_stays_fine_so_that_no_patch_moves():
+    fine, coarse = (shadow(OneSided(grain=grain)) for grain in GRAIN)
+    np.testing.assert_array_equal(fine, coarse)
+
+
+@given(
+    rows=st.integers(9, 40),
+    columns=st.integers(9, 40),
+    place=st.integers(0, 8),
+    rho=st.floats(0.05, 1.0),
+    budget=st.integers(1, 12),
+    seed=st.integers(0, 99),
+)
+def test_a_coarse_texture_keeps_budget_share_sum_and_background(
+    rows, columns, place, rho, budget, seed
+):
+    rng = np.random.default_rng(seed)
+    inside = rng.random((3, 1, rows, columns)) < 0.7
+    x = rng.integers(0, 256, inside.shape).astype(np.int16)
+    limits = Limits(budget=np.full((1, 1, 1, 1), budget, np.float32), low=0, high=255)
+    method = OneSided(place=place, rho=rho, grain="coarse", grid=(9, 9))
+    found = perturb(method, x, None, inside, limits, seed=seed)
+    np.testing.assert_array_equal(found, perturb(method, x, None, inside, limits, seed=seed))
+    assert np.abs(found).max() <= budget
+    assert not found[~inside].any()
+    assert (x + found).min() >= 0
+    assert (x + found).max() <= 255
+    for change, mask in zip(found, inside, strict=True):
+        assert np.count_nonzero(change) <= quota(mask, rho)
+        assert change.sum() == 0
 
 
 def test_a_volume_has_the_texture_in_every_slice():

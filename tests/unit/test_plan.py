@@ -21,6 +21,7 @@ OTHERS = {
     "momentum": 0.25,
     "eot": ("blur",),
     "block": 2,
+    "grain": "coarse",
     "swap": 0.5,
     "method": "dense",
     "epsilon": "8/255",
@@ -55,6 +56,7 @@ OTHERS = {
         ),
         ({"extent": "patient"}, "extent 'patient' is unknown; known are slice, volume"),
         ({"schedule": "never"}, "schedule 'never' is unknown; known are round, step, once"),
+        ({"grain": "huge"}, "grain 'huge' is unknown; known are fine, coarse"),
         ({"epsilon": "six"}, "epsilon 'six' is not understood"),
         ({"epsilon": "2"}, "whole intensity range"),
         ({"rho": 0.0}, "rho is 0;"),
@@ -167,8 +169,8 @@ def test_a_method_gets_the_settings_of_its_plan():
         method="one_sided", rho=0.3, steps=4, step_size=0.5, schedule="once", zero_mean=False
     )
     assert plan.build_method(2) == OneSided(rho=0.3, place=2, grid=(128, 128))
-    volumetric = replace(plan, extent="volume", block=3).build_method()
-    assert volumetric == OneSided(rho=0.3, cell=3, grid=(96, 96))
+    volumetric = replace(plan, extent="volume", block=3, grain="coarse").build_method()
+    assert volumetric == OneSided(rho=0.3, cell=3, grain="coarse", grid=(96, 96))
     plan = replace(plan, method="salm")
     assert plan.build_method() == Salm(
         rho=0.3, steps=4, step_size=0.5, schedule="once", balanced=False
