@@ -31,7 +31,7 @@ def called(
         high=limits.high,
         padding=limits.padding,
     )
-    shadow: torch.Tensor = method(
-        torch.from_numpy(x), loss, torch.from_numpy(foreground), tensors, rng
-    )
+    # methods number voxels row by row, whatever their order in memory
+    stored = torch.from_numpy(np.ascontiguousarray(x))
+    shadow: torch.Tensor = method(stored, loss, torch.from_numpy(foreground), tensors, rng)
     return shadow.numpy(force=True)
