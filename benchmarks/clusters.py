@@ -113,12 +113,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         mine = [row for row in rows if row["data"] == name]
         for key, way in ways.items():
             cells = [
-                f"{fmean(row[key][which] for row in mine):.2f} "
-                f"({', '.join(f'{row[key][which]:.2f}' for row in mine)})"
-                for which in ("adjusted_rand", "purity")
+                _cell([row[key][which] for row in mine]) for which in ("adjusted_rand", "purity")
             ]
             lines.append(f"| {name} | {way} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(values: Sequence[float]) -> str:
+    """Return the mean and what it is of; no zero has a sign."""
+    mean, *each = (f"{round(one, 2) + 0:.2f}" for one in (fmean(values), *values))
+    return f"{mean} ({', '.join(each)})" if len(each) > 1 else mean
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -53,7 +53,7 @@ ORGANS: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 CHANCE = 1 / len(ORGANS)
 PLAN = ProtectionPlan(
-    epsilon="8/255", slice_size=CROP[1:], volume_size=CROP, batches=20, batch_size=32
+    epsilon="8/255", slice_size=CROP[1:], volume_size=CROP, rounds=4, batches=20, batch_size=32
 )
 CONTENDERS: dict[str, ProtectionPlan] = {
     "random": replace(PLAN, method="random"),
@@ -175,11 +175,12 @@ def shared(protector: Protector, of: Crops) -> Crops:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Clean crops of the patient to learn from, and of the one to test on."""
+    """Clean crops of the patient to learn from, and of the one to test on; what was fitted."""
 
     learn: Crops
     choose: Crops
     test: Crops
+    fits: dict[ProtectionPlan, Protector] = field(default_factory=dict)
 
     @classmethod
     def of(cls, number: int, known: Sequence[Patient], size: Size) -> Split:
@@ -201,14 +202,21 @@ class Split:
             epochs=epochs,
         )  # fmt: skip
 
+    def fitted(self, plan: ProtectionPlan) -> Protector:
+        """Return a protector; a fit of volume extent has the surrogate of slices, too."""
+        if not plan.needs_surrogate:
+            return Protector(plan=plan)
+        wanted = replace(plan, extent="volume")
+        if wanted not in self.fits:
+            studies = [Study(label=name, load=lambda v=v: v) for name, v in self.learn.volumes()]
+            with tempfile.TemporaryDirectory() as folder:
+                self.fits[wanted] = fit(studies, wanted, Path(folder))
+        return replace(self.fits[wanted], plan=plan)
+
     def protected(self, plan: ProtectionPlan) -> tuple[Crops, Crops, dict[str, Any]]:
         """Return the crops as they are shared, and what is worth saying of it."""
         began = time.perf_counter()
-        studies = [Study(label=name, load=lambda v=v: v) for name, v in self.learn.volumes()]
-        with tempfile.TemporaryDirectory() as folder:
-            protector = (
-                fit(studies, plan, Path(folder)) if plan.needs_surrogate else Protector(plan=plan)
-            )
+        protector = self.fitted(plan)
         learn, choose = shared(protector, self.learn), shared(protector, self.choose)
         change = (learn.values - self.learn.values).astype(np.float64)
         low, high = CT_RANGE_HU

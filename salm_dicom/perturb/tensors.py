@@ -26,7 +26,7 @@ def called(
     """Return the method's shadow, shape of x; its random numbers come from `seed` alone."""
     rng = torch.Generator().manual_seed(seed)
     tensors = limits.with_budget(torch.from_numpy(limits.budget))
-    shadow: torch.Tensor = method(
-        torch.from_numpy(x), loss, torch.from_numpy(foreground), tensors, rng
-    )
+    # methods number voxels row by row, whatever their order in memory
+    stored = torch.from_numpy(np.ascontiguousarray(x))
+    shadow: torch.Tensor = method(stored, loss, torch.from_numpy(foreground), tensors, rng)
     return shadow.numpy(force=True)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.agreement import adjusted_rand, agreement, purity
+from benchmarks.clusters import table as table_of_clusters
 from benchmarks.method import table
 
 groupings = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=30)
@@ -54,3 +55,14 @@ def test_the_table_of_methods_says_how_far_clusters_follow_labels():
     lines = list(table({"rows": [row], "robust": [], "clean": {"convnet/none/100": {"auc": 0.95}}}))
     assert lines[-1] == "| salm, label-free | 3 | 0.57 | 0.75 |"
     assert len(list(table({"rows": [], "robust": [], "clean": {}}))) == 2
+
+
+def test_the_table_of_clusters_has_the_mean_of_the_seeds_and_each():
+    ways = ("fit", "late", "pixels", "pixels, late", "chance")
+    rows = [
+        {"data": "mednist"} | {way: {"adjusted_rand": index, "purity": 0.5} for way in ways}
+        for index in (-0.001, 0.4)
+    ]
+    lines = table_of_clusters(rows).splitlines()
+    assert lines[2] == "| mednist | label-free fit | 0.20 (0.00, 0.40) | 0.50 (0.50, 0.50) |"
+    assert "| mednist | chance | 0.40 | 0.50 |" in table_of_clusters(rows[1:])

@@ -197,6 +197,16 @@ def test_a_perturbation_depends_on_no_series_that_went_before(method, extent):
         assert first[uid].record == second[uid].record
 
 
+@pytest.mark.parametrize("extent", ["slice", "volume"])
+@pytest.mark.parametrize("method", ["salm", "dense", "hybrid", "random"])
+def test_the_order_of_voxels_in_memory_does_not_matter(method, extent):
+    protector = untrained_protector(method=method, extent=extent)
+    volume = phantom_volume(slices=3)
+    turned = np.asfortranarray(volume.pixels.values)
+    other = replace(volume, pixels=replace(volume.pixels, values=turned))
+    assert np.array_equal(apply(protector, other).delta, apply(protector, volume).delta)
+
+
 def test_series_and_seeds_differ_in_what_is_random():
     volume = phantom_volume()
     other_seed = Protector(plan=ProtectionPlan(method="random", seed=1))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from benchmarks.volumes import CONTENDERS, CROP, ORGANS, Patient, Size, Split, table
+from benchmarks.volumes import CONTENDERS, CROP, ORGANS, Patient, Size, Split, shared, table
+from salm_dicom.protector.fit import Study, fit
 
 SIZE = Size(learn=3, choose=2, test=4, epochs=1)
 
@@ -47,6 +50,15 @@ def test_crops_show_an_organ_in_their_middle_and_sides_come_from_two_patients():
 def test_a_volume_extent_and_a_slice_extent_differ_in_nothing_else():
     one, other = CONTENDERS["salm, volume"].to_dict(), CONTENDERS["salm, slice"].to_dict()
     assert {name for name in one if one[name] != other[name]} == {"extent"}
+
+
+def test_slices_are_protected_as_by_a_fit_of_slice_extent(tmp_path):
+    split = Split.of(0, (patient(0), patient(1)), SIZE)
+    plan = replace(CONTENDERS["salm, slice"], rounds=1, batches=1, batch_size=4, steps=2)
+    studies = [Study(label=name, load=lambda v=v: v) for name, v in split.learn.volumes()]
+    assert shared(split.fitted(plan), split.test).values.tolist() == (
+        shared(fit(studies, plan, tmp_path), split.test).values.tolist()
+    )
 
 
 def test_random_changes_stay_in_the_budget_of_the_window():
