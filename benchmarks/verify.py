@@ -158,7 +158,7 @@ def measured(name: str, slices: int, series: int, repeats: int, jobs: int) -> di
             row[f"{title}_{key}"] = round(median(turn[title][key] for turn in turns), 3)
             if title != "read_both":
                 ratios = (turn[title][key] / turn["read_both"][key] for turn in turns)
-                row[f"{title}_{kind}_ratio"] = round(median(ratios), 2)
+                row[f"{title}_{kind}_ratio"] = round(median(ratios), 3)
     return row
 
 
