@@ -164,14 +164,21 @@ def _threshold(pixels: StoredPixels, modality: str, coarse: Floats) -> Floats:
     """Return the stored value between air and anatomy, for each slice."""
     if modality == "CT":
         return (_CT_AIR_HU - pixels.intercept) / pixels.slope
-    scaled = pixels.slope[:, None, None] * coarse + pixels.intercept[:, None, None]
+    modality_values = pixels.slope[:, None, None] * coarse + pixels.intercept[:, None, None]
+    scaled = modality_values.astype(np.float32)
+    stored: Floats = (_li(scaled) - pixels.intercept) / pixels.slope
+    return stored
+
+
+def _li(values: NDArray[np.float32]) -> np.float64:
+    """Return Li's threshold; of values that are all the same this one, where ITK reads astray."""
+    if values.min() == values.max():
+        return np.float64(values.min())
     chosen = sitk.LiThresholdImageFilter()
     chosen.SetInsideValue(0)
     chosen.SetOutsideValue(1)
-    chosen.Execute(sitk.GetImageFromArray(scaled.astype(np.float32)))
-    value = np.float64(chosen.GetThreshold())
-    stored: Floats = (value - pixels.intercept) / pixels.slope
-    return stored
+    chosen.Execute(sitk.GetImageFromArray(values))
+    return np.float64(chosen.GetThreshold())
 
 
 def _coarse(

@@ -30,9 +30,9 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 # How often a pool that ends looks whether one of its workers was killed.
 _LOOK_S = 0.5
+_UNKNOWN = "an engine is local, serial, or dask://HOST:PORT"
 # Forked workers, for what needs no torch.
 COPIES = "copies"
-_HERE = ("serial", "local", COPIES)
 # What a job's future raises when the processes that should do it are gone.
 LOST = (BrokenExecutor, EOFError, ConnectionError)
 
@@ -178,12 +178,18 @@ class Engine:
 
     Parameters
     ----------
+    has_address
+        Whether its name is followed by `://HOST:PORT`.
+    is_offered
+        Whether a user can ask for it.
     start
         Returns the executor of so many workers, or of those at an address.
     warm_up
         Has the workers at an address begin to import modules, and does not wait for it.
     """
 
+    has_address: bool = False
+    is_offered: bool = True
     start: Callable[[int, str, Work | None], Executor]
     warm_up: Callable[[str, tuple[str, ...]], None] = lambda address, modules: None
 
@@ -191,8 +197,8 @@ class Engine:
 ENGINES: dict[str, Engine] = {
     "serial": Engine(start=_serial),
     "local": Engine(start=_local, warm_up=_preload),
-    COPIES: Engine(start=_copies if CAN_COPY else _local),
-    "dask": Engine(start=_dask, warm_up=_warm_cluster),
+    COPIES: Engine(start=_copies if CAN_COPY else _local, is_offered=False),
+    "dask": Engine(start=_dask, warm_up=_warm_cluster, has_address=True),
 }
 
 
@@ -234,15 +240,19 @@ def warm_up(engine: str = "local", *, with_torch: bool = False) -> None:
     row.warm_up(address, (*_WORK, *(_TORCH_WORK if with_torch else ())))
 
 
+def check(engine: str) -> None:
+    """Raise `PlanError` when a user cannot ask for such an engine, or when no scheduler answers."""
+    row, address = _named(engine)
+    if not row.is_offered:
+        raise PlanError(_UNKNOWN)
+    if row.has_address:
+        row.start(0, address, None).shutdown()
+
+
 def _named(engine: str) -> tuple[Engine, str]:
     """Return an engine and its address."""
     name, _, address = engine.partition("://")
-    if engine not in _HERE and not (name == "dask" and address):
-        raise PlanError("an engine is local, serial, or dask://HOST:PORT")
-    return ENGINES[name], address
-
-
-def check(engine: str) -> None:
-    """Raise `PlanError` when there is no such engine, or when no scheduler answers."""
-    if engine not in _HERE[:2]:
-        start("" if engine == COPIES else engine, 0).shutdown()
+    row = ENGINES.get(name)
+    if row is None or not (address if row.has_address else name == engine):
+        raise PlanError(_UNKNOWN)
+    return row, address

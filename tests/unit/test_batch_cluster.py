@@ -264,7 +264,9 @@ def test_without_the_extra_the_sentence_says_what_to_install(export_of_six, monk
         protect(request(export_of_six, "out", engine="dask://127.0.0.1:1"))
 
 
-@pytest.mark.parametrize("name", ["spark", "dask", "dask://", "local://x", ""])
+@pytest.mark.parametrize(
+    "name", ["spark", "dask", "dask://", "local://", "local://x", "copies", ""]
+)
 def test_an_engine_that_there_is_not_is_refused(export_of_six, name):
     with pytest.raises(PlanError, match="an engine is local, serial, or dask"):
         protect(request(export_of_six, "out", engine=name))

@@ -229,3 +229,17 @@ def test_values_that_no_float32_tells_apart_are_met_in_silence(capfd, slope):
     )
     assert foreground(pixels, "MR").any() == (slope != 1e37)
     assert capfd.readouterr() == ("", "")
+
+
+def test_values_that_are_all_the_same_in_float32_give_one_foreground_every_time():
+    rng = np.random.default_rng(1)
+    values = rng.integers(0, 1000, (2, 64, 64), dtype=np.int16)
+    pixels = StoredPixels(
+        values=values, slope=np.full(2, 1e-300), intercept=np.zeros(2), bits_stored=16, signed=True
+    )
+    first = foreground(pixels, "MR")
+    assert first.any()
+    for _ in range(300):
+        # memory that others have written to is where a threshold was once read from
+        _ = [rng.random(rng.integers(10, 200_000)) for _ in range(3)]
+        np.testing.assert_array_equal(foreground(pixels, "MR"), first)
