@@ -1,8 +1,7 @@
 """Anatomy versus air, as a mask: where a perturbation may go.
 
 Air is found on a grid coarsened by up to 8, which keeps the mask cheap; its edge is then taken
-voxel by voxel. Lungs and bowel inside the body count as
-anatomy, the air around the patient does not.
+voxel by voxel. Lungs and bowel inside the body count as anatomy, the air around it does not.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 # CT: between air (-1000 HU) and fat (-100 HU).
 _CT_AIR_HU = -500.0
-# Projections and photographs have no air that a threshold could find: all that is not clipped
-# counts.
+# Projections and photographs have no air for a threshold: all that is not clipped counts.
 _PROJECTIONS = {
     "CR", "DX", "MG", "RG", "IO", "PX", "XA", "RF",
     "ES", "GM", "OP", "OAM", "SM", "XC", "DMS",
@@ -164,21 +162,16 @@ def _threshold(pixels: StoredPixels, modality: str, coarse: Floats) -> Floats:
     """Return the stored value between air and anatomy, for each slice."""
     if modality == "CT":
         return (_CT_AIR_HU - pixels.intercept) / pixels.slope
-    modality_values = pixels.slope[:, None, None] * coarse + pixels.intercept[:, None, None]
-    scaled = modality_values.astype(np.float32)
-    stored: Floats = (_li(scaled) - pixels.intercept) / pixels.slope
+    scaled = pixels.slope[:, None, None] * coarse + pixels.intercept[:, None, None]
+    values, value = scaled.astype(np.float32), np.float64(0)
+    if values.any():  # of nothing but zeros ITK's threshold is what it finds in memory
+        chosen = sitk.LiThresholdImageFilter()
+        chosen.SetInsideValue(0)
+        chosen.SetOutsideValue(1)
+        chosen.Execute(sitk.GetImageFromArray(values))
+        value = np.float64(chosen.GetThreshold())
+    stored: Floats = (value - pixels.intercept) / pixels.slope
     return stored
-
-
-def _li(values: NDArray[np.float32]) -> np.float64:
-    """Return Li's threshold; of values that are all the same this one, where ITK reads astray."""
-    if values.min() == values.max():
-        return np.float64(values.min())
-    chosen = sitk.LiThresholdImageFilter()
-    chosen.SetInsideValue(0)
-    chosen.SetOutsideValue(1)
-    chosen.Execute(sitk.GetImageFromArray(values))
-    return np.float64(chosen.GetThreshold())
 
 
 def _coarse(
