@@ -29,7 +29,7 @@ import pydicom
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for benchmarks.measured, tests.radiographs
 
-from benchmarks.measured import write_results  # noqa: E402
+from benchmarks.measured import shared_file, write_results  # noqa: E402
 from tests.radiographs import write_radiographs  # noqa: E402
 
 # Exit of a command that left something out: real series do not all suit every method.
@@ -42,14 +42,6 @@ METHODS: dict[str, tuple[str, ...]] = {
     "salm": ("--method=salm", "--epsilon=8/255"),
     "one_sided": ("--method=one_sided", "--epsilon=8/255"),
 }
-
-
-def shared(name: str) -> Path:
-    """Return a file of the shared data."""
-    path = Path(os.environ.get("SALM_SHARED", ROOT.parent / "shared")) / "data" / name
-    if not path.exists():
-        raise SystemExit(f"{path.name} was not found; SALM_SHARED=FOLDER names its place")
-    return path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +116,7 @@ class Pictures:
 
     def read(self) -> dict[str, np.ndarray]:
         """Return the pictures of each label, (n, rows, columns), uint8."""
-        raw = np.load(shared(self.file))
+        raw = np.load(shared_file(self.file))
         of_label = raw["train_labels"][:, 0]
         return {name: raw["train_images"][of_label == n] for n, name in enumerate(self.labels)}
 
@@ -156,12 +148,12 @@ class Modalities:
         (folder / "export").mkdir()
         modality_of: dict[str, str] = {}
         patients: dict[str, set[str]] = {}
-        with shared("FILES.csv").open(newline="") as stream:
+        with shared_file("FILES.csv").open(newline="") as stream:
             for number, row in enumerate(csv.DictReader(stream)):
                 is_image = row["modality"] in ("CT", "MR") and int(row["rows"] or 0) >= self.side
                 if row["kind"] == "dicom" and is_image:
                     file = folder / "export" / f"{number:04d}.dcm"
-                    shutil.copy(shared(row["file"]), file)
+                    shutil.copy(shared_file(row["file"]), file)
                     head = pydicom.dcmread(file, stop_before_pixels=True, force=True)
                     modality_of[str(head.get("SeriesInstanceUID", ""))] = row["modality"]
                     whose = patients.setdefault(row["modality"], set())

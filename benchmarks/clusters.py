@@ -95,8 +95,8 @@ def _unheard(*_: object) -> None:
     pass
 
 
-def _refuse(place: int, error: Exception) -> None:
-    raise SystemExit(f"image {place}: {error}")
+def _refuse(place: int, code: str, reason: str) -> None:
+    raise SystemExit(f"image {place}: {code} {reason}")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -29,6 +29,14 @@ class Run:
     work_seconds: float | None = None
 
 
+def shared_file(name: str) -> Path:
+    """Return a file below data/ of the folder that SALM_SHARED names, else ../shared."""
+    path = Path(os.environ.get("SALM_SHARED", ROOT.parent / "shared")) / "data" / name
+    if not path.exists():
+        raise SystemExit(f"{path.name} was not found; SALM_SHARED=FOLDER names its place")
+    return path
+
+
 def compile_bytecode() -> None:
     """Write our bytecode, which installing a package does; else every start would make it again.
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.measured import shared_file
 from salm_dicom.audit import Images
 from salm_dicom.volume import StoredPixels, Volume
 
-ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("normal", "pneumonia")
 A_CLASS = 600
 A_SERIES = 24
@@ -31,11 +29,7 @@ class Data:
 
 def load() -> Data:
     """Return PneumoniaMNIST; early and late sets have no image in common."""
-    shared = Path(os.environ.get("SALM_SHARED", ROOT.parent / "shared"))
-    path = shared / "data" / "pneumoniamnist" / "pneumoniamnist.npz"
-    if not path.exists():
-        raise SystemExit("pneumoniamnist.npz was not found; SALM_SHARED=FOLDER names its place")
-    raw = np.load(path)
+    raw = np.load(shared_file("pneumoniamnist/pneumoniamnist.npz"))
     labels = raw["train_labels"][:, 0]
     order = np.random.default_rng(0)
     of_class = [order.permutation(np.flatnonzero(labels == c)) for c in range(len(CLASSES))]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.measured import shared_file  # noqa: E402
 from salm_dicom.audit import (  # noqa: E402
     SEGMENTERS,
     Images,
@@ -75,10 +75,7 @@ def load() -> tuple[np.ndarray, np.ndarray]:
         import h5py
     except ImportError as error:
         raise SystemExit("this benchmark reads HDF5: pip install h5py") from error
-    shared = Path(os.environ.get("SALM_SHARED", ROOT.parent / "shared"))
-    path = shared / "data" / "msd_lung_patches" / "val_patches.h5"
-    if not path.exists():
-        raise SystemExit("val_patches.h5 was not found; SALM_SHARED=FOLDER names its place")
+    path = shared_file("msd_lung_patches/val_patches.h5")
     with h5py.File(path) as file:
         images, masks = file["images"][:, 0], file["labels"][:, 0]
     # ten patches of one patient after the other

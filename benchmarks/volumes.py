@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import tempfile
 import time
@@ -36,7 +35,7 @@ from torch.nn import functional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.measured import write_results  # noqa: E402
+from benchmarks.measured import shared_file, write_results  # noqa: E402
 from benchmarks.method import spread  # noqa: E402
 from salm_dicom.audit import Images, Trial, normalised_protection, trial, verdict  # noqa: E402
 from salm_dicom.plan import CT_RANGE_HU, ProtectionPlan  # noqa: E402
@@ -110,16 +109,11 @@ class Crops:
 
 def patients() -> tuple[Patient, Patient]:
     """Return both patients."""
-    data = Path(os.environ.get("SALM_SHARED", ROOT.parent / "shared")) / "data"
     pairs = (
         ("nifti_ct_seg/example_ct_sm.nii.gz", "nifti_ct_seg/example_seg.nii.gz"),
         ("ct_siemens_j2k_series/dicom", "ct_siemens_j2k_series/example_seg_dicom.nii.gz"),
     )
-    for names in pairs:
-        for name in names:
-            if not (data / name).exists():
-                raise SystemExit(f"{name} was not found; SALM_SHARED=FOLDER names its place")
-    one, other = (patient(data / image, data / organs) for image, organs in pairs)
+    one, other = (patient(shared_file(image), shared_file(organs)) for image, organs in pairs)
     return one, other
 
 
