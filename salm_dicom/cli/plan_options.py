@@ -47,7 +47,7 @@ def plan_options(function: F) -> F:
                 default="fine",
                 show_default=True,
                 help="Texture of one_sided and hybrid: columns of one pixel of --slice-size first, "
-                "or rows of two, of which JPEG, blur and half resolution leave something.",
+                "or rows of two, of which half resolution and often blur leave something.",
             ),
             click.option(
                 "--steps", type=int, default=10, show_default=True, help="Gradient steps."

@@ -1,6 +1,6 @@
 """Outlines: what SEG and RTSTRUCT objects mark on the slices of a series.
 
-What only such objects need is imported when there is one: a fifth of the start of every process.
+What only such objects need is imported when there is one, as every process that starts would wait.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class OneSided:
         Edge of the squares that share a sign, in pixels of `grid`.
     grain
         `fine`: columns of one cell first, which networks learn soonest in images as they are.
-        `coarse`: rows of two first, of which JPEG, blur and half resolution leave something;
+        `coarse`: rows of two first, of which half resolution and often blur leave something;
         its noise is as fine as the other's.
     grid
         Rows and columns of the images that victims are expected to learn from; None: the
