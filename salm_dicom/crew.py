@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import mmap
 import os
 import pickle
 import signal
@@ -14,11 +13,12 @@ from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
 from typing import Any, Generic, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from salm_dicom.shared import settle, shared
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,9 +27,6 @@ R = TypeVar("R")
 CAN_COPY = sys.platform == "linux"
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
-# asm-generic/mman-common.h, from Linux 5.14 on; others refuse it and no harm is done
-_MADV_POPULATE_WRITE = 23
-_madvise = getattr(ctypes.CDLL(None), "madvise", None)
 # Bytes before a result that say how long it is.
 _HEAD = 8
 
@@ -77,19 +74,16 @@ class Crew:
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Return an array that copies of this process write to as well; its values are anything."""
-        return np.empty(shape, dtype) if self._is_alone else _shared(shape, np.dtype(dtype))
+        return np.empty(shape, dtype) if self._is_alone else shared(shape, np.dtype(dtype))
 
     def zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Return such an array of zeros."""
-        return np.zeros(shape, dtype) if self._is_alone else _shared(shape, np.dtype(dtype))
+        return np.zeros(shape, dtype) if self._is_alone else shared(shape, np.dtype(dtype))
 
-    def ready(self, array: NDArray[Any]) -> None:
-        """Give a part of such an array its memory: at once costs less than page by page."""
-        if self._is_alone or _madvise is None:
-            return
-        start = array.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
-        size = array.ctypes.data + array.nbytes - start
-        _madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_POPULATE_WRITE)
+    def ready(self, part: NDArray[Any]) -> None:
+        """Give a part of such an array its memory, before it is written; see `shared.settle`."""
+        if not self._is_alone:
+            settle(part)
 
     @property
     def _is_alone(self) -> bool:
@@ -101,12 +95,6 @@ ALONE = Crew()
 
 def _called(work: Callable[[], Any]) -> Any:
     return work()
-
-
-def _shared(shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
-    """Return zeros in memory that a copy does not copy."""
-    memory = mmap.mmap(-1, max(prod(shape) * kind.itemsize, 1))
-    return np.frombuffer(memory, kind, prod(shape)).reshape(shape)
 
 
 class _Copy(Generic[T, R]):

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "salm_dicom"
 # Lowest first. A part imports itself and the rows above its own; parts of one row are siblings.
 LAYERS = (
     ("errors",),
-    ("plots",),
+    ("plots", "shared"),
     (
         "volume",
         "difference",
