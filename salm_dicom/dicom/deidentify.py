@@ -30,7 +30,8 @@ from pydicom.tag import BaseTag
 
 from salm_dicom import __version__
 from salm_dicom.dicom import header as h
-from salm_dicom.dicom.part10 import FIRST_PIXEL_TAG, Part10, parse
+from salm_dicom.dicom.elements import FIRST_PIXEL_TAG
+from salm_dicom.dicom.part10 import Part10, parse
 from salm_dicom.dicom.splice import file_meta, splice
 from salm_dicom.dicom.uids import new_uid
 from salm_dicom.errors import InputError, ParseError, PlanError

@@ -16,6 +16,8 @@ UNDEFINED = 0xFFFFFFFF
 ITEM = 0xFFFEE000
 ITEM_END = 0xFFFEE00D
 SEQUENCE_END = 0xFFFEE0DD
+# Float, double float and integer pixel data: whatever comes from here on is not header.
+FIRST_PIXEL_TAG = 0x7FE00008
 _DEEPEST = 50
 _new = tuple.__new__
 

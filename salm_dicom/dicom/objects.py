@@ -20,8 +20,9 @@ from pydicom.uid import UID
 from salm_dicom import __version__
 from salm_dicom.dicom import header as h
 from salm_dicom.dicom import provenance
+from salm_dicom.dicom.elements import FIRST_PIXEL_TAG
 from salm_dicom.dicom.modalities import modality
-from salm_dicom.dicom.part10 import FIRST_PIXEL_TAG, Part10, parse, text
+from salm_dicom.dicom.part10 import Part10, parse, text
 from salm_dicom.dicom.references import replaced
 from salm_dicom.dicom.rewriting import NewUid
 from salm_dicom.dicom.splice import IMPLICIT_LITTLE, Encoding, file_meta, splice, value_after

@@ -26,6 +26,7 @@ from pydicom.uid import (
 
 from salm_dicom.dicom.deflate import inflated
 from salm_dicom.dicom.elements import KNOWN_VRS, UNDEFINED, Span, Unusual, walk
+from salm_dicom.dicom.layouts import Layouts
 from salm_dicom.errors import (
     EmptyFile,
     InputError,
@@ -38,8 +39,7 @@ from salm_dicom.errors import (
 )
 
 TRANSFER_SYNTAX = 0x00020010
-# Float, double float and integer pixel data: whatever comes from here on is not header.
-FIRST_PIXEL_TAG = 0x7FE00008
+_layouts = Layouts()  # of this process
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def walked(data: bytes, before: int) -> Part10:
     meta = {span.tag: data[span.value : span.value_stop] for span in spans}
     syntax = _known_syntax(text(meta.get(TRANSFER_SYNTAX, b"")))
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
-    found = walk(data, start, implicit=implicit, little=little, before=before)
+    found = _layouts.walk(data, start, implicit=implicit, little=little, before=before)
     return Part10(data, tuple(found), meta, implicit, little)
 
 

@@ -8,8 +8,8 @@ from struct import unpack
 
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from salm_dicom.dicom.elements import Unusual
-from salm_dicom.dicom.part10 import FIRST_PIXEL_TAG, Part10, parse, walked
+from salm_dicom.dicom.elements import FIRST_PIXEL_TAG, Unusual
+from salm_dicom.dicom.part10 import Part10, parse, walked
 from salm_dicom.errors import EmptyFile, Unreadable
 
 # Most headers end within this many bytes.
