@@ -55,9 +55,15 @@ def slice_change(subject: Subject, index: int) -> SliceChange:
         each[index] for each in (subject.mask, subject.pixels.values, subject.after)
     )
     foreground = int(np.count_nonzero(mask))
-    places = np.flatnonzero(before != after)
-    if not places.size:
+    differs = before != after
+    changed = int(np.count_nonzero(differs))
+    if not changed:
         return SliceChange(foreground=foreground)
+    if changed == np.count_nonzero(differs[subject.box]):  # to list places takes longest of all
+        mask, before, after, differs = (
+            each[subject.box] for each in (mask, before, after, differs)
+        )
+    places = np.flatnonzero(differs)
     ends = sorted({*subject.pixels.representable, *subject.extremes})
     old, new, inside = (each.reshape(-1)[places] for each in (before, after, mask))
     edges = subject.edges_of(index)
@@ -84,7 +90,7 @@ def _change(
         largest=max(int(change.max()), -int(change.min())),
         outside=change.size - int(np.count_nonzero(inside)),
         inside=int(counted.sum()),
-        tissues=tuple(int((counted * reaches(old, edge)).sum()) for edge in edges),
+        tissues=tuple(int(counted[reaches(old, edge)].sum()) for edge in edges),
         squares=float(np.square(change, dtype=np.float64).sum()),
         shown_squares=float(np.dot(apart, apart)),
         clipped=_arrived(old, new, ends),
