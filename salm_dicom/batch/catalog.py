@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,10 @@ from salm_dicom.nifti.scan import NiftiFile
 
 T = TypeVar("T", InstanceHeader, ObjectHeader, NiftiFile)
 AnySeries = SeriesFiles | NiftiFile
+_NAMES: dict[type[Any], tuple[str, ...]] = {
+    kind: tuple(field.name for field in fields(kind))
+    for kind in (InstanceHeader, ObjectHeader, NiftiFile)
+}
 # Kind, SOP Instance UID, digest of the volume key, header.
 Row = tuple[str, str, bytes | None, str]
 # In order of `id`, series and objects are as they are shown and named.
@@ -61,14 +66,22 @@ _ENTRY = "key, members, about, label"
 _PAGE = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One series of the catalog: its place in the order, its key in the ledger, its label."""
+    """One series of the catalog: its place in the order, its key in the ledger, its label.
+
+    `load` returns its files, from the catalog while that is open.
+    """
 
     number: int
     key: str
-    series: AnySeries
     label: str | None
+    load: Callable[[], AnySeries]
+
+    @cached_property
+    def series(self) -> AnySeries:
+        """Its files, read when they are first asked for."""
+        return self.load()
 
 
 class Catalog:
@@ -147,11 +160,13 @@ class Catalog:
         sql = "UPDATE left_out SET code = ?, reason = ? WHERE path = ? AND code = ?"
         self.connection.execute(sql, (code, reason, os.fsencode(path), was))
 
-    def header(self, number: int) -> InstanceHeader:
-        """Return the header of an image by its number."""
-        query = "SELECT header FROM files WHERE id = ?"
-        (header,) = self.connection.execute(query, (number,)).fetchone()
-        return unpacked(header, InstanceHeader)
+    def headers(self, members: str) -> Iterator[InstanceHeader]:
+        """Yield the headers of images by their numbers, a JSON array, in its order."""
+        query = (
+            "SELECT header FROM json_each(?) AS m JOIN files ON files.id = m.value ORDER BY m.key"
+        )
+        for (header,) in self.connection.execute(query, (members,)):
+            yield unpacked(header, InstanceHeader)
 
     def count(self, table: str = "series", where: str = "is_in") -> int:
         """Return how many series or objects there are."""
@@ -181,18 +196,28 @@ class Catalog:
         """Return the files of a series by its place in the order."""
         return self.entry(number).series
 
+    def modality(self, number: int) -> str:
+        """Return the modality of a series, from its first file."""
+        query = "SELECT members, about FROM series WHERE id = ?"
+        members, about = self.connection.execute(query, (number,)).fetchone()
+        if members is None:
+            return unpacked(about, NiftiFile).modality
+        return next(self.headers(json.dumps(json.loads(members)[:1]))).modality
+
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         number, key, members, about, label = row
-        return Entry(number=number, key=key, series=self._files(members, about), label=label)
+        return Entry(number=number, key=key, label=label, load=lambda: self._files(members, about))
 
     def _files(self, members: str | None, about: str) -> AnySeries:
         if members is None:
             return unpacked(about, NiftiFile)
         affine, irregular, gaps = json.loads(about)
-        headers = tuple(map(self.header, json.loads(members)))
         return SeriesFiles(
             stack=Stack(
-                headers=headers, affine=np.array(affine), irregular=irregular, gaps_mm=tuple(gaps)
+                headers=tuple(self.headers(members)),
+                affine=np.array(affine),
+                irregular=irregular,
+                gaps_mm=tuple(gaps),
             )
         )
 
@@ -253,7 +278,7 @@ def row_of(found: InstanceHeader | ObjectHeader) -> Row:
 
 def packed(one: InstanceHeader | ObjectHeader | NiftiFile) -> str:
     """Return a header as JSON, its fields in order."""
-    return json.dumps([_plain(getattr(one, field.name)) for field in fields(one)])
+    return json.dumps([_plain(getattr(one, name)) for name in _NAMES[type(one)]])
 
 
 def _plain(value: object) -> object:
@@ -262,8 +287,7 @@ def _plain(value: object) -> object:
 
 def unpacked(text: str, kind: type[T]) -> T:
     """Return what `packed` made a text of."""
-    values: dict[str, Any] = {
-        field.name: tuple(value) if isinstance(value, list) else value
-        for field, value in zip(fields(kind), json.loads(text), strict=True)
-    }
-    return kind(**values | {"path": Path(values["path"])})
+    values = [tuple(one) if isinstance(one, list) else one for one in json.loads(text)]
+    by_name: dict[str, Any] = dict(zip(_NAMES[kind], values, strict=True))
+    by_name["path"] = Path(by_name["path"])
+    return kind(**by_name)

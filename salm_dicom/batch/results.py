@@ -39,7 +39,7 @@ def result_of(vault: Vault, *, resumed: int, log: list[str], index: Index | None
                 row = ledger.row(key)
                 if row and row.done:
                     record = ProtectionRecord.from_json(row.record)
-                    modality = catalog.one(number).modality
+                    modality = catalog.modality(number)
                     yield Done(name=row.name, slices=row.slices, modality=modality, record=record)
 
     def copied() -> Iterator[Copied]:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from salm_dicom import __version__
-from salm_dicom.batch.catalog import Catalog
+from salm_dicom.batch.catalog import Catalog, Entry
 from salm_dicom.batch.ledger import Ledger, Table
 from salm_dicom.batch.masks import digest_key
 from salm_dicom.batch.uids import new_uids
@@ -45,17 +45,20 @@ def planned(
         instance, where that is what gets protected.
     """
     for entry in catalog.series("is_in AND is_labelled AND kind = 'dicom'"):
-        assert isinstance(entry.series, SeriesFiles)
         with suppress(NoLabel):  # the series will be left out
             digest = protector.digest_for(digest_key(protector.plan, entry.label))
-            instances = [source_uid(one.sop_uid) for one in entry.series.headers]
-            series_uid = source_uid(entry.series.series_uid)
-            pairs = new_uids(site_key, digest, instances, series_uid)
-            yield "series", entry.key, pairs
+            yield "series", entry.key, _pairs(entry, site_key, digest, source_uid)
     for one in catalog.objects():
         own, series_uid = source_uid(one.sop_uid), source_uid(one.series_uid)
         pairs = new_uids(site_key, protector.digest, [own], series_uid)
         yield "objects", one.sop_uid, pairs
+
+
+def _pairs(entry: Entry, site_key: bytes, digest: str, source_uid: NewUid) -> Iterator[UidPair]:
+    """Yield old and new UIDs of a series; its files are looked up when that is asked for."""
+    assert isinstance(entry.series, SeriesFiles)
+    instances = (source_uid(one.sop_uid) for one in entry.series.headers)
+    yield from new_uids(site_key, digest, instances, source_uid(entry.series.series_uid))
 
 
 def settle(output: Path, ledger: Ledger, planned: Planned) -> int:

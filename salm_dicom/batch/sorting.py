@@ -96,7 +96,7 @@ def _mark_mapped(catalog: Catalog, allow_quantitative: bool) -> None:
 
 def _group(catalog: Catalog, members: list[int]) -> None:
     """Add the volumes that the images of one volume key make."""
-    headers = [catalog.header(number) for number in members]
+    headers = list(catalog.headers(json.dumps(members)))
     number_of = {id(one): number for one, number in zip(headers, members, strict=True)}
     try:
         found = [SeriesFiles(stack=stack) for stack in stacks(headers)]
