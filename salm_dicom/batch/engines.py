@@ -16,6 +16,7 @@ from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from typing import Any, ParamSpec, TypeVar
 
+from salm_dicom.batch.nursery import open_nursery
 from salm_dicom.crew import CAN_COPY, die_with_parent, interrupts_wait
 from salm_dicom.errors import PlanError
 
@@ -99,7 +100,7 @@ def _local(workers: int, address: str, handed: Work | None) -> Executor:
     They are forked from a clean process that has imported what a job needs, once for all of them
     and for those that replace a worker that died.
     """
-    _preload("", _WORK)
+    _preload(_WORK)
     return LocalExecutor(workers, multiprocessing.get_context("forkserver"), handed)
 
 
@@ -111,8 +112,14 @@ def _copies(workers: int, address: str, handed: Work | None) -> Executor:
     return LocalExecutor(workers, multiprocessing.get_context("fork"), handed)
 
 
-def _preload(address: str, modules: tuple[str, ...]) -> None:
-    """Have the process import modules that the pool is forked from."""
+def _warm_local(address: str, modules: tuple[str, ...]) -> None:
+    """Start the process that the pool is forked from: as a copy of this one, or importing anew."""
+    if not (sys.modules.keys() >= {*modules} and open_nursery()):
+        _preload(modules)
+
+
+def _preload(modules: tuple[str, ...]) -> None:
+    """Have the process import modules that the pool is forked from, if none runs yet."""
     multiprocessing.set_forkserver_preload(list(modules))
     forkserver.ensure_running()
 
@@ -196,7 +203,7 @@ class Engine:
 
 ENGINES: dict[str, Engine] = {
     "serial": Engine(start=_serial),
-    "local": Engine(start=_local, warm_up=_preload),
+    "local": Engine(start=_local, warm_up=_warm_local),
     COPIES: Engine(start=_copies if CAN_COPY else _local, is_offered=False),
     "dask": Engine(start=_dask, warm_up=_warm_cluster, has_address=True),
 }
@@ -224,7 +231,8 @@ def start(engine: str, workers: int, handed: Work | None = None) -> Executor:
 def warm_up(engine: str = "local", *, with_torch: bool = False) -> None:
     """Begin to import what workers need, in processes beside this one.
 
-    For a caller that has something else to do before it needs an engine.
+    For a caller that has something else to do before it needs an engine. Where this process has
+    imported all of it, local workers are ready at once.
 
     Parameters
     ----------

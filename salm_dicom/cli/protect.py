@@ -109,8 +109,10 @@ def command(
     from salm_dicom.perturb import WITHOUT_TORCH
 
     jobs = jobs or len(os.sched_getaffinity(0))
-    if (jobs > 1 or engine != "local") and not dry_run:  # while this process imports the same
-        with_torch = protector is not None or settings.get("method") not in WITHOUT_TORCH
+    has_workers = (jobs > 1 or engine != "local") and not dry_run
+    with_torch = protector is not None or settings.get("method") not in WITHOUT_TORCH
+    has_copies = engine == "local" and not with_torch  # of this process, once it imported all
+    if has_workers and not has_copies:  # import while this process does
         warm_up(engine, with_torch=with_torch)
     from salm_dicom.batch.labels import Labels
     from salm_dicom.batch.places import check_places
@@ -120,6 +122,8 @@ def command(
     from salm_dicom.plan import ProtectionPlan
     from salm_dicom.protector.device import device_of
 
+    if has_workers and has_copies:
+        warm_up(engine)
     vault = vault or output.with_name(output.name + ".vault")
     check_places(source, output, vault)
     if dry_run:
