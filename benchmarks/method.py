@@ -46,6 +46,7 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "one_sided": replace(PLAN, method="one_sided"),
     "hybrid": replace(PLAN, method="hybrid", steps=30, step_size=0.1, momentum=0.9),
     "one_sided, coarse": replace(PLAN, method="one_sided", grain="coarse"),
+    "one_sided, coarse, rho 0.3": replace(PLAN, method="one_sided", grain="coarse", rho=0.3),
     "one_sided, 2 x 2 cells": replace(PLAN, method="one_sided", block=2),
     "salm": PLAN,
     "salm, swap": replace(PLAN, swap=1.0, momentum=0.9, batches=30),
@@ -82,6 +83,7 @@ PAIRED = (
 ROBUST = (
     "one_sided",
     "one_sided, coarse",
+    "one_sided, coarse, rho 0.3",
     "hybrid",
     "one_sided, 2 x 2 cells",
     "texture",

@@ -43,7 +43,9 @@ def top_pairs(score: Tensor, foreground: Tensor, rho: float, region: int | None)
     voxels = squares.shape[-1]
     deepest = min(math.ceil(_CROWDING * rho * voxels / 2), voxels)
     chosen = torch.zeros_like(squares, dtype=torch.bool)
-    for values, mask, taken in zip(squares, foreground, chosen, strict=True):
+    for every, mask, taken in zip(squares, foreground, chosen, strict=True):
+        some = torch.nonzero((every != 0).any(-1)).squeeze(1)  # many hold nothing but air
+        values = every[some]
         place = _by_rank(values)
         up, down = place[:, :deepest], place[:, voxels - deepest :].flip(-1)
         rising, falling = values.gather(-1, up), values.gather(-1, down)
@@ -52,7 +54,7 @@ def top_pairs(score: Tensor, foreground: Tensor, rho: float, region: int | None)
         best = largest(strength.reshape(-1), pairs).reshape(strength.shape)
         square, rank = torch.nonzero(best, as_tuple=True)
         for end in (up, down):
-            taken[square, end[square, rank]] = True
+            taken[some[square], end[square, rank]] = True
     return _joined(chosen, score.shape, edges)
 
 
