@@ -47,6 +47,7 @@ TRIES = 4
 CALM = {
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false",
     "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+    "DASK_DISTRIBUTED__WORKER__PRELOAD": "salm_dicom.batch.job",
 }
 Command = list[str | Path]
 

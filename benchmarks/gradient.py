@@ -1,10 +1,11 @@
 """What `apply` costs beyond the passes of its surrogate; memory and processes of a fit.
 
-Run: .venv/bin/python benchmarks/gradient.py [--slices 16] [--repeats 5]
+Run: .venv/bin/python benchmarks/gradient.py [--slices 16] [--repeats 5] [--apply-only]
 
 The floor is K forward and backward passes of the surrogate on the same stored values in the same
 batches. `perturb` is the method with selection and rounding, `apply` a whole series with its
-foreground, `protect_series` the job with reading and writing. One thread, processor time.
+foreground, `protect_series` the job with reading and writing. One thread, processor time, in
+turns: medians of the turns, and of their ratios.
 
 Fits by one and by two processes take turns, by the clock on the wall: nothing else may run.
 """
@@ -12,6 +13,7 @@ Fits by one and by two processes take turns, by the clock on the wall: nothing e
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -65,19 +67,23 @@ def fitted(folder: Path, series: int, plan: ProtectionPlan, jobs: int = 1) -> Pr
     return found
 
 
-def milliseconds(work: Callable[[], Any], repeats: int, slices: int) -> float:
-    """Return the median processor time of a slice, after a run that warms up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        work()
-        times.append((time.process_time() - start) * 1000 / slices)
-    return median(times)
+def milliseconds(
+    works: dict[str, Callable[[], Any]], repeats: int, slices: int
+) -> list[dict[str, float]]:
+    """Return the processor time of a slice of each work in every turn, after one that warms up."""
+    turns = []
+    for _ in range(repeats + 1):
+        turn = {}
+        for name, work in works.items():
+            start = time.process_time()
+            work()
+            turn[name] = (time.process_time() - start) * 1000 / slices
+        turns.append(turn)
+    return turns[1:]
 
 
-def measure(slices: int, repeats: int, folder: Path) -> dict[str, float]:
-    """Return milliseconds a slice of each part."""
+def measure(slices: int, repeats: int, folder: Path) -> list[dict[str, float]]:
+    """Return milliseconds a slice of each part, in every turn."""
     protector = fitted(folder / "fit", 4, PLAN)
     paths = tuple(write_ct_series(folder / "series", slices=slices, rows=SIDE, columns=SIDE))
     volume = read_series(paths).volume
@@ -124,39 +130,58 @@ def measure(slices: int, repeats: int, folder: Path) -> dict[str, float]:
         if found.code:
             raise SystemExit(f"{found.code}: {found.reason}")
 
+    works = {
+        "passes": passes,
+        "selection": selection,
+        "apply": lambda: protector.apply(volume, series_uid="1", label="a"),
+        "job": job,
+    }
     with reproducible():
-        return {
-            "passes": milliseconds(passes, repeats, slices),
-            "selection": milliseconds(selection, repeats, slices),
-            "apply": milliseconds(
-                lambda: protector.apply(volume, series_uid="1", label="a"), repeats, slices
-            ),
-            "job": milliseconds(job, repeats, slices),
-        }
+        return milliseconds(works, repeats, slices)
 
 
-def ratios(found: dict[str, float]) -> dict[str, float]:
+def ratios(turn: dict[str, float]) -> dict[str, float]:
     """Return what has a target."""
     return {
-        "apply_to_passes": found["apply"] / found["passes"],
-        "selection_to_passes": found["selection"] / found["passes"],
-        "outside_the_gradient": 1 - found["passes"] / found["job"],
+        "apply_to_passes": turn["apply"] / turn["passes"],
+        "selection_to_passes": turn["selection"] / turn["passes"],
+        "outside_the_gradient": 1 - turn["passes"] / turn["job"],
     }
 
 
-def fit_seconds(series: int, repeats: int) -> dict[int, float]:
+def medians(turns: list[dict[str, float]]) -> dict[str, float]:
+    """Return the median of each number."""
+    return {name: median(turn[name] for turn in turns) for name in turns[0]}
+
+
+def fit_seconds(series: int, repeats: int) -> dict[str, float]:
     """Return the median time of a fit by one and by two processes; the first pair warms up."""
     command = [sys.executable, __file__, "--fit", str(series), "--jobs"]
     times: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(repeats + 1):
         for jobs, seconds in times.items():
             seconds.append(run([*command, str(jobs)], timed=True).work_seconds or 0.0)
-    return {jobs: median(seconds[1:]) for jobs, seconds in times.items()}
+    return {str(jobs): median(seconds[1:]) for jobs, seconds in times.items()}
 
 
-def table(found: dict[str, float], memory: dict[int, float], processes: dict[int, float]) -> str:
+def fits(series: list[int], repeats: int) -> dict[str, dict[str, float]]:
+    """Return peak memory by number of series, and seconds of the longest by processes."""
+    return {
+        "fit_peak_mb": {
+            str(count): run([sys.executable, __file__, "--fit", str(count)]).peak_mb
+            for count in series
+        },
+        "fit_seconds_by_processes": fit_seconds(max(series), max(repeats // 2, 1)),
+    }
+
+
+def table(
+    found: dict[str, float],
+    said: dict[str, float],
+    memory: dict[str, float],
+    processes: dict[str, float],
+) -> str:
     """Return what is printed, in Markdown."""
-    said = ratios(found)
     lines = ["| | ms a slice | ratio | target, at most |", "|---|---|---|---|"]
     for name, title, ratio in (
         ("passes", f"{PLAN.steps} forward and backward passes of the surrogate", ""),
@@ -166,15 +191,17 @@ def table(found: dict[str, float], memory: dict[int, float], processes: dict[int
     ):
         ratio_text = f"{said[ratio]:.2f} | {TARGETS[ratio]:.2f}" if ratio else "1 |"
         lines.append(f"| {title} | {found[name]:.1f} | {ratio_text} |")
-    least = min(memory)
+    least = min(memory, key=int)
     lines += ["", "| series fitted on | peak MB | |", "|---|---|---|"]
     lines += [
         f"| {series} | {peak:.0f} | {peak / memory[least]:.2f}x |"
         for series, peak in memory.items()
     ]
+    if not processes:
+        return "\n".join(lines)
     lines += ["", "| processes of a fit | s | |", "|---|---|---|"]
     lines += [
-        f"| {jobs} | {seconds:.1f} | {processes[1] / seconds:.2f}x as fast |"
+        f"| {jobs} | {seconds:.1f} | {processes['1'] / seconds:.2f}x as fast |"
         for jobs, seconds in processes.items()
     ]
     return "\n".join(lines)
@@ -185,6 +212,7 @@ def main() -> None:
     parser = arguments(__doc__, "gradient", repeats=5)
     parser.add_argument("--slices", type=int, default=16)
     parser.add_argument("--series", type=int, nargs="+", default=[4, 16, 64], help="of a fit")
+    parser.add_argument("--apply-only", action="store_true", help="fits stay as the JSON has them")
     parser.add_argument("--fit", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -197,17 +225,16 @@ def main() -> None:
             fitted(folder / "fit", options.fit, ProtectionPlan(rounds=2, batches=4), options.jobs)
             return
         keep_memory()
-        fits = {
-            series: run([sys.executable, __file__, "--fit", str(series)]).peak_mb
-            for series in options.series
-        }
-        processes = fit_seconds(max(options.series), max(options.repeats // 2, 1))
-        found = measure(options.slices, options.repeats, folder)
-    print(table(found, fits, processes))
+        turns = measure(options.slices, options.repeats, folder)
+        known = json.loads(options.json.read_text()) if options.apply_only else {}
+        known = known or fits(options.series, options.repeats)
+    found, said = medians(turns), medians([ratios(turn) for turn in turns])
+    of_fits = {name: known.get(name, {}) for name in ("fit_peak_mb", "fit_seconds_by_processes")}
+    print(table(found, said, *of_fits.values()))
     write_results(
         options.json, LIBRARIES,
-        slices=options.slices, repeats=options.repeats, milliseconds_a_slice=found,
-        ratios=ratios(found), fit_peak_mb=fits, fit_seconds_by_processes=processes,
+        slices=options.slices, repeats=options.repeats, milliseconds_a_slice=found, ratios=said,
+        turns=turns, **of_fits,
     )  # fmt: skip
 
 
