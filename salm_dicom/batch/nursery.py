@@ -6,7 +6,6 @@ import gc
 import os
 import socket
 import sys
-import threading
 from multiprocessing import connection, forkserver, resource_tracker, util
 from typing import Any, NoReturn
 
@@ -14,17 +13,19 @@ from salm_dicom.crew import CAN_COPY, interrupts_wait
 
 # From 3.14 on the server is given a key as well, and these names may have changed.
 _CAN_COPY = CAN_COPY and sys.version_info < (3, 14)
+_THREADS = "/proc/self/task"
 
 
 def open_nursery() -> bool:
     """Make a copy of this process the server that `multiprocessing` forks workers from.
 
     It has imported what this process has, so that workers start at once, and knows nothing of what
-    this process opens later. Return False where that cannot be: on other systems, beside another
-    thread, which a copy would lack, and where a server runs already.
+    this process opens later. Return False where that cannot be: on other systems, beside any other
+    thread, of Python or not, which a copy would lack and might wait for, and where a server runs
+    already.
     """
     server: Any = forkserver._forkserver
-    if not _CAN_COPY or threading.active_count() > 1 or server._forkserver_pid is not None:
+    if not _CAN_COPY or server._forkserver_pid is not None or len(os.listdir(_THREADS)) > 1:
         return False
     resource_tracker.ensure_running()
     address = connection.arbitrary_address("AF_UNIX")  # type: ignore[attr-defined]

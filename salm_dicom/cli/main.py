@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 
 import click
 
 from salm_dicom import __version__
+
+# What is done side by side here is done by processes: threads of numpy would only wait, in each.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Settings in the current folder, see `config`.
 FILE = "salm-dicom.toml"

@@ -30,6 +30,7 @@ def die(_=None):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
+    import salm_dicom.cli.main
     import salm_dicom.batch.job, salm_dicom.batch.source
     from multiprocessing import forkserver
     from salm_dicom.batch.engines import start, warm_up
@@ -101,6 +102,25 @@ print("well")
         tmp_path,
     )
     assert (ended.stdout, ended.stderr, ended.returncode) == ("well\n", "", 0)
+
+
+def test_beside_a_thread_that_python_does_not_know_there_is_none(tmp_path):
+    ended = driven(
+        """
+import torch
+torch.set_num_threads(2)
+torch.ones(2000, 2000) @ torch.ones(2000, 2000)
+assert threading.active_count() == 1
+assert len(os.listdir("/proc/self/task")) > 1
+assert not open_nursery()
+warm_up()
+with start("local", 1) as pool:
+    assert pool.submit(who).result()[2]
+print("well")
+""",
+        tmp_path,
+    )
+    assert (ended.stdout, ended.returncode) == ("well\n", 0), ended.stderr
 
 
 @pytest.mark.parametrize("how", ["ends", "is killed"])
