@@ -191,7 +191,7 @@ def table(
     ):
         ratio_text = f"{said[ratio]:.2f} | {TARGETS[ratio]:.2f}" if ratio else "1 |"
         lines.append(f"| {title} | {found[name]:.1f} | {ratio_text} |")
-    least = min(memory, key=int)
+    least = min(memory, key=int, default="")
     lines += ["", "| series fitted on | peak MB | |", "|---|---|---|"]
     lines += [
         f"| {series} | {peak:.0f} | {peak / memory[least]:.2f}x |"
@@ -226,8 +226,10 @@ def main() -> None:
             return
         keep_memory()
         turns = measure(options.slices, options.repeats, folder)
-        known = json.loads(options.json.read_text()) if options.apply_only else {}
-        known = known or fits(options.series, options.repeats)
+        if not options.apply_only:
+            known = fits(options.series, options.repeats)
+        else:
+            known = json.loads(options.json.read_text()) if options.json.exists() else {}
     found, said = medians(turns), medians([ratios(turn) for turn in turns])
     of_fits = {name: known.get(name, {}) for name in ("fit_peak_mb", "fit_seconds_by_processes")}
     print(table(found, said, *of_fits.values()))

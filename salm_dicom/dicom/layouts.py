@@ -1,7 +1,7 @@
 """Layouts: where the elements of a header lie, as in files before it that had the same ones.
 
 The slices of a series mostly have the same elements, as long as those of a slice before. To see
-that takes one call of `struct`, and a tenth of the time of walking from element to element.
+that takes one call of `struct`, a fraction of the time of walking from element to element.
 """
 
 from __future__ import annotations
