@@ -70,16 +70,13 @@ def outline(
     factor = max(1, min(_BLOCK, min(shape[1:]) // _COARSE))
     above = (pixels.slope > 0) == (photometric != "MONOCHROME1")
     (least, most), coarse = _coarse(pixels, factor, above, crew)
+    threshold, body = np.zeros(shape[0]), np.zeros(coarse.shape, dtype=bool)
     if least < most and modality in _PROJECTIONS:
-        threshold = np.zeros(shape[0])
-        body = np.ones(coarse.shape, dtype=bool)
+        body[:] = True
     elif least < most:
         threshold = _threshold(pixels, modality, coarse)
         edge, side = threshold[:, None, None], above[:, None, None]
         body = _anatomy(np.where(side, coarse >= edge, coarse < edge))
-    else:
-        threshold = np.zeros(shape[0])
-        body = np.zeros(coarse.shape, dtype=bool)
     return Outline(
         pixels=pixels,
         body=body,
@@ -195,10 +192,12 @@ def _coarse(
                 total[index] += found
         return pixels.ends(index)
 
-    ends = [end for both in crew.map(look, range(slices)) for end in both]
-    least, most = (min(ends), max(ends)) if ends else (0, 0)
-    total += padded * np.where(above, least, most)[:, None, None]
-    return (least, most), total / 4
+    ends = [end for both in crew.map(look, range(slices)) for end in both] or [0]
+    least, most = min(ends), max(ends)
+    if pixels.padding is not None:
+        total += padded * np.where(above, least, most)[:, None, None]
+    total /= 4
+    return (least, most), total
 
 
 def _anatomy(solid: Booleans) -> Booleans:

@@ -105,13 +105,16 @@ def _largest_mean(sums: list[NDArray[Any]], least: float, scale: float) -> float
     enough = counts >= math.ceil(least)
     if own:
         return float(_relative(np.abs(shifts[enough]) * scale, own[0][enough]).max(initial=0))
-    # a rough quotient says which can be the largest
-    rough = np.abs(shifts).astype(np.float32)
-    rough /= np.maximum(counts, 1)
-    rough *= enough
-    places = rough >= rough.max(initial=0) * np.float32(1 - 1e-5)
-    places &= enough
-    return float((np.abs(shifts[places]) * scale / counts[places]).max(initial=0))
+    size = (np.abs(shifts) * enough).reshape(-1)
+    counts = counts.reshape(-1)
+    if not size.any():
+        return 0.0
+    most = int(size.argmax())
+    # without a quotient: which means are at least the one where the sum is largest
+    wide = kind_for(int(size[most]) * int(counts.max()))
+    no_less = size.astype(wide) * counts[most] >= counts.astype(wide) * size[most]
+    places = np.flatnonzero(no_less & enough.reshape(-1))
+    return float((size[places] * scale / counts[places]).max())
 
 
 def _of_tissues(subject: Subject) -> Reading:

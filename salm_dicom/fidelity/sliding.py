@@ -36,27 +36,28 @@ def sliding_sums(values: NDArray[Any], rows: int, columns: int) -> NDArray[Any]:
     top, left = rows // 2, columns // 2
     padded = np.zeros((down + rows - 1, across + columns - 1), dtype=values.dtype)
     padded[top : top + down, left : left + across] = values
-    found = _running(padded, rows, 0)[:: max(1, int(_STEP * rows))]
-    return _running(found, columns, 1)[:, :: max(1, int(_STEP * columns))]
+    width = padded.shape[1]
+    found = _running(padded.reshape(-1), rows, width)[: down * width].reshape(down, width)
+    found = found[:: max(1, int(_STEP * rows))]
+    along = _running(found.reshape(-1), columns, 1)  # windows that run on into the next row go
+    shape, apart = (len(found), across), found.itemsize
+    return np.ndarray(shape, along.dtype, along, 0, (width * apart, apart))[
+        :, :: max(1, int(_STEP * columns))
+    ]
 
 
-def _running(values: NDArray[Any], side: int, axis: int) -> NDArray[Any]:
-    """Return the sums of `side` neighbours: those of 1, 2, 4, ... are added to one another."""
-
-    def part(of: NDArray[Any], start: int, count: int) -> NDArray[Any]:
-        return of[start : start + count] if axis == 0 else of[:, start : start + count]
-
-    count = values.shape[axis] - side + 1
+def _running(values: NDArray[Any], side: int, apart: int) -> NDArray[Any]:
+    """Return sums of `side` values that lie so far apart: those of 1, 2, 4, ... are added up."""
+    count = len(values) - (side - 1) * apart
     total: NDArray[Any] | None = None
     power, width, taken = values, 1, 0
     while True:
         if side & width:
-            own = part(power, taken, count)
+            own = power[taken * apart :][:count]
             total = own if total is None else total + own
             taken += width
         if 2 * width > side:
             break
-        left = power.shape[axis] - width
-        power = part(power, 0, left) + part(power, width, left)
+        power = power[: -width * apart] + power[width * apart :]
         width *= 2
     return values if total is None else total

@@ -1,8 +1,7 @@
 """How like two images are: local SSIM, and visual information fidelity in the pixel domain.
 
-Both are made of Gaussian means, here along rows and columns in turn and as products of matrices,
-where library code convolves with the whole square: a thirtieth of the time. Tests hold them to
-scikit-image and sewar.
+Both are made of Gaussian means, here along rows and columns in turn, where library code convolves
+with the whole square: a thirtieth of the time. Tests hold them to scikit-image and sewar.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Image = NDArray[np.float32]
+from salm_dicom.fidelity.gaussian import Gaussian, Image, means
+
 # Mean of the source and of the other, their variances, and covariance, around each place.
 Moments = tuple[Image, Image, Image, Image, Image]
 
@@ -23,9 +22,6 @@ _C1, _C2 = 0.01**2, 0.03**2
 _SCALES = 4
 _EYE = 2.0 / 255**2
 _TINY = 1e-10
-# Rows of one product of matrices, and most columns: a BLAS gives so small ones to one thread, and
-# every process that measures has one.
-_BLOCK, _COLUMNS = 16, 512
 
 
 def ssim(source: Image, other: Image) -> Image:
@@ -43,8 +39,8 @@ def ssim(source: Image, other: Image) -> Image:
 
 def ssims(source: Image, others: Sequence[Image]) -> list[Image]:
     """Return `ssim` of a source and each of several images of it."""
-    kernel = _kernel(taps_for(source.shape), _SSIM_SD)
-    return [_ssim(found) for found in _moments(source, others, kernel)]
+    window = Gaussian(taps_for(source.shape), _SSIM_SD)
+    return [_ssim(found) for found in _moments(source, others, window)]
 
 
 def _ssim(moments: Moments) -> Image:
@@ -79,15 +75,15 @@ def vifs(source: Image, others: Sequence[Image]) -> list[float]:
         return [1.0] * len(others)
     for scale in range(1, _SCALES + 1):
         taps = 2 ** (_SCALES - scale + 1) + 1
-        kernel = _kernel(taps, taps / 5)
+        window = Gaussian(taps, taps / 5)
         if scale > 1:
             if min(source.shape) < taps:
                 break
-            source, *others = (_means(image, kernel, 2) for image in (source, *others))
+            source, *others = (means(image, window, 2) for image in (source, *others))
         if min(source.shape) < taps:
             break
         for index, (_, _, variance, variance_other, covariance) in enumerate(
-            _moments(source, others, kernel)
+            _moments(source, others, window)
         ):
             gain, rest = _channel(variance, variance_other, covariance)
             kept[index] += _information(gain**2 * variance / (rest + _EYE))
@@ -103,63 +99,24 @@ def _channel(variance: Image, variance_other: Image, covariance: Image) -> tuple
     """Return gain and added variance of the channel that turns one image into the other."""
     variance, variance_other = np.maximum(variance, 0), np.maximum(variance_other, 0)
     gain = covariance / (variance + _TINY)
+    # nothing is carried where there is nothing to carry, nowhere to, or its negative
+    gain *= (gain > 0) & (variance >= _TINY) & (variance_other >= _TINY)
     rest = variance_other - gain * covariance
-    flat = variance < _TINY
-    gain[flat], rest[flat] = 0, variance_other[flat]
-    empty = variance_other < _TINY
-    gain[empty], rest[empty] = 0, 0
-    against = gain < 0
-    rest[against] = variance_other[against]
-    gain[against] = 0
-    return gain, np.maximum(rest, _TINY)
+    return gain, np.maximum(rest, _TINY, out=rest)
 
 
-def _moments(source: Image, others: Sequence[Image], kernel: Image) -> Iterator[Moments]:
+def _moments(source: Image, others: Sequence[Image], window: Gaussian) -> Iterator[Moments]:
     """Yield for each image means, variances and covariance around each place."""
-    mean = _means(source, kernel)
-    variance = _means(source * source, kernel) - mean * mean
+    mean = means(source, window)
+    variance = _beyond(means(source * source, window), mean, mean)
     for other in others:
-        mean_other = _means(other, kernel)
-        variance_other = _means(other * other, kernel) - mean_other * mean_other
-        covariance = _means(source * other, kernel) - mean * mean_other
+        mean_other = means(other, window)
+        variance_other = _beyond(means(other * other, window), mean_other, mean_other)
+        covariance = _beyond(means(source * other, window), mean, mean_other)
         yield mean, mean_other, variance, variance_other, covariance
 
 
-def _means(image: Image, kernel: Image, step: int = 1) -> Image:
-    """Return the weighted mean of each window that fits, by a symmetric kernel, or of every second.
-
-    A block of rows is the product of a band matrix and of the rows that it needs: two products for
-    the two axes, which a BLAS does in a third of the time of shifting and adding.
-    """
-    reach = len(kernel) - 1
-    height = _BLOCK // step
-    band = np.zeros((height, step * (height - 1) + len(kernel)), dtype=np.float32)
-    for row in range(height):
-        band[row, step * row : step * row + len(kernel)] = kernel
-    for _ in ("rows", "columns"):
-        size = -(-(image.shape[0] - reach) // step)
-        blocks = -(-size // height)
-        rows = np.zeros((blocks * _BLOCK + reach, image.shape[1]), dtype=np.float32)
-        rows[: len(image)] = image
-        down, across = rows.strides
-        overlapping = np.ndarray(
-            (blocks, band.shape[1], rows.shape[1]),
-            rows.dtype,
-            rows,
-            0,
-            (_BLOCK * down, down, across),
-        )
-        parts = [
-            np.matmul(band, overlapping[:, :, first : first + _COLUMNS])
-            for first in range(0, rows.shape[1], _COLUMNS)
-        ]
-        blocks_of_means = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
-        image = blocks_of_means.reshape(blocks * height, -1)[:size].T
-    return image
-
-
-def _kernel(taps: int, sd: float) -> Image:
-    places = np.arange(taps) - taps // 2
-    weights = np.exp(-(places**2) / (2 * sd**2))
-    kernel: Image = (weights / weights.sum()).astype(np.float32)
-    return kernel
+def _beyond(square: Image, one: Image, other: Image) -> Image:
+    """Return what the mean of a product has beyond the product of the means, in its place."""
+    square -= one * other
+    return square

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
@@ -31,16 +32,43 @@ def nobody_stays() -> Iterator[None]:
     assert children() <= before
 
 
+def _slow(_: object = None) -> int:
+    time.sleep(0.1)
+    return os.getpid()
+
+
 @given(items=st.lists(st.integers(), max_size=9), workers=st.integers(1, 5))
 def test_what_a_split_gives_does_not_hang_on_how_many_work(items, workers):
     assert Crew(workers).map(lambda item: (item, item**2), items) == [(i, i**2) for i in items]
 
 
-def test_items_are_shared_evenly_among_this_process_and_copies_of_it():
-    who = Crew(3).map(lambda _: os.getpid(), range(9))
-    assert [who.count(one) for one in dict.fromkeys(who)] == [3, 3, 3]
-    assert who[0] == os.getpid()
-    assert Crew(1).map(lambda _: os.getpid(), range(3)) == [os.getpid()] * 3
+def test_who_is_held_up_does_less():
+    main = os.getpid()
+
+    def work(_: int) -> int:
+        time.sleep(0.005 if os.getpid() == main else 0.1)
+        return os.getpid()
+
+    who = Crew(2).map(work, range(40))
+    assert len(who) == 40
+    assert 0 < sum(one != main for one in who) < 20
+    assert Crew(1).map(lambda _: os.getpid(), range(3)) == [main] * 3
+
+
+def test_everybody_takes_part():
+    who = Crew(3).map(_slow, range(12))
+    assert len({*who}) == 3
+
+
+def test_more_items_than_turns_are_all_done_once():
+    calls = Crew(2).zeros((100_000,), np.uint8)
+
+    def work(item: int) -> int:
+        calls[item] += 1
+        return item
+
+    assert Crew(2).map(work, range(100_000)) == [*range(100_000)]
+    assert (calls == 1).all()
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -65,8 +93,9 @@ def test_an_empty_array_can_be_shared():
 
 def test_both_of_two_are_done_together():
     me = os.getpid()
-    one, other = Crew(2).together(os.getpid, os.getpid)
-    assert one == me != other
+    one, other = Crew(2).together(_slow, _slow)
+    assert one != other
+    assert me in (one, other)
 
 
 @pytest.mark.usefixtures("nobody_stays")
@@ -85,9 +114,12 @@ def test_an_error_that_cannot_be_sent_is_named():
     class Local(Exception):
         pass
 
+    main = os.getpid()
+
     def work(item: int) -> None:
-        if item:
+        if os.getpid() != main:
             raise Local
+        time.sleep(0.1)
 
     with pytest.raises(RuntimeError, match="an unforeseen Local"):
         Crew(2).map(work, range(2))
@@ -100,6 +132,7 @@ def test_a_copy_that_dies_breaks_the_work_and_leaves_no_process():
     def work(item: int) -> int:
         if os.getpid() != main:
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.1)
         return item
 
     with pytest.raises(BrokenExecutor):
@@ -112,6 +145,7 @@ def test_an_interrupt_ends_the_copies_whatever_they_are_at():
 
     def work(item: int) -> None:
         if os.getpid() == main:
+            time.sleep(0.1)
             raise KeyboardInterrupt
         os.read(never, 1)
 
@@ -125,6 +159,7 @@ def test_an_interrupt_is_not_for_copies():
     def work(item: int) -> int:
         if os.getpid() != main:
             os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
         return item
 
     assert Crew(2).map(work, range(4)) == [0, 1, 2, 3]

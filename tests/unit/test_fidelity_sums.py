@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salm_dicom.difference import difference, spread
+from salm_dicom.fidelity.gaussian import Gaussian, means
 from salm_dicom.fidelity.sliding import kind_for, sliding_sums
 from salm_dicom.fidelity.squares import tiled
 from salm_dicom.fidelity.tissues import reached, reaches
@@ -61,6 +62,25 @@ def test_a_window_has_the_sum_of_its_cells_and_ends_at_the_edge(sides):
             top, left = row - sides[0] // 2, column - sides[1] // 2
             cells = values[max(top, 0) : top + sides[0], max(left, 0) : left + sides[1]]
             assert found[row // steps[0], column // steps[1]] == cells.sum()
+
+
+def test_windows_over_nothing_have_no_sum():
+    assert not sliding_sums(np.zeros((0, 0), np.int16), 7, 7).size
+
+
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("shape", [(17, 17), (40, 700), (1100, 90), (530, 530)])
+def test_gaussian_means_are_those_of_every_window(shape, step):
+    image = np.random.default_rng(2).random(shape, dtype=np.float32)
+    places = np.arange(17) - 8
+    weights = np.exp(-(places**2) / (2 * 3.4**2))
+    windows = np.lib.stride_tricks.sliding_window_view(image, (17, 17))[::step, ::step]
+    kernel = weights / weights.sum()
+    plain = np.einsum("ijkl,k,l->ij", windows, kernel, kernel, optimize=True)
+    for one in (image, np.asfortranarray(image)):
+        found = means(one, Gaussian(17, 3.4), step)
+        assert found.shape == plain.shape
+        assert found == pytest.approx(plain, abs=1e-6)
 
 
 @pytest.mark.parametrize(
