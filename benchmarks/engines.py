@@ -43,6 +43,8 @@ TARGETS = {"two_to_one": 1.8, "dask_to_local": 0.95}
 # a run is repeated at most.
 STOLEN = 0.02
 TRIES = 4
+# How long a cluster is left alone that has just begun: it is one that runs already.
+SETTLED_S = 2
 # As docs/explanation/scaling.md says: a scheduler and workers that do not watch themselves.
 CALM = {
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false",
@@ -152,12 +154,14 @@ def measure(slices: int, repeats: int, folder: Path) -> list[dict[str, Timed]]:
 
     def run(name: str) -> Timed:
         with tempfile.TemporaryDirectory(dir=folder) as scratch, cluster() as address:
+            time.sleep(SETTLED_S)
             return contestants[name](Path(scratch), address)
 
     turns = []
     for repeat in range(repeats):
         turn = {}
-        for name in sorted(contestants, reverse=bool(repeat % 2)):
+        names = [*contestants]  # what is compared is next to one another: the host's speed drifts
+        for name in names[:: -1 if repeat % 2 else 1]:
             turn[name] = undisturbed(partial(run, name))
             print(f"{name}: {turn[name]}", file=sys.stderr)
         turns.append(turn)

@@ -11,29 +11,22 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from salm_dicom.batch.ledger import says_full
+from salm_dicom.batch.packing import Row, packed, unpacked
 from salm_dicom.dicom.geometry import Stack
 from salm_dicom.dicom.header import InstanceHeader
 from salm_dicom.dicom.objects import ObjectHeader
 from salm_dicom.dicom.scan import LeftOut, SeriesFiles
 from salm_dicom.nifti.scan import NiftiFile
 
-T = TypeVar("T", InstanceHeader, ObjectHeader, NiftiFile)
 AnySeries = SeriesFiles | NiftiFile
-_NAMES: dict[type[Any], tuple[str, ...]] = {
-    kind: tuple(field.name for field in fields(kind))
-    for kind in (InstanceHeader, ObjectHeader, NiftiFile)
-}
-# Kind, SOP Instance UID, digest of the volume key, header.
-Row = tuple[str, str, bytes | None, str]
 # In order of `id`, series and objects are as they are shown and named.
 _SCHEMA = """
 CREATE TABLE files (
@@ -162,11 +155,21 @@ class Catalog:
 
     def headers(self, members: str) -> Iterator[InstanceHeader]:
         """Yield the headers of images by their numbers, a JSON array, in its order."""
-        query = (
-            "SELECT header FROM json_each(?) AS m JOIN files ON files.id = m.value ORDER BY m.key"
-        )
-        for (header,) in self.connection.execute(query, (members,)):
+        for header in self._members("header", members):
             yield unpacked(header, InstanceHeader)
+
+    def uids(self, number: int) -> tuple[list[str], str]:
+        """Return the UIDs of the instances of a DICOM series, in order, and its own."""
+        query = "SELECT members FROM series WHERE id = ?"
+        (members,) = self.connection.execute(query, (number,)).fetchone()
+        return list(self._members("sop_uid", members)), next(self.headers(members)).series_uid
+
+    def _members(self, column: str, members: str) -> Iterator[str]:
+        query = (
+            f"SELECT {column} FROM json_each(?) AS m JOIN files ON files.id = m.value "
+            "ORDER BY m.key"
+        )
+        return (value for (value,) in self.connection.execute(query, (members,)))
 
     def count(self, table: str = "series", where: str = "is_in") -> int:
         """Return how many series or objects there are."""
@@ -202,7 +205,7 @@ class Catalog:
         members, about = self.connection.execute(query, (number,)).fetchone()
         if members is None:
             return unpacked(about, NiftiFile).modality
-        return next(self.headers(json.dumps(json.loads(members)[:1]))).modality
+        return next(self.headers(members)).modality
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         number, key, members, about, label = row
@@ -266,28 +269,3 @@ class Catalog:
         """Note that a series is to be protected, with its label."""
         sql = "UPDATE series SET is_labelled = 1, label = ? WHERE id = ?"
         self.connection.execute(sql, (label, number))
-
-
-def row_of(found: InstanceHeader | ObjectHeader) -> Row:
-    """Return what `Catalog.add` takes."""
-    if isinstance(found, ObjectHeader):
-        return "object", found.sop_uid, None, packed(found)
-    volume = blake2b(repr(found.volume_key).encode(), digest_size=16).digest()
-    return "image", found.sop_uid, volume, packed(found)
-
-
-def packed(one: InstanceHeader | ObjectHeader | NiftiFile) -> str:
-    """Return a header as JSON, its fields in order."""
-    return json.dumps([_plain(getattr(one, name)) for name in _NAMES[type(one)]])
-
-
-def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Path) else value
-
-
-def unpacked(text: str, kind: type[T]) -> T:
-    """Return what `packed` made a text of."""
-    values = [tuple(one) if isinstance(one, list) else one for one in json.loads(text)]
-    by_name: dict[str, Any] = dict(zip(_NAMES[kind], values, strict=True))
-    by_name["path"] = Path(by_name["path"])
-    return kind(**by_name)

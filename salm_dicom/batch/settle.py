@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from salm_dicom import __version__
-from salm_dicom.batch.catalog import Catalog, Entry
+from salm_dicom.batch.catalog import Catalog
 from salm_dicom.batch.ledger import Ledger, Table
 from salm_dicom.batch.masks import digest_key
 from salm_dicom.batch.uids import new_uids
@@ -20,7 +20,6 @@ from salm_dicom.dicom.header import identity_of
 from salm_dicom.dicom.part10 import read
 from salm_dicom.dicom.references import replaced
 from salm_dicom.dicom.rewriting import NewUid
-from salm_dicom.dicom.scan import SeriesFiles
 from salm_dicom.dicom.splice import file_meta, splice
 from salm_dicom.dicom.unchanged import UidPair
 from salm_dicom.errors import NoLabel
@@ -47,18 +46,20 @@ def planned(
     for entry in catalog.series("is_in AND is_labelled AND kind = 'dicom'"):
         with suppress(NoLabel):  # the series will be left out
             digest = protector.digest_for(digest_key(protector.plan, entry.label))
-            yield "series", entry.key, _pairs(entry, site_key, digest, source_uid)
+            pairs = _pairs(catalog, entry.number, site_key, digest, source_uid)
+            yield "series", entry.key, pairs
     for one in catalog.objects():
         own, series_uid = source_uid(one.sop_uid), source_uid(one.series_uid)
         pairs = new_uids(site_key, protector.digest, [own], series_uid)
         yield "objects", one.sop_uid, pairs
 
 
-def _pairs(entry: Entry, site_key: bytes, digest: str, source_uid: NewUid) -> Iterator[UidPair]:
+def _pairs(
+    catalog: Catalog, number: int, site_key: bytes, digest: str, source_uid: NewUid
+) -> Iterator[UidPair]:
     """Yield old and new UIDs of a series; its files are looked up when that is asked for."""
-    assert isinstance(entry.series, SeriesFiles)
-    instances = (source_uid(one.sop_uid) for one in entry.series.headers)
-    yield from new_uids(site_key, digest, instances, source_uid(entry.series.series_uid))
+    instances, series_uid = catalog.uids(number)
+    yield from new_uids(site_key, digest, map(source_uid, instances), source_uid(series_uid))
 
 
 def settle(output: Path, ledger: Ledger, planned: Planned) -> int:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 
-from salm_dicom.batch.catalog import Catalog, packed, unpacked
+from salm_dicom.batch.catalog import Catalog
+from salm_dicom.batch.packing import packed, unpacked
 from salm_dicom.dicom.geometry import stacks
 from salm_dicom.dicom.header import InstanceHeader
 from salm_dicom.dicom.objects import ObjectHeader

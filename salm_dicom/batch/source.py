@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from salm_dicom.batch.catalog import AnySeries, Catalog, Row, row_of
+from salm_dicom.batch.catalog import AnySeries, Catalog
+from salm_dicom.batch.packing import Row, row_of
 from salm_dicom.batch.sorting import sort
 from salm_dicom.dicom.entries import LeftOut, admit, walk
 from salm_dicom.dicom.objects import ObjectHeader

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, pairwise
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +89,7 @@ def _rounded_position(header: InstanceHeader) -> int:
 def _gaps(ordered: Sequence[InstanceHeader]) -> tuple[float, ...]:
     if len(ordered) < 2 or not all(h.position and h.orientation for h in ordered):
         return ()
-    return tuple(_along(b) - _along(a) for a, b in pairwise(ordered))
+    return tuple(b - a for a, b in pairwise(map(_along, ordered)))
 
 
 def _why_irregular(ordered: Sequence[InstanceHeader], gaps: tuple[float, ...]) -> str:
@@ -101,7 +102,7 @@ def _why_irregular(ordered: Sequence[InstanceHeader], gaps: tuple[float, ...]) -
         return "slices have no position or orientation"
     if min(gaps) < _SAME_POSITION_MM:
         return "several slices lie at one position"
-    middle = float(np.median(gaps))
+    middle = median(gaps)
     if max(abs(gap - middle) for gap in gaps) > _SPACING_TOLERANCE * middle:
         return f"slices are {min(gaps):.4g} to {max(gaps):.4g} mm apart"
     step = np.array(ordered[-1].position) - np.array(ordered[0].position)

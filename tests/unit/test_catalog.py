@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from salm_dicom.batch import manifest as manifest_module
 from salm_dicom.batch import source as source_module
-from salm_dicom.batch.catalog import Catalog, packed, unpacked
+from salm_dicom.batch.catalog import Catalog
 from salm_dicom.batch.ledger import Ledger
 from salm_dicom.batch.manifest import Kept, _json
 from salm_dicom.batch.names import plan_names
+from salm_dicom.batch.packing import packed, unpacked
 from salm_dicom.batch.pool import in_order
 from salm_dicom.batch.protect import Request, protect
 from salm_dicom.batch.source import Export, fill, find, listed, read_chunk

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ def test_what_is_settled_keeps_what_all_processes_wrote(workers):
     array = crew.empty((SLICES, SIDE, SIDE), np.int16)
 
     def write(index: int) -> int:
+        time.sleep(0.02)  # so that everybody gets some
         array[index, 0] = index + 1  # before its page becomes a large one
         crew.ready(array[index])
         array[index, 1:] = index + 1
