@@ -128,8 +128,13 @@ class _Turns:
             first = int.from_bytes(start, sys.byteorder)
             yield from range(first, min(first + self._at_once, self._items))
 
+    def stop(self) -> None:
+        """Take what nobody took yet, so that nobody does it."""
+        while os.read(self._from, _TURN * _MOST_TURNS):
+            pass
+
     def end(self) -> None:
-        """Forget what nobody took."""
+        """Close the pipe, here."""
         os.close(self._from)
 
 
@@ -148,6 +153,7 @@ def _done(work: Callable[[T], R], items: list[T], turns: _Turns) -> _Done[R]:
         try:
             found[index] = work(items[index])
         except Exception as error:
+            turns.stop()
             return _Done(found, (index, error))
     return _Done(found)
 

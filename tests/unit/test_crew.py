@@ -110,6 +110,20 @@ def test_the_error_of_the_first_item_is_the_one_that_is_raised(workers):
     assert caught.value.gaps_mm == (1.0, 5.0)
 
 
+def test_after_an_error_nobody_begins_anything_more():
+    calls = Crew(2).zeros((400,), np.uint8)
+
+    def work(item: int) -> None:
+        calls[item] = 1
+        if not item:
+            raise UnevenSpacing((1.0,))
+        time.sleep(0.01)
+
+    with pytest.raises(UnevenSpacing):
+        Crew(2).map(work, range(400))
+    assert calls.sum() < 40
+
+
 def test_an_error_that_cannot_be_sent_is_named():
     class Local(Exception):
         pass
