@@ -2,9 +2,9 @@
 
 Run: .venv/bin/python benchmarks/clusters.py [--data pneumonia mednist] [--seeds 0 1] [--again]
 SALM_SHARED names the folder whose data/ has pneumoniamnist/ and mednist_subset/ (else ../shared).
-Every image is a series of its own. Beside the encoder of the fit: K-means of the pixels, and the
-purity of as many clusters drawn by chance. One to four minutes a seed on one core; a row is
-written when it is there, and found by a later run.
+Every image is a series of its own; those without anatomy are left out, as `fit` does. Beside the
+encoder of the fit: K-means of the pixels, and the purity of as many clusters drawn by chance. One
+to four minutes a seed on one core; a row is written when it is there, and found by a later run.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from benchmarks.agreement import agreement  # noqa: E402
 from benchmarks.audit import DATA  # noqa: E402
 from benchmarks.measured import write_results  # noqa: E402
 from benchmarks.method import CONTENDERS  # noqa: E402
+from salm_dicom.foreground import foreground  # noqa: E402
 from salm_dicom.learning import reproducible  # noqa: E402
 from salm_dicom.protector.clusters import clustered, k_means  # noqa: E402
 from salm_dicom.protector.fit import Study  # noqa: E402
@@ -65,7 +66,7 @@ def sets(name: str) -> tuple[Pictures, Pictures]:
 
 def measure(name: str, seed: int) -> dict[str, Any]:
     """Return the agreement on the fit's images and on later ones."""
-    early, late = sets(name)
+    early, late = map(_with_anatomy, sets(name))
     plan = replace(PLAN, slice_size=early[0].shape[1:], seed=seed)
     studies = [Study(load=lambda one=one: pneumonia.volume(one[None])) for one in early[0]]
     with tempfile.TemporaryDirectory() as folder, reproducible():
@@ -76,13 +77,22 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     by_chance = np.random.default_rng(seed).permutation(places.numpy())
     joined = [found.name_of(pneumonia.volume(one[None]), plan) for one in late[0]]
     return {
-        "data": name, "seed": seed, "images": len(early[0]), "clusters": plan.clusters,
+        "data": name, "seed": seed, "images": len(early[0]), "later": len(late[0]),
+        "clusters": plan.clusters,
         "fit": agreement(early[1], [one.label for one in labelled]),
         "late": agreement(late[1], joined),
         "pixels": agreement(early[1], places.tolist()),
         "pixels, late": agreement(late[1], later.tolist()),
         "chance": agreement(early[1], by_chance.tolist()),
     }  # fmt: skip
+
+
+def _with_anatomy(pictures: Pictures) -> Pictures:
+    """Return the images in which anything counts as anatomy: others cannot be protected."""
+    images, labels = pictures
+    volumes = (pneumonia.volume(one[None]) for one in images)
+    kept = [bool(foreground(one.pixels, one.modality).any()) for one in volumes]
+    return images[kept], labels[kept]
 
 
 def _flat(images: NDArray[np.uint8]) -> torch.Tensor:
