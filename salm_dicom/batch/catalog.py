@@ -162,7 +162,10 @@ class Catalog:
         """Return the UIDs of the instances of a DICOM series, in order, and its own."""
         query = "SELECT members FROM series WHERE id = ?"
         (members,) = self.connection.execute(query, (number,)).fetchone()
-        return list(self._members("sop_uid", members)), next(self.headers(members)).series_uid
+        return list(self._members("sop_uid", members)), self._first(members).series_uid
+
+    def _first(self, members: str) -> InstanceHeader:
+        return next(self.headers(json.dumps(json.loads(members)[:1])))
 
     def _members(self, column: str, members: str) -> Iterator[str]:
         query = (
@@ -205,7 +208,7 @@ class Catalog:
         members, about = self.connection.execute(query, (number,)).fetchone()
         if members is None:
             return unpacked(about, NiftiFile).modality
-        return next(self.headers(members)).modality
+        return self._first(members).modality
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         number, key, members, about, label = row

@@ -17,7 +17,7 @@ from multiprocessing.context import BaseContext
 from typing import Any, ParamSpec, TypeVar
 
 from salm_dicom.batch.nursery import open_nursery
-from salm_dicom.crew import CAN_COPY, die_with_parent, interrupts_wait
+from salm_dicom.crew import die_with_parent, interrupts_wait
 from salm_dicom.errors import PlanError
 
 Work = Callable[..., Any]
@@ -204,7 +204,7 @@ class Engine:
 ENGINES: dict[str, Engine] = {
     "serial": Engine(start=_serial),
     "local": Engine(start=_local, warm_up=_warm_local),
-    COPIES: Engine(start=_copies if CAN_COPY else _local, is_offered=False),
+    COPIES: Engine(start=_copies, is_offered=False),
     "dask": Engine(start=_dask, warm_up=_warm_cluster, has_address=True),
 }
 
@@ -215,7 +215,7 @@ def start(engine: str, workers: int, handed: Work | None = None) -> Executor:
     Parameters
     ----------
     engine
-        Also `COPIES`, which nobody can ask for on the command line.
+        Also `COPIES`, where `CAN_COPY`, which nobody can ask for on the command line.
     handed
         A job that local workers get when they start, and keep with what it finds out.
 

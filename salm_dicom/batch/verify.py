@@ -165,7 +165,7 @@ class Shares:
         if self.needs_torch or not CAN_COPY:
             yield from in_order(look, self.series, "local", shared, least=1, lost=look.lost)
             return
-        # copies have the series as they are; to send 300 headers to one takes as long as to read 20
+        # copies have the series as they are: only numbers are sent to them
         yield from in_order(
             lambda number: look(shared[number]),
             self.series,

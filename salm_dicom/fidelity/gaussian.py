@@ -65,21 +65,18 @@ def _across(image: Image, window: Gaussian, step: int, columns: int) -> Image:
     whole, rest = divmod(columns, width)
     if whole:
         band = _upright(window, step, width)
-        blocks, goal = (
-            np.ndarray(
-                (whole, len(image), size),
-                each.dtype,
-                each,
-                0,
-                (apart * each.strides[1], *each.strides),
-            )
-            for each, size, apart in ((image, len(band), _BLOCK), (found, width, width))
-        )
-        np.matmul(blocks, band, out=goal)
+        parts, goal = _parts(image, whole, len(band), _BLOCK), _parts(found, whole, width, width)
+        np.matmul(parts, band, out=goal)
     if rest:
         band = _upright(window, step, rest)
         np.matmul(image[:, whole * _BLOCK :][:, : len(band)], band, out=found[:, -rest:])
     return found
+
+
+def _parts(image: Image, count: int, columns: int, apart: int) -> Image:
+    """Return so many groups of columns where they lie, (groups, rows, columns of one)."""
+    shape, strides = (count, len(image), columns), (apart * image.strides[1], *image.strides)
+    return np.ndarray(shape, image.dtype, image, 0, strides)
 
 
 @lru_cache

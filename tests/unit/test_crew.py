@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,15 @@ def nobody_stays() -> Iterator[None]:
     assert children() <= before
 
 
-def _slow(_: object = None) -> int:
-    time.sleep(0.1)
-    return os.getpid()
+def meeting(workers: int) -> Callable[[], int]:
+    """Return what waits until so many processes wait for one another, and says who this one is."""
+    barrier = get_context("fork").Barrier(workers)
+
+    def met() -> int:
+        barrier.wait(60)
+        return os.getpid()
+
+    return met
 
 
 @given(items=st.lists(st.integers(), max_size=9), workers=st.integers(1, 5))
@@ -46,7 +53,7 @@ def test_who_is_held_up_does_less():
     main = os.getpid()
 
     def work(_: int) -> int:
-        time.sleep(0.005 if os.getpid() == main else 0.1)
+        time.sleep(0.02 if os.getpid() == main else 0.2)
         return os.getpid()
 
     who = Crew(2).map(work, range(40))
@@ -56,8 +63,8 @@ def test_who_is_held_up_does_less():
 
 
 def test_everybody_takes_part():
-    who = Crew(3).map(_slow, range(12))
-    assert len({*who}) == 3
+    met = meeting(3)
+    assert len({*Crew(3).map(lambda _: met(), range(3))}) == 3
 
 
 def test_more_items_than_turns_are_all_done_once():
@@ -93,7 +100,8 @@ def test_an_empty_array_can_be_shared():
 
 def test_both_of_two_are_done_together():
     me = os.getpid()
-    one, other = Crew(2).together(_slow, _slow)
+    met = meeting(2)
+    one, other = Crew(2).together(met, met)
     assert one != other
     assert me in (one, other)
 
@@ -128,12 +136,11 @@ def test_an_error_that_cannot_be_sent_is_named():
     class Local(Exception):
         pass
 
-    main = os.getpid()
+    main, met = os.getpid(), meeting(2)
 
     def work(item: int) -> None:
-        if os.getpid() != main:
+        if met() != main:
             raise Local
-        time.sleep(0.1)
 
     with pytest.raises(RuntimeError, match="an unforeseen Local"):
         Crew(2).map(work, range(2))
@@ -141,25 +148,23 @@ def test_an_error_that_cannot_be_sent_is_named():
 
 @pytest.mark.usefixtures("nobody_stays")
 def test_a_copy_that_dies_breaks_the_work_and_leaves_no_process():
-    main = os.getpid()
+    main, met = os.getpid(), meeting(3)
 
     def work(item: int) -> int:
-        if os.getpid() != main:
+        if met() != main:
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.1)
         return item
 
     with pytest.raises(BrokenExecutor):
-        Crew(3).map(work, range(6))
+        Crew(3).map(work, range(3))
 
 
 @pytest.mark.usefixtures("nobody_stays")
 def test_an_interrupt_ends_the_copies_whatever_they_are_at():
-    main, (never, _) = os.getpid(), os.pipe()
+    main, met, (never, _) = os.getpid(), meeting(2), os.pipe()
 
     def work(item: int) -> None:
-        if os.getpid() == main:
-            time.sleep(0.1)
+        if met() == main:
             raise KeyboardInterrupt
         os.read(never, 1)
 
@@ -168,12 +173,11 @@ def test_an_interrupt_ends_the_copies_whatever_they_are_at():
 
 
 def test_an_interrupt_is_not_for_copies():
-    main = os.getpid()
+    main, met = os.getpid(), meeting(2)
 
     def work(item: int) -> int:
-        if os.getpid() != main:
+        if met() != main:
             os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.1)
         return item
 
-    assert Crew(2).map(work, range(4)) == [0, 1, 2, 3]
+    assert Crew(2).map(work, range(2)) == [0, 1]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from salm_dicom.difference import difference, spread
 from salm_dicom.fidelity.gaussian import Gaussian, means
+from salm_dicom.fidelity.shifts import _largest_mean
 from salm_dicom.fidelity.sliding import kind_for, sliding_sums
 from salm_dicom.fidelity.squares import tiled
 from salm_dicom.fidelity.tissues import reached, reaches
@@ -62,6 +63,14 @@ def test_a_window_has_the_sum_of_its_cells_and_ends_at_the_edge(sides):
             top, left = row - sides[0] // 2, column - sides[1] // 2
             cells = values[max(top, 0) : top + sides[0], max(left, 0) : left + sides[1]]
             assert found[row // steps[0], column // steps[1]] == cells.sum()
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(-40, 40)), min_size=1), st.integers(1, 9))
+def test_the_largest_mean_is_that_of_no_other_window(windows, least):
+    counts, sums = (np.array([part], np.int16) for part in zip(*windows, strict=True))
+    plain = [abs(total) / count for count, total in windows if count >= least]
+    found = _largest_mean([counts, sums], least, 0.5)
+    assert found == pytest.approx(0.5 * max(plain, default=0))
 
 
 def test_windows_over_nothing_have_no_sum():
