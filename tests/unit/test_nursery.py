@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not nursery._CAN_COPY, reason="no copies on this
 
 # A driver as the command line is one: it imports what jobs need, and then opens something.
 DRIVER = """
-import os, signal, sys, threading
+import os, signal, sys, threading, time
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
@@ -95,6 +95,8 @@ thread.start()
 assert not open_nursery()
 wait.set()
 thread.join()
+while len(os.listdir("/proc/self/task")) > 1:  # a joined thread may still be on its way out
+    time.sleep(0.01)
 assert open_nursery()
 assert not open_nursery()
 print("well")
