@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import torch
+from monai.metrics.regression import compute_ssim_and_cs
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -52,6 +53,7 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "salm, swap": replace(PLAN, swap=1.0, momentum=0.9, batches=30),
     "texture": replace(PLAN, method="texture"),
     "dense": replace(PLAN, method="dense"),
+    "stable": replace(PLAN, method="stable"),
     "random_mask": replace(PLAN, method="random_mask"),
     "low_gradient": replace(PLAN, method="low_gradient"),
     "targeted, dense": replace(PLAN, method="targeted", rho=1.0, steps=20),
@@ -108,6 +110,13 @@ class Size:
     countermeasures: tuple[str, ...]
     late: bool = True
     robust_victims: tuple[str, ...] = ("resnet-10", "densenet-small", "convnet")
+    in_step: bool = False
+
+    def victim_seeds_of(self, fit_seed: int) -> tuple[int, ...]:
+        """Return the victim seeds for a fit: all, or the one in its place."""
+        if not self.in_step:
+            return self.victim_seeds
+        return (self.victim_seeds[self.fit_seeds.index(fit_seed)],)
 
 
 SMALL = Size(
@@ -124,8 +133,12 @@ FULL = Size(
 )
 
 
-def protected(protector: Protector, data: Images) -> tuple[Images, float, float]:
-    """Return the protected images, PSNR in dB (range 255) and the share of pixels changed."""
+def protected(protector: Protector, data: Images) -> tuple[Images, dict[str, float]]:
+    """Return the protected images, and how far they are from the source.
+
+    PSNR in dB (range 255), mean SSIM (range 255, Gaussian window of 11) and the share of pixels
+    that changed.
+    """
     stored = (data.pixels * 255).round()
     delta = torch.zeros_like(stored)
     for label, part, volume in volumes(data, together(protector.plan)):
@@ -134,7 +147,11 @@ def protected(protector: Protector, data: Images) -> tuple[Images, float, float]
     error = float((delta**2).mean())
     psnr = 10 * math.log10(255**2 / error)
     changed = float((delta != 0).float().mean())
-    return replace(data, pixels=(stored + delta) / 255), psnr, changed
+    found = replace(data, pixels=(stored + delta) / 255)
+    similar, _ = compute_ssim_and_cs(
+        found.pixels, stored / 255, 2, kernel_size=(11, 11), kernel_sigma=(1.5, 1.5)
+    )
+    return found, {"psnr": psnr, "ssim": float(similar.mean()), "changed": changed}
 
 
 def fitted(plan: ProtectionPlan, data: Images, workspace: Path) -> Protector:
@@ -212,14 +229,14 @@ class Bench:
         began = time.perf_counter()
         protector = fitted(replace(CONTENDERS[name], seed=fit_seed), self.data.early, workspace)
         fit_seconds = time.perf_counter() - began
-        early, psnr, changed = protected(protector, self.data.early)
-        late, _, _ = protected(protector, self.data.late)
+        early, fidelity = protected(protector, self.data.early)
+        late, _ = protected(protector, self.data.late)
         apply_seconds = time.perf_counter() - began - fit_seconds
         passes = protector.report.get("slice_passes_per_image", 0.0)
         common = {
-            "method": name, "fit_seed": fit_seed, "psnr": psnr, "changed": changed,
-            "passes": passes, "fit_seconds": fit_seconds, "apply_seconds": apply_seconds / 2,
-        }  # fmt: skip
+            "method": name, "fit_seed": fit_seed, "passes": passes, "fit_seconds": fit_seconds,
+            "apply_seconds": apply_seconds / 2,
+        } | fidelity  # fmt: skip
         if protector.clusters is not None:
             found = clustered(protector.clusters, protector.plan, self.data.early)
             common["clusters"] = agreement(self.data.early.labels.tolist(), found)
@@ -227,7 +244,7 @@ class Bench:
         if name in LATE and self.size.late:
             sets["late"] = (late, early)
         for (which, (train, other)), victim, seed in product(
-            sets.items(), self.size.victims, self.size.victim_seeds
+            sets.items(), self.size.victims, self.size.victim_seeds_of(fit_seed)
         ):
             found = attack(self.data, train, other, victim, seed)
             clean = self.reference(victim, "none", seed)
@@ -273,16 +290,19 @@ def areas_of(results: dict, rows: list[dict]) -> tuple[list[float], list[float]]
 
 def table(results: dict) -> Iterator[str]:
     """Yield the lines of the tables, in Markdown."""
-    yield "| method | set | NP selected | NP clean-selected | NP last | AUC, clean | AUC, protected | PSNR dB | changed | passes | fit s | verdict |"  # noqa: E501
-    yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
+    yield "| method | set | NP selected | NP clean-selected | NP last | AUC, clean | AUC, protected | PSNR dB | SSIM | changed | passes | fit s | apply s | verdict |"  # noqa: E501
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
     for name, which in dict.fromkeys((r["method"], r["set"]) for r in results["rows"]):
         rows = [r for r in results["rows"] if (r["method"], r["set"]) == (name, which)]
         rules = [[r["np"][k] for r in rows] for k in ("selected", "clean_selected", "last")]
-        numbers = [fmean(r[k] for r in rows) for k in ("psnr", "changed", "passes", "fit_seconds")]
+        psnr, ssim, changed, passes, fit_s, apply_s = (
+            fmean(r[k] for r in rows)
+            for k in ("psnr", "ssim", "changed", "passes", "fit_seconds", "apply_seconds")
+        )
         yield (
             f"| {name} | {which} | {' | '.join(map(spread, rules))} | "
-            f"{' | '.join(map(spread, areas_of(results, rows)))} | {numbers[0]:.1f} | "
-            f"{numbers[1]:.2f} | {numbers[2]:.0f} | {numbers[3]:.0f} | "
+            f"{' | '.join(map(spread, areas_of(results, rows)))} | {psnr:.1f} | {ssim:.3f} | "
+            f"{changed:.2f} | {passes:.0f} | {fit_s:.0f} | {apply_s:.0f} | "
             f"{verdict(fmean(rules[0])).split(':')[0]} |"
         )
     yield from _clusters(results["rows"])
@@ -315,6 +335,10 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="3 x 3 seeds, 5 victims; many hours")
     parser.add_argument("--fit-seeds", type=int, nargs="*", help="instead of those of the size")
     parser.add_argument("--victim-seeds", type=int, nargs="*", help="instead of those of the size")
+    parser.add_argument(
+        "--in-step", action="store_true", help="the first fit seed with the first victim seed, ..."
+    )
+    parser.add_argument("--every-seed", action="store_true", help="fit all with every seed")
     parser.add_argument("--early-only", action="store_true", help="measure no late arrival")
     parser.add_argument("--countermeasures", nargs="*", choices=COUNTERMEASURES)
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
@@ -327,6 +351,7 @@ def main() -> None:
         fit_seeds=tuple(asked.fit_seeds or size.fit_seeds),
         victim_seeds=tuple(asked.victim_seeds or size.victim_seeds),
         late=not asked.early_only,
+        in_step=asked.in_step,
         countermeasures=tuple(
             size.countermeasures if asked.countermeasures is None else asked.countermeasures
         ),
@@ -335,7 +360,7 @@ def main() -> None:
     workspace = asked.o.parent
     workspace.mkdir(parents=True, exist_ok=True)
     for seed, name in product(size.fit_seeds, asked.only):
-        if asked.full or seed == size.fit_seeds[0] or name in PAIRED:
+        if asked.full or asked.every_seed or seed == size.fit_seeds[0] or name in PAIRED:
             bench.row(name, seed, workspace)
     for name in bench.kept:
         bench.robust(name)

@@ -78,6 +78,36 @@ def augmented(inputs: Tensor, targets: Tensor, rng: torch.Generator) -> tuple[Te
     return moved, torch.roll(targets, shifts, dims=(-2, -1)) if targets.ndim > 2 else targets
 
 
+def attacked(
+    loss: Callable[[Tensor], Tensor],
+    x: Tensor,
+    rng: torch.Generator,
+    *,
+    radius: Tensor,
+    step: Tensor,
+    steps: int,
+) -> Tensor:
+    """Return images changed by up to `radius`, within 0 to 1, so that the loss is large: PGD.
+
+    Madry et al., *Towards Deep Learning Models Resistant to Adversarial Attacks*, ICLR 2018.
+
+    Parameters
+    ----------
+    loss
+        Of the images together, a number.
+    x
+        (n, channels, *spatial), 0 to 1.
+    radius, step
+        Largest change, and change of one of so many `steps`; broadcast to `x`.
+    """
+    change = (2 * torch.rand(x.shape, generator=rng) - 1) * radius
+    for _ in range(steps):
+        seen = (x + change).clamp(0, 1).requires_grad_(True)
+        (slope,) = torch.autograd.grad(loss(seen), seen)
+        change = (change + step * slope.sign()).clamp(-radius, radius)
+    return (x + change).clamp(0, 1)
+
+
 @contextmanager
 def reproducible() -> Iterator[None]:
     """Run torch on one thread and cuDNN one way, as the order of sums decides the bytes.

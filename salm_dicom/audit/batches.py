@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from salm_dicom.learning import attacked
+
 # The victim's loss of each image of the batch, at the images given.
 Loss = Callable[[Tensor], Tensor]
 Batch = Callable[[Tensor, Tensor, torch.Generator, Loss], tuple[Tensor, Tensor]]
 
 _DRAWS = 5
 _ROUGHNESS = 0.5
-_RADIUS, _STEP, _STEPS = 8 / 255, 2 / 255, 10
+_RADIUS, _STEP, _STEPS = torch.tensor(8 / 255), torch.tensor(2 / 255), 10
 
 
 def untouched(x: Tensor, weights: Tensor, _: torch.Generator, __: Loss) -> tuple[Tensor, Tensor]:
@@ -102,16 +104,12 @@ def ueraser(x: Tensor, weights: Tensor, rng: torch.Generator, loss: Loss) -> tup
 def adversarial(
     x: Tensor, weights: Tensor, rng: torch.Generator, loss: Loss
 ) -> tuple[Tensor, Tensor]:
-    """Change every image by up to 8/255 so that the loss is large: PGD, 10 steps of 2/255.
+    """Change every image by up to 8/255 so that the loss is large: PGD, 10 steps of 2/255."""
 
-    Madry et al., *Towards Deep Learning Models Resistant to Adversarial Attacks*, ICLR 2018.
-    """
-    change = (2 * torch.rand(x.shape, generator=rng) - 1) * _RADIUS
-    for _ in range(_STEPS):
-        seen = (x + change).clamp(0, 1).requires_grad_(True)
-        (gradient,) = torch.autograd.grad(loss(seen).sum(), seen)
-        change = (change + _STEP * gradient.sign()).clamp(-_RADIUS, _RADIUS)
-    return (x + change).clamp(0, 1), weights
+    def total(seen: Tensor) -> Tensor:
+        return loss(seen).sum()
+
+    return attacked(total, x, rng, radius=_RADIUS, step=_STEP, steps=_STEPS), weights
 
 
 def _plasma_seen(x: Tensor, rng: torch.Generator) -> Tensor:

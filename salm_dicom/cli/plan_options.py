@@ -9,7 +9,7 @@ from salm_dicom.cli.options import F
 # Rows of `salm_dicom.perturb.METHODS`; written again here because help must not wait for torch.
 METHODS = (
     "salm", "one_sided", "dense", "random", "uniform", "hybrid", "random_mask", "low_gradient",
-    "targeted", "patches", "texture", "autoregressive",
+    "targeted", "stable", "patches", "texture", "autoregressive",
 )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from salm_dicom.perturb.salm import Salm
 
 __all__ = [
+    "ATTACKED",
     "BY_LABEL",
     "EOT",
     "GRAINS",
@@ -42,6 +43,8 @@ __all__ = [
 WITHOUT_TORCH = ("one_sided", "random", "uniform")
 # Methods that make something of their own for each label, and know no masks.
 BY_LABEL = ("one_sided", "hybrid", "patches", "texture", "autoregressive")
+# Methods whose surrogate is trained against an attack, and the share of the budget it may use.
+ATTACKED = {"stable": 0.5}
 # Keys of `robust.TRANSFORMS`.
 EOT = ("shift", "flip", "blur", "half")
 
@@ -183,6 +186,7 @@ METHODS: dict[str, Callable[[Settings], Method]] = {
     "hybrid": _hybrid,
     "salm": _salm,
     "dense": lambda s: _salm(s, rho=1.0),
+    "stable": lambda s: _salm(s, rho=1.0, noise=ATTACKED["stable"]),
     "random_mask": lambda s: _salm(s, mask="random"),
     "low_gradient": lambda s: _salm(s, mask="low_gradient"),
     "targeted": lambda s: _salm(s, label_shift=1),

@@ -70,6 +70,10 @@ class Salm:
     block
         Edge in voxels of the squares, within a slice, that share one mask and one sign; above 1
         it keeps the perturbation to low frequencies.
+    noise
+        Largest uniform noise, as a share of the budget, that images carry at every step, so that
+        the perturbation outlives it (stable error-minimising noise, Liu et al., *Stable
+        Unlearnable Example*, AAAI 2024, on a surrogate that is trained against an attack).
     """
 
     rho: float = 0.2
@@ -83,6 +87,7 @@ class Salm:
     label_shift: int = 0
     eot: tuple[str, ...] = ()
     block: int = 1
+    noise: float = 0.0
 
     needs_gradient: ClassVar[bool] = True
     needs_label: ClassVar[bool] = True
@@ -137,8 +142,11 @@ class Salm:
         return shadow
 
     def _slope(self, p: _Problem, protected: Tensor) -> Tensor:
-        """Return the gradient after one draw of every transform of `eot`."""
+        """Return the gradient after one draw of every transform of `eot`, and of the noise."""
         loss = p.loss
+        if self.noise:
+            lots = torch.rand(protected.shape, generator=p.rng)
+            protected = protected + (2 * lots - 1) * (self.noise * p.budget)
         for name in self.eot:
             loss = TRANSFORMS[name](loss, p.rng)
         return in_blocks(gradient(loss, protected), self.block)

@@ -8,7 +8,7 @@ sample. So the number of processes changes the time and not the bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from salm_dicom.learning import network_input, reproducible, train
 from salm_dicom.objectives import OBJECTIVES, NetworkSpec
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import seed_of
+from salm_dicom.protector.batches import Drawn, passes_of_training
 from salm_dicom.protector.checkpoint import (
     Learner,
     Reached,
@@ -121,7 +122,7 @@ def _weights_and_report(
         now.save(spool.folder)
     progress(f"fit ({extent})", plan.rounds, plan.rounds)
     count = sum(count for _, count in spool.samples)
-    passes = now.rounds * (plan.steps * has_noise + plan.batches * plan.batch_size / count)
+    passes = now.rounds * (plan.steps * has_noise + passes_of_training(plan) / count)
     report = {
         f"{extent}_samples": float(count),
         f"{extent}_rounds": float(now.rounds),
@@ -167,41 +168,20 @@ def _surrogate_phase(
     learner: Learner, spool: Spool, plan: ProtectionPlan, spec: NetworkSpec, shadows: int
 ) -> None:
     """Train the network for some batches on what is protected so far."""
-    places = [(one, i) for one, (_, count) in enumerate(spool.samples) for i in range(count)]
-    sample = partial(spool.sample, rounds=shadows)
-    batches = partial(_batch, sample, places, plan, spec.size)
     network, objective = OnDevice(learner.network, _device(learner)), OBJECTIVES[plan.objective]
+    batches = Drawn(
+        sample=partial(spool.sample, rounds=shadows),
+        places=[(one, i) for one, (_, count) in enumerate(spool.samples) for i in range(count)],
+        plan=plan,
+        size=spec.size,
+        network=network,
+    )
     train(network, objective, learner.optimiser, batches, plan.batches, learner.rng)
     learner.rounds += 1
 
 
 def _device(learner: Learner) -> str:
     return str(next(learner.network.parameters()).device)
-
-
-def _batch(
-    sample: Callable[[int], Sample],
-    places: Sequence[tuple[int, int]],
-    plan: ProtectionPlan,
-    size: tuple[int, ...],
-    rng: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Return what the surrogate sees of samples drawn at random, and their targets."""
-
-    def draw(plain: bool, drawn: Sequence[int]) -> tuple[Tensor, Tensor]:
-        at = (places[d] for d in drawn)
-        seen = [sample(one).seen(i, size, plain=plain) for one, i in at]
-        images, targets = zip(*seen, strict=True)
-        return torch.cat(images), torch.cat(targets)
-
-    drawn = torch.randint(len(places), (plan.batch_size,), generator=rng).tolist()
-    inputs, targets = draw(False, drawn)
-    if plan.swap:
-        others = torch.randint(len(places), (plan.batch_size,), generator=rng).tolist()
-        swapped = (draw(True, others)[0] + inputs - draw(True, drawn)[0]).clamp(0, 1)
-        lots = torch.rand((len(inputs), *[1] * (inputs.ndim - 1)), generator=rng)
-        inputs = torch.where(lots < plan.swap, swapped, inputs)
-    return inputs, targets
 
 
 def perturb_samples(work: Work) -> None:

@@ -110,6 +110,12 @@ class Sample:
         target = self.targets(which)
         return image, target if target.ndim <= 2 else network_target(target, size)
 
+    def budget_seen(self, index: int) -> float:
+        """Return the budget of one sample in units of what a surrogate sees (0 to 1)."""
+        low, high = self.window
+        budget = self.limits.budget[index] * self.slope[index].abs()
+        return float(budget.max()) / (high - low)
+
 
 def read_samples(
     studies: Sequence[Study],

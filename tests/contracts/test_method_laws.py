@@ -113,7 +113,7 @@ EVERY_METHOD: dict[str, Callable[[Settings], Method]] = METHODS | {
 }
 
 # These ignore rho: METHODS has no sparse form of them.
-WHOLE_FOREGROUND = {"dense", "patches", "autoregressive", "uniform"}
+WHOLE_FOREGROUND = {"dense", "stable", "patches", "autoregressive", "uniform"}
 
 cases = st.builds(
     Case,

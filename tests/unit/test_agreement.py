@@ -48,8 +48,8 @@ def test_the_table_of_methods_says_how_far_clusters_follow_labels():
     found = agreement([0, 0, 1, 2], [0, 0, 1, 1])
     row = {
         "method": "salm, label-free", "set": "early", "fit_seed": 3, "psnr": 37.0, "changed": 0.2,
-        "passes": 40.0, "fit_seconds": 10.0, "victim": "convnet", "victim_seed": 100,
-        "trial": {"auc": 0.75}, "clusters": found,
+        "ssim": 0.9, "passes": 40.0, "fit_seconds": 10.0, "apply_seconds": 1.0,
+        "victim": "convnet", "victim_seed": 100, "trial": {"auc": 0.75}, "clusters": found,
         "np": dict.fromkeys(("selected", "clean_selected", "last", "best"), 0.1),
     }  # fmt: skip
     lines = list(table({"rows": [row], "robust": [], "clean": {"convnet/none/100": {"auc": 0.95}}}))

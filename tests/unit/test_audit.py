@@ -259,8 +259,9 @@ def test_a_verdict_says_in_words_how_much_was_lost(value, words):
 def test_the_benchmark_puts_every_method_through_the_audit_and_prints_rows_that_fail():
     assert {plan.method for plan in CONTENDERS.values()} == set(METHODS)
     row = {
-        "method": "salm", "set": "early", "psnr": 37.0, "changed": 0.2, "passes": 40.0,
-        "fit_seconds": 10.0, "victim": "convnet", "victim_seed": 100, "trial": {"auc": 0.75},
+        "method": "salm", "set": "early", "psnr": 37.0, "ssim": 0.9, "changed": 0.2,
+        "passes": 40.0, "fit_seconds": 10.0, "apply_seconds": 1.0, "victim": "convnet",
+        "victim_seed": 100, "trial": {"auc": 0.75},
     }  # fmt: skip
     rows = [
         row | {"np": dict.fromkeys(("selected", "clean_selected", "last", "best"), value)}
