@@ -1,7 +1,8 @@
 """What a second worker brings: `protect --method random` by one, by two, and by two of Dask.
 
-Run: .venv/bin/python benchmarks/engines.py [--slices 4000] [--repeats 3]
-Linux; 6 GB in the folder for temporary files (TMPDIR), and two cores with nothing else to do.
+Run: .venv/bin/python benchmarks/engines.py [--slices 4000] [--repeats 3] [--only two dask]
+Linux; 6 GB in the folder for temporary files (TMPDIR) for 4,000 slices, and two cores with nothing
+else to do.
 
 The last row is what the machine allows: half of the export by one process, and both halves by two
 that know nothing of each other. Ratios are medians of those of each turn. A virtual machine whose
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -31,8 +32,10 @@ sys.path.insert(0, str(ROOT))  # for benchmarks.measured, tests.synthetic
 from benchmarks.measured import arguments, compile_bytecode, write_results  # noqa: E402
 
 LIBRARIES = ("salm_dicom", "pydicom", "numpy", "distributed")
-SERIES = 20
+SLICES_OF_A_SERIES = 200
 SIDE = 512
+# What is compared is next to one another: the host's speed drifts.
+CONTESTANTS = ("one", "two", "dask", "half", "halves")
 RATIOS = (  # of seconds: title, numerator, denominator, and how much more the second one does
     ("two_to_one", "one", "two", 1),
     ("dask_to_local", "two", "dask", 1),
@@ -49,6 +52,8 @@ SETTLED_S = 2
 CALM = {
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false",
     "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "5s",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL": "5s",
     "DASK_DISTRIBUTED__WORKER__PRELOAD": "salm_dicom.batch.job",
 }
 Command = list[str | Path]
@@ -125,18 +130,20 @@ def serve() -> None:
 
 
 def make_export(folder: Path, slices: int) -> None:
-    """Write twenty series of twenty patients, ten of them in each half."""
+    """Write series of as many patients, every second one in each half."""
     from tests.synthetic import write_ct_series
 
-    for index in range(SERIES):
+    for index in range(slices // SLICES_OF_A_SERIES):
         write_ct_series(
-            folder / f"half{index % 2}" / f"SYN{index:03d}", slices=slices // SERIES, rows=SIDE,
+            folder / f"half{index % 2}" / f"SYN{index:03d}", slices=SLICES_OF_A_SERIES, rows=SIDE,
             columns=SIDE, patient_id=f"SYN{index:03d}", seed=index,
         )  # fmt: skip
 
 
-def measure(slices: int, repeats: int, folder: Path) -> list[dict[str, Timed]]:
-    """Return the runs of every contestant, taken in turns there and back."""
+def measure(
+    slices: int, repeats: int, folder: Path, names: Sequence[str] = CONTESTANTS
+) -> list[dict[str, Timed]]:
+    """Return the runs of the contestants named, taken in turns there and back."""
     source = folder / "source"
     make_export(source, slices)
     compile_bytecode()
@@ -160,7 +167,6 @@ def measure(slices: int, repeats: int, folder: Path) -> list[dict[str, Timed]]:
     turns = []
     for repeat in range(repeats):
         turn = {}
-        names = [*contestants]  # what is compared is next to one another: the host's speed drifts
         for name in names[:: -1 if repeat % 2 else 1]:
             turn[name] = undisturbed(partial(run, name))
             print(f"{name}: {turn[name]}", file=sys.stderr)
@@ -173,8 +179,11 @@ def summary(turns: list[dict[str, Timed]], slices: int) -> dict[str, float]:
     numbers = {
         f"{name}_slices_per_s": median(slices / turn[name].seconds for turn in turns)
         for name in ("one", "two", "dask")
+        if name in turns[0]
     }
     for title, first, second, times in RATIOS:
+        if not {first, second} <= turns[0].keys():
+            continue
         found = [times * turn[first].seconds / turn[second].seconds for turn in turns]
         numbers[title] = median(found)
         numbers[f"{title}_least"], numbers[f"{title}_most"] = min(found), max(found)
@@ -194,6 +203,8 @@ def table(numbers: dict[str, float]) -> str:
     ]  # fmt: skip
     lines = ["| | measured | target |", "|---|---|---|"]
     for title, key in rows:
+        if key not in numbers:
+            continue
         is_ratio = "_to_" in key
         value = f"{numbers[key]:.0f}"
         if is_ratio:
@@ -207,14 +218,20 @@ def table(numbers: dict[str, float]) -> str:
 def main() -> None:
     """Measure, print the table and write the numbers as JSON."""
     parser = arguments(__doc__, "engines")
-    parser.add_argument("--slices", type=int, default=4000, help="in all; twenty series (4000)")
+    several = f"in all, {SLICES_OF_A_SERIES} in a series (4000)"
+    parser.add_argument("--slices", type=int, default=4000, help=several)
+    parser.add_argument(
+        "--only", nargs="+", choices=CONTESTANTS, default=CONTESTANTS, help="of the contestants"
+    )
     parser.add_argument("--cluster", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.cluster:
         serve()
         return
+    if options.slices % (2 * SLICES_OF_A_SERIES):
+        parser.error(f"--slices is a multiple of {2 * SLICES_OF_A_SERIES}: two halves of series")
     with tempfile.TemporaryDirectory(prefix="salm-engines-") as folder:
-        turns = measure(options.slices, options.repeats, Path(folder))
+        turns = measure(options.slices, options.repeats, Path(folder), options.only)
     numbers = summary(turns, options.slices)
     print(table(numbers))
     print(f"\n{numbers['runs_repeated']:.0f} runs were repeated, as the host took processors away.")
