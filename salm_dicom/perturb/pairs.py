@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from salm_dicom.perturb.budget import quota
-from salm_dicom.perturb.top_k import largest
+from salm_dicom.perturb.top_k import largest, places
 
 # A region may hold this many times its share of the changes.
 _CROWDING = 2.0
@@ -44,23 +44,24 @@ def top_pairs(score: Tensor, foreground: Tensor, rho: float, region: int | None)
     deepest = min(math.ceil(_CROWDING * rho * voxels / 2), voxels)
     chosen = torch.zeros_like(squares, dtype=torch.bool)
     for every, mask, taken in zip(squares, foreground, chosen, strict=True):
-        some = torch.nonzero((every != 0).any(-1)).squeeze(1)  # many hold nothing but air
-        values = every[some]
-        place = _by_rank(values)
-        up, down = place[:, :deepest], place[:, voxels - deepest :].flip(-1)
+        holds = torch.from_numpy((every.numpy(force=True) != 0).any(-1))
+        some = places(holds).to(every.device)  # many hold nothing but air
+        values = every.index_select(0, some)
+        up, down = _by_rank(values, deepest)
         rising, falling = values.gather(-1, up), values.gather(-1, down)
         strength = torch.where((rising > 0) & (falling < 0), rising - falling, 0.0)
         pairs = quota(mask.numpy(force=True), rho) // 2
-        best = largest(strength.reshape(-1), pairs).reshape(strength.shape)
-        square, rank = torch.nonzero(best, as_tuple=True)
+        best = places(largest(strength.reshape(-1), pairs))
+        starts = some.index_select(0, best // deepest) * voxels
         for end in (up, down):
-            taken[some[square], end[square, rank]] = True
+            taken.view(-1).index_fill_(0, starts + end.reshape(-1).index_select(0, best), True)
     return _joined(chosen, score.shape, edges)
 
 
-def _by_rank(values: Tensor) -> Tensor:
-    """Return the places of each row's values, the highest first; of equal ones the first one.
+def _by_rank(values: Tensor, deepest: int) -> tuple[Tensor, Tensor]:
+    """Return the places of each row's highest values, and of its lowest, so many of each.
 
+    The highest, or lowest, comes first; of equal ones the first in a row is the higher one.
     Floats sort like their bits once those of negative ones are turned over. With the place below
     them every number differs, and any sort is stable: numpy's is then three times as quick.
     """
@@ -72,8 +73,10 @@ def _by_rank(values: Tensor) -> Tensor:
     keys <<= 32
     keys |= np.arange(values.shape[-1])
     keys.sort(axis=-1)
+    keys = np.stack([keys[:, :deepest], keys[:, ::-1][:, :deepest]])
     keys &= 0xFFFFFFFF
-    return torch.from_numpy(keys).to(values.device)
+    up, down = torch.from_numpy(keys).to(values.device)
+    return up, down
 
 
 def _edges(plane: torch.Size, region: int | None) -> tuple[int, int]:

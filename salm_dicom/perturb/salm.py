@@ -21,7 +21,7 @@ from salm_dicom.perturb.budget import Limits
 from salm_dicom.perturb.loss import Loss, gradient
 from salm_dicom.perturb.pairs import top_pairs
 from salm_dicom.perturb.robust import TRANSFORMS, in_blocks
-from salm_dicom.perturb.top_k import top_k
+from salm_dicom.perturb.top_k import places, top_k
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,22 +124,23 @@ class Salm:
 
     def _inside(self, p: _Problem, shadow: Tensor) -> Tensor:
         """Return the shadow where the first step chooses the mask: the others look inside only."""
-        slope = self._slope(p, p.x + torch.round(shadow)) * (p.budget > 0)
+        slope = self._slope(p, p.x + torch.round(shadow))
+        if not (p.budget > 0).all():
+            slope = torch.where(p.budget > 0, slope, 0.0)
         is_kept = self.schedule == "once" and bool(shadow.any())
         mask = shadow != 0 if is_kept else self._chosen(p, slope)
-        at = torch.nonzero(mask.reshape(-1)).squeeze(1)
-        before, wish = p.x.reshape(-1)[at], shadow.reshape(-1)[at]
-        budget = p.budget.expand_as(p.x).reshape(-1)[at]
-        mean = slope.reshape(-1)[at]
+        at = places(mask)
+        before, wish = (one.reshape(-1).index_select(0, at) for one in (p.x, shadow))
+        budget = p.budget.expand_as(p.x).reshape(-1).index_select(0, at)
+        mean = slope.reshape(-1).index_select(0, at)
         protected = p.x.clone()
         for step in range(self.steps):
             if step:
-                protected.view(-1)[at] = before + torch.round(wish)
-                mean.mul_(self.momentum).add_(self._slope(p, protected).reshape(-1)[at])
+                protected.view(-1).index_copy_(0, at, before + torch.round(wish))
+                slope = self._slope(p, protected).reshape(-1)
+                mean.mul_(self.momentum).add_(slope.index_select(0, at))
             wish = self._moved(wish, mean, budget)
-        shadow = torch.zeros_like(p.x)
-        shadow.view(-1)[at] = wish
-        return shadow
+        return torch.zeros_like(p.x).view(-1).index_copy_(0, at, wish).view_as(p.x)
 
     def _slope(self, p: _Problem, protected: Tensor) -> Tensor:
         """Return the gradient after one draw of every transform of `eot`, and of the noise."""
@@ -153,7 +154,7 @@ class Salm:
 
     def _moved(self, shadow: Tensor, mean: Tensor, budget: Tensor) -> Tensor:
         move = self.step_size * budget * mean.sign()
-        return torch.minimum(torch.maximum(shadow - move, -budget), budget)
+        return torch.clamp(shadow - move, -budget, budget)
 
     def _chosen(self, p: _Problem, mean: Tensor) -> Tensor:
         if self.rho >= 1:
@@ -161,9 +162,9 @@ class Salm:
         if self.mask == "random":
             lots = torch.rand(mean.shape, generator=p.rng).clamp_(min=1e-9)
             return top_k(lots, p.foreground & (mean != 0), self.rho)
-        # what hardly has a gradient ranks first in the control; what has none is never taken
-        score = mean if self.mask == "salient" else 1 / mean
-        score = torch.where(mean != 0, score, 0.0)
+        score = mean
+        if self.mask == "low_gradient":  # what hardly has one ranks first; what has none, never
+            score = torch.where(mean != 0, 1 / mean, 0.0)
         if not self.balanced:
             return top_k(score.abs(), p.foreground, self.rho)
         return top_pairs(-score, p.foreground, self.rho, self.region)
