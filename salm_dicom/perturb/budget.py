@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -172,12 +173,23 @@ def _regions(
         Flat places of the voxels.
     """
     rows, columns = shape[-2:]
+    is_slice = len(shape) == 3
     if edge is None:
-        return where // (rows * columns) if len(shape) > 3 else None
-    line, column = np.divmod(where, columns)
-    slice_, row = np.divmod(line, rows)
-    down, across = -(-rows // edge), -(-columns // edge)
-    return np.asarray((slice_ * down + row // edge) * across + column // edge)
+        return None if is_slice else where // (rows * columns)
+    plane = _plane_of_regions(rows, columns, edge)
+    if is_slice:
+        return plane[where]
+    slice_, place = np.divmod(where, rows * columns)
+    return slice_ * (int(plane[-1]) + 1) + plane[place]
+
+
+@lru_cache(maxsize=4)
+def _plane_of_regions(rows: int, columns: int, edge: int) -> NDArray[np.intp]:
+    """Return the region of each voxel of a slice, flat, from 0 on."""
+    row, column = np.arange(rows) // edge, np.arange(columns) // edge
+    plane = (row[:, None] * -(-columns // edge) + column).reshape(-1)
+    plane.flags.writeable = False
+    return plane
 
 
 def _balance(change: Floats, strength: Floats, region_of: NDArray[np.intp] | None) -> None:

@@ -119,7 +119,8 @@ class Salm:
             slope = self._slope(p, p.x + torch.round(shadow))
             mean.mul_(self.momentum).add_(slope * (p.budget > 0))
             mask = self._chosen(p, mean)
-            shadow = torch.where(mask, self._moved(shadow, mean, p.budget), shadow)
+            wish = _moved(shadow, mean, self.step_size * p.budget, p.budget, -p.budget)
+            shadow = torch.where(mask, wish, shadow)
         return shadow
 
     def _inside(self, p: _Problem, shadow: Tensor) -> Tensor:
@@ -132,6 +133,7 @@ class Salm:
         at = places(mask)
         before, wish = (one.reshape(-1).index_select(0, at) for one in (p.x, shadow))
         budget = p.budget.expand_as(p.x).reshape(-1).index_select(0, at)
+        stride, least = self.step_size * budget, -budget
         mean = slope.reshape(-1).index_select(0, at)
         protected = p.x.clone()
         for step in range(self.steps):
@@ -139,7 +141,7 @@ class Salm:
                 protected.view(-1).index_copy_(0, at, before + torch.round(wish))
                 slope = self._slope(p, protected).reshape(-1)
                 mean.mul_(self.momentum).add_(slope.index_select(0, at))
-            wish = self._moved(wish, mean, budget)
+            wish = _moved(wish, mean, stride, budget, least)
         return torch.zeros_like(p.x).view(-1).index_copy_(0, at, wish).view_as(p.x)
 
     def _slope(self, p: _Problem, protected: Tensor) -> Tensor:
@@ -151,10 +153,6 @@ class Salm:
         for name in self.eot:
             loss = TRANSFORMS[name](loss, p.rng)
         return in_blocks(gradient(loss, protected), self.block)
-
-    def _moved(self, shadow: Tensor, mean: Tensor, budget: Tensor) -> Tensor:
-        move = self.step_size * budget * mean.sign()
-        return torch.clamp(shadow - move, -budget, budget)
 
     def _chosen(self, p: _Problem, mean: Tensor) -> Tensor:
         if self.rho >= 1:
@@ -168,6 +166,11 @@ class Salm:
         if not self.balanced:
             return top_k(score.abs(), p.foreground, self.rho)
         return top_pairs(-score, p.foreground, self.rho, self.region)
+
+
+def _moved(shadow: Tensor, mean: Tensor, stride: Tensor, most: Tensor, least: Tensor) -> Tensor:
+    """Return the shadow one stride against the sign of the mean, within least and most."""
+    return torch.clamp(shadow - stride * mean.sign(), least, most)
 
 
 def dense(*, steps: int = 10, step_size: float = 0.2, momentum: float = 0.5) -> Salm:
