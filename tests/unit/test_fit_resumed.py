@@ -24,14 +24,15 @@ from salm_dicom.protector.fit import Study, fit
 from salm_dicom.volume import Volume
 from tests.unit import test_protector, test_segmentation
 
-# Every branch of a fit: both extents, both objectives, methods that draw and that have no noise
-# phase, and one that stops early because nothing gets better.
+# Every branch of a fit: both extents, every objective, methods that draw, that have no noise phase
+# and that attack their surrogate.
 PLANS = {
     "slice": {},
     "volume": {"extent": "volume"},
     "masks": {"objective": "segmentation", "mask": "roi_band", "extent": "volume"},
     "drawing": {"method": "random_mask", "eot": ("shift", "blur"), "swap": 0.5},
     "targeted": {"method": "targeted", "extent": "volume"},
+    "attacked": {"method": "stable", "extent": "volume"},
     "label-free": {"label_free": True, "clusters": 2},
     "several labels": {"objective": "multilabel"},
     "without a gradient": {"method": "one_sided"},
