@@ -2,7 +2,8 @@
 
 Run: .venv/bin/python benchmarks/method.py [--full]
 SALM_SHARED names the folder whose data/pneumoniamnist/pneumoniamnist.npz is read (else ../shared).
-The small size took 45 minutes on one core, with a contender less; rows are written as they come.
+The small size took 45 minutes on one core, with fewer contenders; rows are written as they come.
+--tables FILE... prints the tables of finished runs together, and runs nothing.
 """
 
 from __future__ import annotations
@@ -296,7 +297,7 @@ def table(results: dict) -> Iterator[str]:
         rows = [r for r in results["rows"] if (r["method"], r["set"]) == (name, which)]
         rules = [[r["np"][k] for r in rows] for k in ("selected", "clean_selected", "last")]
         psnr, ssim, changed, passes, fit_s, apply_s = (
-            fmean(r[k] for r in rows)
+            fmean(r.get(k, math.nan) for r in rows)  # earlier runs have no SSIM
             for k in ("psnr", "ssim", "changed", "passes", "fit_seconds", "apply_seconds")
         )
         yield (
@@ -329,9 +330,16 @@ def _clusters(rows: list[dict]) -> Iterator[str]:
         yield f"| {name} | {seed} | {one['adjusted_rand']:.2f} | {one['purity']:.2f} |"
 
 
+def pooled(runs: list[dict]) -> dict:
+    """Return the results of several runs as those of one."""
+    clean = {name: one for run in runs for name, one in run["clean"].items()}
+    return {"clean": clean} | {k: [r for run in runs for r in run[k]] for k in ("rows", "robust")}
+
+
 def main() -> None:
     """Run what was asked for and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tables", type=Path, nargs="+", metavar="FILE", help="of these runs")
     parser.add_argument("--full", action="store_true", help="3 x 3 seeds, 5 victims; many hours")
     parser.add_argument("--fit-seeds", type=int, nargs="*", help="instead of those of the size")
     parser.add_argument("--victim-seeds", type=int, nargs="*", help="instead of those of the size")
@@ -344,6 +352,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("-o", type=Path, default=ROOT / "benchmarks" / "results" / "method.json")
     asked = parser.parse_args()
+    if asked.tables:
+        print("\n".join(table(pooled([json.loads(one.read_text()) for one in asked.tables]))))
+        return
     torch.set_num_threads(1)
     size = FULL if asked.full else SMALL
     size = replace(
@@ -356,6 +367,8 @@ def main() -> None:
             size.countermeasures if asked.countermeasures is None else asked.countermeasures
         ),
     )
+    if size.in_step and len(size.fit_seeds) != len(size.victim_seeds):
+        parser.error("--in-step takes as many fit seeds as victim seeds")
     bench = Bench(load(), size, asked.o)
     workspace = asked.o.parent
     workspace.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from benchmarks.agreement import adjusted_rand, agreement, purity
 from benchmarks.clusters import table as table_of_clusters
-from benchmarks.method import table
+from benchmarks.method import pooled, table
 
 groupings = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=30)
 
@@ -55,6 +55,27 @@ def test_the_table_of_methods_says_how_far_clusters_follow_labels():
     lines = list(table({"rows": [row], "robust": [], "clean": {"convnet/none/100": {"auc": 0.95}}}))
     assert lines[-1] == "| salm, label-free | 3 | 0.57 | 0.75 |"
     assert len(list(table({"rows": [], "robust": [], "clean": {}}))) == 2
+
+
+def test_the_table_of_several_runs_has_the_means_of_all_their_rows():
+    rules = ("selected", "clean_selected", "last", "best")
+    runs = [
+        {
+            "clean": {f"convnet/none/{seed}": {"auc": 0.9}},
+            "robust": [{"method": "a", "countermeasure": "half", "np": {"selected": protection}}],
+            "rows": [
+                {
+                    "method": "a", "set": "early", "fit_seed": seed, "psnr": 37.0, "changed": 0.2,
+                    "passes": 0.0, "fit_seconds": 0.0, "apply_seconds": 1.0, "victim": "convnet",
+                    "victim_seed": seed, "trial": {"auc": 0.5}, "np": dict.fromkeys(rules, 0.5),
+                }
+            ],
+        }
+        for seed, protection in ((0, 0.2), (1, 0.6))
+    ]  # fmt: skip
+    lines = list(table(pooled(runs)))
+    assert "| 0.90 ± 0.00 | 0.50 ± 0.00 | 37.0 | nan |" in lines[2]
+    assert lines[-1] == "| half | 0.40 ± 0.28 |"
 
 
 def test_the_table_of_clusters_has_the_mean_of_the_seeds_and_each():
