@@ -54,7 +54,7 @@ CALM = {
     "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
     "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "5s",
     "DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL": "5s",
-    "DASK_DISTRIBUTED__WORKER__PRELOAD": "salm_dicom.batch.job",
+    "DASK_DISTRIBUTED__WORKER__PRELOAD": "salm_dicom.batch.apart",
 }
 Command = list[str | Path]
 

@@ -1,24 +1,22 @@
 """Dask: the jobs of a run on the machines of a cluster, as a `concurrent.futures.Executor`.
 
 Dask runs a job again whose worker died; `bounds.begun` counts how often. Jobs travel as bytes that
-only a worker opens: a scheduler that did would first import all that a job needs.
+only the process beside a worker opens (`apart`): who does must import all that a job needs.
 """
 
 from __future__ import annotations
 
 import pickle
-import sys
-import threading
-import warnings
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from salm_dicom import __version__
+from salm_dicom.batch.apart import APART, Answer
 from salm_dicom.errors import PlanError
 
 if TYPE_CHECKING:
@@ -28,8 +26,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 # A scheduler answers within this time, or it is not there.
 _PATIENCE_S = 15
-# One series at a time in a process, however many threads a worker has: memory is one volume.
-_ALONE = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +50,20 @@ class ClusterExecutor(Executor):
         return 0
 
     def warm_up(self, modules: tuple[str, ...]) -> None:
-        """Have every worker import what it will need, and do not wait for it."""
+        """Have every worker import what its jobs will need, and do not wait for it."""
         from distributed import fire_and_forget
 
+        work = pickle.dumps(partial(_import, modules))
         for worker in self._client.nthreads():
-            fire_and_forget(self._client.submit(_import, modules, workers=[worker], pure=False))
+            sent = self._client.submit(
+                on_worker, __version__, self._sandbox, work, workers=[worker], pure=False
+            )
+            fire_and_forget(sent)
 
     def submit(self, job: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Send a job to the scheduler."""
         future: Future[T] = Future()
-        work = pickle.dumps(partial(job, *args, **kwargs))
+        work = pickle.dumps(partial(_seen, partial(job, *args, **kwargs)))
         sent = self._executor.submit(on_worker, __version__, self._sandbox, work)
         sent.add_done_callback(lambda done: _hand_over(done, future))
         return future
@@ -103,52 +103,50 @@ def connect(address: str) -> ClusterExecutor:
 
 
 def _hand_over(done: Future[Any], future: Future[Any]) -> None:
-    """Give what came of a job to the future that waits for it; a lost one breaks the engine."""
+    """Give what came of a job to the future that waits for it, whatever it is."""
+    try:
+        future.set_result(_result(done))
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _result(done: Future[Any]) -> Any:
+    """Return what a job gave, or raise what it raised; a lost one breaks the engine."""
     from distributed import KilledWorker
 
     if done.cancelled():
-        future.set_exception(BrokenExecutor("the scheduler is gone"))
-    elif isinstance(error := done.exception(), KilledWorker):
-        future.set_exception(BrokenExecutor("its workers died"))
-    elif error is not None:
-        future.set_exception(error)
-    elif isinstance(found := done.result(), Refused):
-        future.set_exception(PlanError(found.reason))
-    else:
-        future.set_result(found)
+        raise BrokenExecutor("the scheduler is gone")
+    try:
+        found = done.result()
+    except KilledWorker:
+        raise BrokenExecutor("its workers died") from None
+    if not found:
+        raise BrokenExecutor("its processes died")
+    answer = Answer(found) if isinstance(found, Refused) else pickle.loads(found)
+    if answer.failed is not None:
+        raise answer.failed
+    if isinstance(answer.value, Refused):
+        raise PlanError(answer.value.reason)
+    return answer.value
 
 
-def on_worker(version: str, sandbox: bool, work: bytes) -> Any:
-    """Do in the process of a worker what was submitted, or say why not with a `Refused`."""
+def on_worker(version: str, sandbox: bool, work: bytes) -> bytes | Refused:
+    """Have what was submitted done beside a worker; return its pickled `Answer`, or why not."""
     if version != __version__:
         return Refused(f"a Dask worker has salm_dicom {__version__}; {version} is needed")
-    _prepare(sandbox)
-    return alone(pickle.loads(work))
+    return APART.do(sandbox, work)
 
 
-def alone(job: partial[T]) -> T | Refused:
-    """Do one job at a time; `places` of its last argument are what it needs."""
+def _seen(job: partial[T]) -> T | Refused:
+    """Do a job where `places` of its last argument, which it needs, are seen."""
     if not all(place.exists() for place in job.args[-1].places):
         return Refused(
             "a Dask worker does not see SOURCE, OUT or the vault; they must lie under the same "
             "paths on every machine"
         )
-    with _ALONE:
-        return job()
+    return job()
 
 
 def _import(modules: tuple[str, ...]) -> None:
     for name in modules:
         import_module(name)
-
-
-@cache
-def _prepare(sandbox: bool) -> None:
-    """Make the process of a worker what those of the local engine are."""
-    from salm_dicom.batch.engines import keep_memory
-    from salm_dicom.dicom.sandbox import use_sandbox
-
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-    keep_memory()
-    use_sandbox(sandbox)

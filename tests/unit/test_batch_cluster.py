@@ -5,24 +5,27 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster
 
 from salm_dicom import __version__
 from salm_dicom.batch import cluster as cluster_module
+from salm_dicom.batch.apart import APART, Apart
 from salm_dicom.batch.bounds import Bounds
-from salm_dicom.batch.cluster import Refused, alone, connect, on_worker
+from salm_dicom.batch.cluster import Refused, connect, on_worker
 from salm_dicom.batch.job import Job, Outcome
 from salm_dicom.batch.protect import Request, protect
 from salm_dicom.batch.run import _held, outcomes
@@ -80,8 +83,16 @@ def job(folder: Path, name: str) -> Job:
     )  # fmt: skip
 
 
+def beside(work: Callable[..., Any], *arguments: object) -> Any:
+    """Return what `work` gives in the process beside this Dask worker."""
+    answer = pickle.loads(APART.do(False, pickle.dumps(partial(work, *arguments))))
+    if answer.failed is not None:
+        raise answer.failed
+    return answer.value
+
+
 def count_loads() -> None:
-    """Count in the process of a worker how often it loads a protector."""
+    """Count in this process how often it loads a protector."""
     from salm_dicom.protector import store
 
     real, store.loads = store.load, 0
@@ -105,12 +116,12 @@ def has_module(name: str) -> bool:
 
 def test_workers_import_what_they_need_while_the_driver_is_at_something_else(scheduler):
     with Client(scheduler.replace("dask://", ""), set_as_default=False) as client:
-        assert not any(client.run(has_module, "turtledemo").values())
+        assert not any(client.run(beside, has_module, "turtledemo").values())
         executor = connect(scheduler.replace("dask://", ""))
         executor.warm_up(("turtledemo",))
         executor.shutdown()
         until = time.monotonic() + 20
-        while not all(client.run(has_module, "turtledemo").values()):
+        while not all(client.run(beside, has_module, "turtledemo").values()):
             assert time.monotonic() < until
             time.sleep(0.05)
 
@@ -119,10 +130,10 @@ def test_every_engine_gives_the_same_bytes_and_a_worker_loads_the_protector_once
     export_of_six, scheduler
 ):
     with Client(scheduler.replace("dask", "tcp"), set_as_default=False) as client:
-        client.run(count_loads)
+        client.run(beside, count_loads)
         result = protect(request(export_of_six, "dask", engine=scheduler))
         assert (len(result.done), result.left_out) == (6, ())
-        counts = client.run(loads)
+        counts = client.run(beside, loads)
     assert set(counts.values()) == {1}
     assert len(counts) == 2
     protect(request(export_of_six, "serial", engine="serial"))
@@ -142,42 +153,63 @@ def test_relative_paths_mean_the_same_on_a_worker(export_of_six, scheduler, monk
     assert len(list(export_of_six.parent.glob("out/*/*/*/*.dcm"))) == 12
 
 
-def die() -> None:
-    """Die as no reading of a series could be quicker: Dask replaces no worker that just begins."""
-    time.sleep(1.5)
+def killed(victim: str) -> None:
+    """Kill the process of a job, or the Dask worker that it is beside, which ends both."""
+    if victim == "worker":
+        time.sleep(1.5)  # as long as reading a series: Dask replaces no worker that just begins
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)  # until this process is ended
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def dies_once(job: Job) -> Outcome:
-    """Kill the worker after the output has got its name, the first time."""
+def dies_once(victim: str, job: Job) -> Outcome:
+    """Kill a process after the output has got its name, the first time."""
     mark = job.vault / f"{job.name}.mark"
     place = job.output / job.name
     place.mkdir()  # as the writer does: fails where something is
     if job.name == "2" and not mark.exists():
-        mark.touch()
-        die()
+        mark.write_text(str(os.getpid()))
+        killed(victim)
     return Outcome(source=job.source, name=job.name, record="{}")
 
 
-def dies_always(job: Job) -> Outcome:
+def dies_always(victim: str, job: Job) -> Outcome:
     with (job.vault / f"{job.name}.starts").open("ab") as stream:
         stream.write(b".")
     if job.name == "2":
-        die()
+        killed(victim)
     return Outcome(source=job.source, name=job.name, record="{}")
 
 
-def test_a_series_whose_dask_worker_was_killed_is_done_by_another(tmp_path, scheduler):
-    found = outcomes([job(tmp_path, str(n)) for n in range(6)], 1, dies_once, scheduler)
+def is_running(process: int) -> bool:
+    """Say whether a process is there, and more than its exit status that nobody asks for."""
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rpartition(") ")[2][0] != "Z"
+
+
+@pytest.mark.parametrize("victim", ["process", "worker"])
+def test_a_series_whose_dask_worker_was_killed_is_done_by_another(tmp_path, scheduler, victim):
+    work = partial(dies_once, victim)
+    found = outcomes([job(tmp_path, str(n)) for n in range(6)], 1, work, scheduler)
     assert {o.name: o.code for o in found} == {str(n): "" for n in range(6)}
-    assert (tmp_path / "2.mark").exists()
+    assert not is_running(int((tmp_path / "2.mark").read_text()))
 
 
-def test_a_series_that_kills_dask_workers_three_times_is_left_out(tmp_path, scheduler):
-    found = outcomes([job(tmp_path, str(n)) for n in range(6)], 1, dies_always, scheduler)
+@pytest.mark.parametrize("victim", ["process", "worker"])
+def test_a_series_that_kills_dask_workers_three_times_is_left_out(tmp_path, scheduler, victim):
+    work = partial(dies_always, victim)
+    found = outcomes([job(tmp_path, str(n)) for n in range(6)], 1, work, scheduler)
     codes = {o.name: o.code for o in found}
     assert codes == {str(n): "E_CRASH" if n == 2 else "" for n in range(6)}
     assert (tmp_path / "2.starts").stat().st_size == 3
+
+
+def test_a_job_that_kills_its_process_leaves_the_dask_worker_alone(tmp_path, scheduler):
+    with Client(scheduler.replace("dask", "tcp"), set_as_default=False) as client:
+        client.wait_for_workers(2)
+        before = set(client.run(os.getpid).values())
+        list(outcomes([job(tmp_path, "2")], 1, partial(dies_always, "process"), scheduler))
+        assert set(client.run(os.getpid).values()) == before
 
 
 class NotesWhereItIsOpened:
@@ -194,7 +226,7 @@ class NotesWhereItIsOpened:
         return Outcome(source=one.source, name=one.name)
 
 
-def test_only_workers_open_a_job(tmp_path, scheduler):
+def test_only_the_processes_beside_workers_open_a_job(tmp_path, scheduler):
     folder = tmp_path / "opened"
     folder.mkdir()
     work = NotesWhereItIsOpened(folder)
@@ -202,7 +234,9 @@ def test_only_workers_open_a_job(tmp_path, scheduler):
     assert len(list(outcomes([job(tmp_path, str(n)) for n in range(4)], 1, work, scheduler))) == 4
     opened = {int(one.name) for one in folder.iterdir()}
     assert opened
-    assert os.getpid() not in opened
+    with Client(scheduler.replace("dask", "tcp"), set_as_default=False) as client:
+        workers = set(client.run(os.getpid).values())
+    assert not opened & {os.getpid(), *workers}
 
 
 def test_a_worker_with_other_software_or_other_disks_is_refused(tmp_path, scheduler):
@@ -211,28 +245,62 @@ def test_a_worker_with_other_software_or_other_disks_is_refused(tmp_path, schedu
     assert __version__ in found.reason
     elsewhere = job(tmp_path / "not there", "1")
     with pytest.raises(PlanError, match="under the same paths"):
-        list(outcomes([elsewhere], 1, dies_always, scheduler))
+        list(outcomes([elsewhere], 1, partial(dies_always, "process"), scheduler))
 
 
-def test_a_worker_of_many_threads_does_one_series_at_a_time(tmp_path):
-    busy, most = Counter[str](), []
+def span() -> tuple[float, float]:
+    start = time.monotonic()
+    time.sleep(0.05)
+    return start, time.monotonic()
 
-    def work(one: Job) -> Outcome:
-        busy["now"] += 1
-        most.append(busy["now"])
-        time.sleep(0.02)
-        busy["now"] -= 1
-        return Outcome(source=one.source, name=one.name)
 
-    threads = [
-        threading.Thread(target=alone, args=(partial(_held, work, job(tmp_path, str(n))),))
-        for n in range(4)
-    ]
+def test_a_worker_of_many_threads_does_one_series_at_a_time():
+    process, spans = beside(os.getpid), list[tuple[float, float]]()
+    threads = [threading.Thread(target=lambda: spans.append(beside(span))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == [1, 1, 1, 1]
+    spans.sort()
+    assert len(spans) == 4
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+    assert beside(os.getpid) == process
+
+
+def test_a_process_that_a_thread_needed_first_lives_on_without_it():
+    apart, work, found = Apart(), pickle.dumps(os.getpid), []
+    thread = threading.Thread(target=lambda: found.append(apart.do(False, work)))
+    thread.start()
+    thread.join()
+    assert found == [apart.do(False, work)]
+
+
+def raises() -> None:
+    raise LookupError("what was wrong")
+
+
+def unsendable() -> object:
+    return threading.Lock()
+
+
+def test_what_a_job_raises_comes_back_and_its_process_lives_on():
+    process = beside(os.getpid)
+    with pytest.raises(LookupError, match="what was wrong"):
+        beside(raises)
+    with pytest.raises(RuntimeError, match="an unforeseen TypeError"):
+        beside(unsendable)
+    assert beside(os.getpid) == process
+
+
+def test_a_process_that_was_killed_while_it_waited_is_replaced():
+    process = beside(os.getpid)
+    os.kill(process, signal.SIGKILL)
+    assert beside(os.getpid) not in {process, os.getpid()}
+
+
+def test_work_that_no_process_survives_is_given_up(monkeypatch):
+    monkeypatch.setattr("salm_dicom.batch.apart._TRIES", 2)
+    assert Apart().do(False, pickle.dumps(partial(killed, "process"))) == b""
 
 
 def test_what_a_killed_worker_had_written_is_removed_before_the_series_is_done_again(tmp_path):
@@ -244,7 +312,7 @@ def test_what_a_killed_worker_had_written_is_removed_before_the_series_is_done_a
         seen.append((one.output / one.name).exists())
         return Outcome(source=one.source, name=one.name)
 
-    alone(partial(_held, work, job(tmp_path, "1")))
+    _held(work, job(tmp_path, "1"))
     assert seen == [False]
     assert not list(Vault(tmp_path).begun.iterdir())
 
