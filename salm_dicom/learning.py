@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -41,6 +44,68 @@ def network_input(
         return functional.interpolate(scaled, size=size, mode="area")
     mode = "bilinear" if len(size) == 2 else "trilinear"
     return functional.interpolate(scaled, size=size, mode=mode, align_corners=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InputLoss:
+    """The loss of stored values through what a network sees of them.
+
+    Parameters
+    ----------
+    measure
+        Of the network's input, a number.
+    slope, intercept, intensity_range, size
+        Of `network_input`.
+    """
+
+    measure: Callable[[Tensor], Tensor]
+    slope: Tensor
+    intercept: Tensor
+    intensity_range: tuple[float, float]
+    size: tuple[int, ...]
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Return the loss."""
+        return self.measure(self._seen(stored))
+
+    def among(self, stored: Tensor, at: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """Return the loss of the values at flat places of `stored`, (n,), where the others stay.
+
+        As the area that the network sees as one value is a mean, what few voxels change of it is
+        found without looking at the others: the same numbers but for their rounding. None where
+        areas overlap, are not larger than voxels, or lie on another device.
+        """
+        shape = tuple(stored.shape[2:])
+        sides = [*zip(shape, self.size, strict=True)]
+        edges = [side // small for side, small in sides]
+        if any(side % small for side, small in sides) or prod(edges) < 2 or not at.is_cpu:
+            return None
+        low, high = self.intensity_range
+        with torch.inference_mode(mode=False), torch.no_grad():
+            where = np.unravel_index(at.numpy(), stored.shape)
+            cells = [i // edge for i, edge in zip(where[2:], edges, strict=True)]
+            cell = np.ravel_multi_index((*where[:2], *cells), (*stored.shape[:2], *self.size))
+            into = torch.from_numpy(cell)
+            places = tuple(map(torch.from_numpy, where))
+            slope, intercept = (
+                n.expand(stored.shape)[places] for n in (self.slope, self.intercept)
+            )
+            rest = self._seen(stored).reshape(-1)
+
+        def scaled(values: Tensor) -> Tensor:
+            return torch.clamp((values * slope + intercept - low) / (high - low), 0.0, 1.0)
+
+        with torch.inference_mode(mode=False), torch.no_grad():
+            rest = rest.index_add(0, into, scaled(stored[places]), alpha=-1 / prod(edges))
+
+        def loss(values: Tensor) -> Tensor:
+            seen = rest.index_add(0, into, scaled(values), alpha=1 / prod(edges))
+            return self.measure(seen.view(*stored.shape[:2], *self.size))
+
+        return loss
+
+    def _seen(self, stored: Tensor) -> Tensor:
+        return network_input(stored, self.slope, self.intercept, self.intensity_range, self.size)
 
 
 def train(

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 Loss = Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class Partial(Protocol):
+    """A loss that is found sooner where most values stay as they are."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the loss at x."""
+
+    def among(self, x: Tensor, at: Tensor) -> Loss | None:
+        """Return the loss of the values at flat places of x, (n,), where the others stay.
+
+        None where that is not quicker.
+        """
 
 
 def gradient(loss: Loss, x: Tensor) -> Tensor:

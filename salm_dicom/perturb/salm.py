@@ -11,14 +11,16 @@ re-implementation from the published description.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from salm_dicom.perturb.budget import Limits
-from salm_dicom.perturb.loss import Loss, gradient
+from salm_dicom.perturb.loss import Loss, Partial, gradient
 from salm_dicom.perturb.pairs import top_pairs
 from salm_dicom.perturb.robust import TRANSFORMS, in_blocks
 from salm_dicom.perturb.top_k import places, top_k
@@ -135,14 +137,26 @@ class Salm:
         budget = p.budget.expand_as(p.x).reshape(-1).index_select(0, at)
         stride, least = self.step_size * budget, -budget
         mean = slope.reshape(-1).index_select(0, at)
-        protected = p.x.clone()
+        slopes = self._slopes(p, at)
         for step in range(self.steps):
             if step:
-                protected.view(-1).index_copy_(0, at, before + torch.round(wish))
-                slope = self._slope(p, protected).reshape(-1)
-                mean.mul_(self.momentum).add_(slope.index_select(0, at))
+                mean.mul_(self.momentum).add_(slopes(before + torch.round(wish)))
             wish = _moved(wish, mean, stride, budget, least)
         return torch.zeros_like(p.x).view(-1).index_copy_(0, at, wish).view_as(p.x)
+
+    def _slopes(self, p: _Problem, at: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return what gives the gradient at some places for values there."""
+        is_plain = not (self.noise or self.eot) and self.block < 2
+        among = p.loss.among(p.x, at) if is_plain and isinstance(p.loss, Partial) else None
+        if among is not None:
+            return partial(gradient, among)
+        protected = p.x.clone()
+
+        def slopes(values: Tensor) -> Tensor:
+            protected.view(-1).index_copy_(0, at, values)
+            return self._slope(p, protected).reshape(-1).index_select(0, at)
+
+        return slopes
 
     def _slope(self, p: _Problem, protected: Tensor) -> Tensor:
         """Return the gradient after one draw of every transform of `eot`, and of the noise."""

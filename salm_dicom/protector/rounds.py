@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from salm_dicom.folder import atomic, working
-from salm_dicom.learning import network_input, reproducible, train
+from salm_dicom.learning import InputLoss, reproducible, train
 from salm_dicom.objectives import OBJECTIVES, NetworkSpec
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import seed_of
@@ -208,13 +208,13 @@ def _perturbed(sample: Sample, work: Work) -> np.ndarray:
         about = sample.slope[which], sample.intercept[which], sample.window, work.spec.size
         targets = sample.targets(which)
 
-        def loss(stored: Tensor, about: Any = about, targets: Tensor = targets) -> Tensor:
-            return measure(network(network_input(stored, *about)), targets)
+        def measured(images: Tensor, targets: Tensor = targets) -> Tensor:
+            return measure(network(images), targets)
 
         # no draw depends on which process does which volume
         place = f"noise/{sample.x.ndim}/{work.stem.name}/{first}/{work.rounds}"
         rng = torch.Generator().manual_seed(seed_of(work.plan.seed, place))
-        shadows[which] = method(x, loss, mask, limits, rng, shadow).numpy()
+        shadows[which] = method(x, InputLoss(measured, *about), mask, limits, rng, shadow).numpy()
     return shadows
 
 

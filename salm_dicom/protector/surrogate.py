@@ -15,9 +15,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from salm_dicom.learning import network_input
+from salm_dicom.learning import InputLoss
 from salm_dicom.objectives import OBJECTIVES, NetworkSpec
-from salm_dicom.perturb.loss import Loss
 
 
 class OnDevice(nn.Module):
@@ -82,7 +81,7 @@ class Surrogate:
         window: tuple[float, float],
         wanted: NDArray[np.int64],
         device: str = "cpu",
-    ) -> Loss:
+    ) -> InputLoss:
         """Return the objective's summed loss, at stored values, of showing what is wanted.
 
         Parameters
@@ -96,15 +95,15 @@ class Surrogate:
         device
             Where the network runs.
         """
-        network, size = self.network(device), self.spec.size
-        measure = OBJECTIVES[self.spec.objective].loss
-        a, b = torch.from_numpy(slope), torch.from_numpy(intercept)
-        targets = torch.from_numpy(wanted)
-
-        def loss(stored: Tensor) -> Tensor:
-            return measure(network(network_input(stored, a, b, window, size)), targets)
-
-        return loss
+        network, targets = self.network(device), torch.from_numpy(wanted)
+        objective = OBJECTIVES[self.spec.objective]
+        return InputLoss(
+            lambda images: objective.loss(network(images), targets),
+            torch.from_numpy(slope),
+            torch.from_numpy(intercept),
+            window,
+            self.spec.size,
+        )
 
 
 def from_bytes(weights: bytes, spec: NetworkSpec) -> Surrogate:
