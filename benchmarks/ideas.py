@@ -30,11 +30,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import method  # noqa: E402
-from benchmarks.pneumonia import load, volumes  # noqa: E402
+from benchmarks.pneumonia import CLASSES, load, volumes  # noqa: E402
 from salm_dicom.audit import Images, normalised_protection, trial  # noqa: E402
 from salm_dicom.foreground import outline  # noqa: E402
 from salm_dicom.learning import train  # noqa: E402
-from salm_dicom.objectives import NetworkSpec  # noqa: E402
+from salm_dicom.objectives import OBJECTIVES, NetworkSpec  # noqa: E402
 from salm_dicom.perturb import Limits, quota, to_integers  # noqa: E402
 from salm_dicom.perturb.pairs import top_pairs  # noqa: E402
 from salm_dicom.perturb.robust import blur, half_and_back  # noqa: E402
@@ -47,7 +47,7 @@ ROW, COLUMN = np.mgrid[:SIDE, :SIDE]
 
 # Balanced in every region, as the package does it for methods that follow a gradient.
 BY_GRADIENT = (
-    "salm", "hybrid",
+    "salm", "hybrid", "bank", "generator",
     "targeted, 1 surrogate", "targeted, 3 surrogates", "texture and targeted", "learned class-wise",
     "sample-wise texture", "sample-wise texture, central",
     "salient class-wise", "salient class-wise, small patches", "salient class-wise, faint noise",
@@ -194,7 +194,8 @@ def surrogate(kind: Callable[[int], nn.Module], images: Images, seed: int) -> nn
         return images.pixels[drawn], images.labels[drawn]
 
     rng = torch.Generator().manual_seed(seed)
-    train(network, optimiser, batch, 6 * len(images.labels) // 32, rng)
+    count = 6 * len(images.labels) // 32
+    train(network, OBJECTIVES["classification"], optimiser, batch, count, rng)
     return network.eval().requires_grad_(False)
 
 
@@ -288,6 +289,85 @@ def _learned() -> np.ndarray:
         mask = top_pairs(-mean, whole, RHO, REGION)
         pattern = torch.where(mask, (pattern - 1.5 * mean.sign()).clamp(-BUDGET, BUDGET), 0.0)
     return pattern.numpy()
+
+
+class Bank(nn.Module):
+    """A map for each label: what every image of it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.Parameter(0.1 * torch.randn(len(CLASSES), 1, SIDE, SIDE))
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return maps, (n, 1, rows, columns), of -1 to 1."""
+        return torch.tanh(self.maps[labels])
+
+
+class Generator(nn.Module):
+    """Four convolutions that make a map of an image and its label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels in (1 + len(CLASSES), 16, 16):
+            layers += [nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(16, 1, 3, padding=1))
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return maps, (n, 1, rows, columns), of -1 to 1."""
+        planes = functional.one_hot(labels, len(CLASSES)).float()[..., None, None]
+        told = planes.expand(-1, -1, *images.shape[2:])
+        return torch.tanh(self.layers(torch.cat([images - 0.5, told], 1)))
+
+
+def amortised(
+    images: Images, inside: np.ndarray, seed: int, *, kind: type[nn.Module]
+) -> np.ndarray:
+    """Show each image what a bank or a generator makes of it and its label: no gradient step."""
+    network = _made_once(kind)
+    with torch.no_grad():
+        maps = network(images.pixels, images.labels)
+    mask = top_pairs(maps, torch.from_numpy(inside), RHO, REGION)
+    return torch.where(mask, BUDGET * maps.sign(), 0.0).numpy()
+
+
+@cache
+def _made_once(kind: type[nn.Module]) -> nn.Module:
+    """Return a bank or a generator after 20 rounds of min-min, each with a fresh surrogate.
+
+    20 batches train the surrogate on what is made so far, 40 the maps against it. Forward only the
+    best fifth of voxels counts, backward all do, so that others can take their place.
+    """
+    images, classification = load().early, OBJECTIVES["classification"]
+    rng = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        maps = kind()
+    learner = torch.optim.Adam(maps.parameters(), lr=0.02 if kind is Bank else 0.003)
+
+    def changed() -> tuple[Tensor, Tensor]:
+        drawn = torch.randint(len(images.labels), (32,), generator=rng)
+        x, labels = images.pixels[drawn], images.labels[drawn]
+        wish = maps(x, labels)
+        mask = top_pairs(wish.detach(), torch.from_numpy(_early_foreground())[drawn], RHO, REGION)
+        share = torch.where(mask, wish.detach().sign(), 0.0) + wish - wish.detach()
+        return (x + BUDGET / 255 * share).clamp(0, 1), labels
+
+    def batch(_: torch.Generator) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return changed()
+
+    for turn in range(20):
+        network = resnet(turn + 1)
+        optimiser = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
+        train(network, classification, optimiser, batch, 20, rng)
+        network.eval().requires_grad_(False)
+        for _ in range(40):
+            x, labels = changed()
+            learner.zero_grad()
+            torch.autograd.backward(classification.loss(network(x), labels) / len(x))
+            learner.step()
+    return maps
 
 
 class HighPass(nn.Module):
@@ -521,6 +601,8 @@ def ideas() -> dict[str, Idea]:
         ),
         "sample-wise texture": sample_wise,
         "sample-wise texture, central": partial(sample_wise, in_middle=True),
+        "bank": partial(amortised, kind=Bank),
+        "generator": partial(amortised, kind=Generator),
         "salient class-wise": salient_class_wise,
         "salient class-wise, small patches": partial(salient_class_wise, edge=5),
         "salient class-wise, start 1": partial(salient_class_wise, starts=(1,)),
