@@ -304,7 +304,10 @@ class Bank(nn.Module):
 
 
 class Generator(nn.Module):
-    """Four convolutions that make a map of an image and its label."""
+    """Four convolutions that make a map of an image and its label, whose mean is 0 everywhere.
+
+    What makes an image brighter or darker would not outlive the balance of its regions.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -317,7 +320,9 @@ class Generator(nn.Module):
         """Return maps, (n, 1, rows, columns), of -1 to 1."""
         planes = functional.one_hot(labels, len(CLASSES)).float()[..., None, None]
         told = planes.expand(-1, -1, *images.shape[2:])
-        return torch.tanh(self.layers(torch.cat([images - 0.5, told], 1)))
+        made: Tensor = self.layers(torch.cat([images - 0.5, told], 1))
+        around = functional.pad(made, [REGION // 2] * 4, mode="reflect")
+        return torch.tanh(made - functional.avg_pool2d(around, REGION + 1, stride=1))
 
 
 def amortised(
