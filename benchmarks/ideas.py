@@ -240,7 +240,7 @@ def _fitted(contender: str) -> Protector:
 
 def of_the_package(images: Images, inside: np.ndarray, seed: int, *, contender: str) -> np.ndarray:
     """Return what a contender of `method.py` does, fitted on the early images."""
-    found, _, _ = method.protected(_fitted(contender), images)
+    found, _ = method.protected(_fitted(contender), images)
     return stored(found) - stored(images)
 
 
