@@ -25,7 +25,7 @@ from typing import Any
 
 from salm_dicom.crew import die_with_parent
 
-# Whoever dies of one job that often has no luck with it; `bounds.begun` gives up before.
+# So many processes may die of one job before it is given up; `bounds.begun` allows fewer.
 _TRIES = 5
 
 
