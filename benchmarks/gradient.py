@@ -275,12 +275,12 @@ def main() -> None:
                 warm_up(with_torch=True)
             fitted(folder / "fit", options.fit, ProtectionPlan(rounds=2, batches=4), options.jobs)
             return
+        if options.apply_only:
+            known = json.loads(options.json.read_text()) if options.json.exists() else {}
+        else:  # first: a process begins with the memory of the one that starts it
+            known = fits(options.series, options.repeats)
         keep_memory()
         turns = measure(options.slices, options.repeats, folder)
-        if not options.apply_only:
-            known = fits(options.series, options.repeats)
-        else:
-            known = json.loads(options.json.read_text()) if options.json.exists() else {}
     found, said = medians(turns), medians([ratios(turn) for turn in turns])
     of_fits = {name: known.get(name, {}) for name in ("fit_peak_mb", "fit_seconds_by_processes")}
     print(table(found, said, *of_fits.values()))
