@@ -36,14 +36,20 @@ def network_input(
     slope, intercept
         Broadcast to `stored`.
     """
-    low, high = intensity_range
-    scaled = torch.clamp((stored * slope + intercept - low) / (high - low), 0.0, 1.0)
+    scaled = _scaled(stored, slope, intercept, intensity_range)
     if tuple(scaled.shape[2:]) == size:
         return scaled
     if all(a >= b for a, b in zip(scaled.shape[2:], size, strict=True)):
         return functional.interpolate(scaled, size=size, mode="area")
     mode = "bilinear" if len(size) == 2 else "trilinear"
     return functional.interpolate(scaled, size=size, mode=mode, align_corners=False)
+
+
+def _scaled(
+    stored: Tensor, slope: Tensor, intercept: Tensor, intensity_range: tuple[float, float]
+) -> Tensor:
+    low, high = intensity_range
+    return torch.clamp((stored * slope + intercept - low) / (high - low), 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,6 @@ class InputLoss:
         edges = [side // small for side, small in sides]
         if any(side % small for side, small in sides) or prod(edges) < 2 or not at.is_cpu:
             return None
-        low, high = self.intensity_range
         with torch.inference_mode(mode=False), torch.no_grad():
             where = np.unravel_index(at.numpy(), stored.shape)
             cells = [i // edge for i, edge in zip(where[2:], edges, strict=True)]
@@ -90,16 +95,12 @@ class InputLoss:
             slope, intercept = (
                 n.expand(stored.shape)[places] for n in (self.slope, self.intercept)
             )
-            rest = self._seen(stored).reshape(-1)
-
-        def scaled(values: Tensor) -> Tensor:
-            return torch.clamp((values * slope + intercept - low) / (high - low), 0.0, 1.0)
-
-        with torch.inference_mode(mode=False), torch.no_grad():
-            rest = rest.index_add(0, into, scaled(stored[places]), alpha=-1 / prod(edges))
+            now = _scaled(stored[places], slope, intercept, self.intensity_range)
+            rest = self._seen(stored).reshape(-1).index_add(0, into, now, alpha=-1 / prod(edges))
 
         def loss(values: Tensor) -> Tensor:
-            seen = rest.index_add(0, into, scaled(values), alpha=1 / prod(edges))
+            scaled = _scaled(values, slope, intercept, self.intensity_range)
+            seen = rest.index_add(0, into, scaled, alpha=1 / prod(edges))
             return self.measure(seen.view(*stored.shape[:2], *self.size))
 
         return loss

@@ -10,11 +10,9 @@ import gc
 import os
 import pickle
 import queue
-import signal
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,7 +21,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-from salm_dicom.crew import die_with_parent
+from salm_dicom.batch.engines import be_worker
 
 # So many processes may die of one job before it is given up; `bounds.begun` allows fewer.
 _TRIES = 5
@@ -109,18 +107,13 @@ def dask_setup(worker: object) -> None:
 
 def serve(descriptor: int) -> None:
     """Be the process, until the worker is gone, however it was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
+    be_worker()
     link = Connection(descriptor)
     jobs: queue.SimpleQueue[tuple[bool, bytes]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(link, jobs), daemon=True).start()
     from salm_dicom.batch import job, source  # noqa: F401  # what any job needs
-    from salm_dicom.batch.engines import keep_memory
     from salm_dicom.dicom.sandbox import use_sandbox
 
-    keep_memory()
     gc.freeze()
     while True:
         sandbox, work = jobs.get()

@@ -150,13 +150,18 @@ def _prepare_worker(sandbox: bool, handed: Work | None) -> None:
     _handed = handed
     from salm_dicom.dicom.sandbox import use_sandbox
 
+    be_worker()
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    use_sandbox(sandbox)
+
+
+def be_worker() -> None:
+    """Make this process one that does jobs for another, and ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     die_with_parent()
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
     keep_memory()
-    use_sandbox(sandbox)
 
 
 def _leave_with_parent() -> None:

@@ -12,7 +12,7 @@ Loss = Callable[[Tensor], Tensor]
 
 
 @runtime_checkable
-class Partial(Protocol):
+class SparseLoss(Protocol):
     """A loss that is found sooner where most values stay as they are."""
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from salm_dicom.perturb.budget import Limits
-from salm_dicom.perturb.loss import Loss, Partial, gradient
+from salm_dicom.perturb.loss import Loss, SparseLoss, gradient
 from salm_dicom.perturb.pairs import top_pairs
 from salm_dicom.perturb.robust import TRANSFORMS, in_blocks
 from salm_dicom.perturb.top_k import places, top_k
@@ -147,7 +147,7 @@ class Salm:
     def _slopes(self, p: _Problem, at: Tensor) -> Callable[[Tensor], Tensor]:
         """Return what gives the gradient at some places for values there."""
         is_plain = not (self.noise or self.eot) and self.block < 2
-        among = p.loss.among(p.x, at) if is_plain and isinstance(p.loss, Partial) else None
+        among = p.loss.among(p.x, at) if is_plain and isinstance(p.loss, SparseLoss) else None
         if among is not None:
             return partial(gradient, among)
         protected = p.x.clone()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from salm_dicom.folder import atomic, working
-from salm_dicom.learning import InputLoss, reproducible, train
+from salm_dicom.learning import reproducible, train
 from salm_dicom.objectives import OBJECTIVES, NetworkSpec
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import seed_of
@@ -198,23 +198,23 @@ def perturb_samples(work: Work) -> None:
 def _perturbed(sample: Sample, work: Work) -> np.ndarray:
     """Return the shadow of one volume's samples after one more noise phase."""
     method = work.plan.build_method(region=sample.region)
-    measure = OBJECTIVES[work.spec.objective].loss
-    network = _surrogate(work).network(work.device)
+    surrogate = _surrogate(work)
     shadows: np.ndarray = np.empty_like(sample.shadow, subok=False)
     together = slices_at_once(sample.x.shape, work.spec.values) if sample.x.ndim == 4 else 1
     for first in range(0, len(sample), together):
         which = slice(first, first + together)
         x, mask, shadow, limits = sample.part(which)
-        about = sample.slope[which], sample.intercept[which], sample.window, work.spec.size
-        targets = sample.targets(which)
-
-        def measured(images: Tensor, targets: Tensor = targets) -> Tensor:
-            return measure(network(images), targets)
-
+        loss = surrogate.loss(
+            sample.slope[which].numpy(),
+            sample.intercept[which].numpy(),
+            sample.window,
+            sample.targets(which).numpy(),
+            work.device,
+        )
         # no draw depends on which process does which volume
         place = f"noise/{sample.x.ndim}/{work.stem.name}/{first}/{work.rounds}"
         rng = torch.Generator().manual_seed(seed_of(work.plan.seed, place))
-        shadows[which] = method(x, InputLoss(measured, *about), mask, limits, rng, shadow).numpy()
+        shadows[which] = method(x, loss, mask, limits, rng, shadow).numpy()
     return shadows
 
 
