@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from salm_dicom.learning import InputLoss
+from salm_dicom import learning
+from salm_dicom.learning import InputLoss, network_input
 from salm_dicom.perturb.budget import Limits
 from salm_dicom.perturb.loss import gradient
 from salm_dicom.perturb.salm import Salm
@@ -67,6 +70,11 @@ def test_areas_that_are_single_voxels_overlap_or_grow_are_looked_at_whole(size):
     assert loss_of(x, size).among(x, torch.arange(4)) is None
 
 
+def test_values_on_another_device_are_looked_at_whole():
+    x = stored(2, 1, 12, 12)
+    assert loss_of(x, (6, 6)).among(x, torch.arange(4, device="meta")) is None
+
+
 def test_the_mode_of_the_caller_does_not_matter():
     loss = loss_of(stored(2, 1, 8, 8), (4, 4), torch.full((2, 1, 1, 1), 0.7))
     with torch.inference_mode():
@@ -77,7 +85,14 @@ def test_the_mode_of_the_caller_does_not_matter():
 
 
 @pytest.mark.parametrize("schedule", ["round", "once"])
-def test_salm_perturbs_as_if_it_looked_at_all_voxels(schedule):
+def test_salm_perturbs_as_if_it_looked_at_all_voxels(schedule, monkeypatch):
+    looks = []
+
+    def looked(*about: Any) -> Tensor:
+        looks.append(1)
+        return network_input(*about)
+
+    monkeypatch.setattr(learning, "network_input", looked)
     torch.manual_seed(3)
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.LazyLinear(2)).eval()
     targets = torch.tensor([0, 1])
@@ -92,7 +107,9 @@ def test_salm_perturbs_as_if_it_looked_at_all_voxels(schedule):
     method, inside = Salm(schedule=schedule, region=16), torch.ones_like(x, dtype=torch.bool)
     start = None
     for _ in range(2):
+        looks.clear()
         few = method(x, loss, inside, limits, torch.Generator(), start)
+        assert len(looks) == 2  # for the first step, and for what stays in all others
         whole = method(x, lambda y: loss(y), inside, limits, torch.Generator(), start)
         assert 0.1 < float((few != 0).float().mean()) <= 0.2
         torch.testing.assert_close(few, whole)
