@@ -16,23 +16,16 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
+from salm_dicom.batch.answers import answer_to
 from salm_dicom.batch.engines import be_worker
 
 # So many processes may die of one job before it is given up; `bounds.begun` allows fewer.
 _TRIES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a job gave, or the error that it raised."""
-
-    value: Any = None
-    failed: BaseException | None = None
 
 
 class Apart:
@@ -118,7 +111,7 @@ def serve(descriptor: int) -> None:
     while True:
         sandbox, work = jobs.get()
         use_sandbox(sandbox)
-        link.send_bytes(_answer(work))
+        link.send_bytes(answer_to(partial(_done, work)))
 
 
 def _listen(link: Connection[Any, Any], jobs: queue.SimpleQueue[tuple[bool, bytes]]) -> None:
@@ -129,14 +122,6 @@ def _listen(link: Connection[Any, Any], jobs: queue.SimpleQueue[tuple[bool, byte
     os._exit(1)
 
 
-def _answer(work: bytes) -> bytes:
-    try:
-        job: Callable[[], Any] = pickle.loads(work)
-        answer = Answer(job())
-    except BaseException as error:  # as a pool of processes does
-        answer = Answer(failed=error)
-    try:
-        return pickle.dumps(answer)
-    except Exception as unsendable:
-        named = RuntimeError(f"an unforeseen {type(answer.failed or unsendable).__name__}")
-        return pickle.dumps(Answer(failed=named))
+def _done(work: bytes) -> Any:
+    job: Callable[[], Any] = pickle.loads(work)
+    return job()

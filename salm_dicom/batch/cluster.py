@@ -16,7 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from salm_dicom import __version__
-from salm_dicom.batch.apart import APART, Answer
+from salm_dicom.batch.answers import Answer
+from salm_dicom.batch.apart import APART
 from salm_dicom.errors import PlanError
 
 if TYPE_CHECKING:
@@ -122,12 +123,11 @@ def _result(done: Future[Any]) -> Any:
         raise BrokenExecutor("its workers died") from None
     if not found:
         raise BrokenExecutor("its processes died")
-    answer = Answer(found) if isinstance(found, Refused) else pickle.loads(found)
-    if answer.failed is not None:
-        raise answer.failed
-    if isinstance(answer.value, Refused):
-        raise PlanError(answer.value.reason)
-    return answer.value
+    answer: Answer = Answer(found) if isinstance(found, Refused) else pickle.loads(found)
+    value = answer.given()
+    if isinstance(value, Refused):
+        raise PlanError(value.reason)
+    return value
 
 
 def on_worker(version: str, sandbox: bool, work: bytes) -> bytes | Refused:

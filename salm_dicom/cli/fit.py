@@ -64,11 +64,23 @@ def command(
     The protector is secret: whoever holds it can remove the protection. Use it with
     `salm-dicom protect --protector`. A fit that was stopped or killed goes on where it was when the
     same command is given again. The number of processes does not change the protector.
+
+    With `torchrun ... --no-python salm-dicom fit ...` the processes that torchrun starts, on one
+    machine or several, share the work.
     """
+    from salm_dicom.batch import ranks
     from salm_dicom.batch.engines import warm_up
 
+    by_torchrun = ranks.is_one_of_many()
+    if by_torchrun:
+        ranks.use_own_gpu()
+        if not ranks.is_first():
+            ranks.serve()
+            return console.DONE
+        if jobs is not None:
+            raise click.UsageError("torchrun says how many processes there are: leave out --jobs")
     jobs = jobs or len(os.sched_getaffinity(0))
-    if jobs > 1:  # while this process imports the same
+    if jobs > 1 and not by_torchrun:  # while this process imports the same
         warm_up(with_torch=True)
     from salm_dicom.batch.candidates import Asked, label, leave_out_unfit, studies
     from salm_dicom.batch.catalog import Catalog
@@ -100,7 +112,7 @@ def command(
         with sandboxed(sandbox), console.progress_to_stderr(progress) as show:
             found, numbers = studies(catalog, plan)
             unfit: list[tuple[int, str, str]] = []
-            with pool("local", jobs) as workers:
+            with ranks.leading() if by_torchrun else pool("local", jobs) as workers:
                 protector = fit(
                     found,
                     plan,
