@@ -47,6 +47,16 @@ class NetworkSpec:
         each_place = math.prod(self.size) if self.objective == "segmentation" else 1
         return self.outputs * each_place
 
+    @property
+    def layout(self) -> torch.memory_format:
+        """How its weights lie in memory where gradients of its input come soonest.
+
+        Channels last takes 0.82 of the time for images, as much as without for their masks and
+        for volumes (benchmarks/layouts.py).
+        """
+        is_flat = len(self.size) == 2 and self.objective != "segmentation"
+        return torch.channels_last if is_flat else torch.contiguous_format
+
     def build(self, seed: int) -> nn.Module:
         """Return a small network with random weights that depend on `seed` alone."""
         with torch.random.fork_rng(devices=[]):

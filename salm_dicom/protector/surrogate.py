@@ -44,6 +44,14 @@ class OnDevice(nn.Module):
         return found.to(images.device)
 
 
+def _laid_out(network: nn.Module, layout: torch.memory_format) -> nn.Module:
+    """Return the network after its weights for places were laid out in memory like this."""
+    for weights in network.parameters():
+        if weights.ndim == 4:
+            weights.data = weights.data.contiguous(memory_format=layout)
+    return network
+
+
 @dataclass(frozen=True, kw_only=True)
 class Surrogate:
     """A network's settings and weights."""
@@ -70,7 +78,7 @@ class Surrogate:
         if device not in self._networks:
             network = self.spec.build(seed=0)
             network.load_state_dict(dict(self.weights))
-            placed = OnDevice(network, device)
+            placed = OnDevice(_laid_out(network, self.spec.layout), device)
             self._networks[device] = placed.eval().requires_grad_(False)
         return self._networks[device]
 
