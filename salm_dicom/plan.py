@@ -21,12 +21,13 @@ from salm_dicom.checks import (
 )
 from salm_dicom.errors import NoForeground, PlanError
 from salm_dicom.perturb import BY_LABEL, EOT, GRAINS, METHODS, Epsilon, Method, Settings
-from salm_dicom.volume import Booleans, StoredPixels, Volume
+from salm_dicom.volume import Booleans, Volume
 
 EXTENTS = ("slice", "volume")
 SCHEDULES = ("round", "step", "once")
-# Keys of `objectives.OBJECTIVES`.
+# Keys of the tables in `objectives`.
 OBJECTIVES = ("classification", "multilabel", "segmentation")
+PRECISIONS = ("float32", "bfloat16")
 # Where the sparse mask may lie, see `ProtectionPlan.mask`.
 MASKS = ("gradient", "roi_band", "gradient & roi")
 # Transforms of `EOT` that move an image, but not the mask that it is to show.
@@ -36,8 +37,7 @@ CT_RANGE_HU = (-160.0, 240.0)
 # Edge of the smallest region in pixels of the surrogate's view, within each of which a gradient is
 # nearly the same: a rising and a falling voxel must both be found.
 _PIXELS_OF_A_REGION = 3
-# Other modalities: these percentiles of the foreground.
-_PERCENTILES = (0.5, 99.5)
+_PERCENTILES = (0.5, 99.5)  # of the foreground, for other modalities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +93,9 @@ class ProtectionPlan:
         the surrogates' input. An image without spacing has voxels of 1 mm.
     slice_size, volume_size
         Size of the surrogates' input, and of the images that victims are expected to learn from.
+    precision
+        What networks multiply in for gradients: `float32`, or `bfloat16`, which is quicker where
+        the processor has instructions for it and turns a few signs.
     rounds, batches, batch_size
         Of the fit: most rounds, surrogate batches in each, samples in a batch.
     swap
@@ -123,6 +126,7 @@ class ProtectionPlan:
     region_mm: float = 10.0
     slice_size: tuple[int, int] = (128, 128)
     volume_size: tuple[int, int, int] = (16, 96, 96)
+    precision: str = "float32"
     rounds: int = 8
     batches: int = 10
     batch_size: int = 8
@@ -134,6 +138,7 @@ class ProtectionPlan:
         check_choice("extent", self.extent, EXTENTS)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("grain", self.grain, tuple(GRAINS))
+        check_choice("precision", self.precision, PRECISIONS)
         Epsilon.parse(self.epsilon)
         check_share("rho", self.rho)
         check_share("step size", self.step_size)
@@ -274,7 +279,8 @@ def intensity_range(
         return CT_RANGE_HU
     pixels = volume.pixels
     if pixels.bits_stored == 8:
-        ends = [slope * end + b for slope, b in _mappings(pixels) for end in pixels.representable]
+        mappings = set(zip(pixels.slope.tolist(), pixels.intercept.tolist(), strict=True))
+        ends = [slope * end + b for slope, b in mappings for end in pixels.representable]
         return min(ends), max(ends)
     slices = range(len(pixels.values))
     values = [pixels.at(i).modality_values()[0][mask_at(i)] for i in slices]
@@ -285,11 +291,6 @@ def intensity_range(
     if not low < high:
         raise PlanError("the foreground has one value only; give --intensity-range")
     return low, high
-
-
-def _mappings(pixels: StoredPixels) -> set[tuple[float, float]]:
-    """Return every slope with its intercept."""
-    return set(zip(pixels.slope.tolist(), pixels.intercept.tolist(), strict=True))
 
 
 def _check_eot(value: object) -> None:

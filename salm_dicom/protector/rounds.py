@@ -84,7 +84,9 @@ def min_min(
 ) -> tuple[Surrogate, dict[str, float]]:
     """Return the surrogate of one extent, and the report on it."""
     size = plan.slice_size if extent == "slice" else plan.volume_size
-    spec = NetworkSpec(size=size, classes=len(spool.classes), objective=plan.objective)
+    spec = NetworkSpec(
+        size=size, classes=len(spool.classes), objective=plan.objective, precision=plan.precision
+    )
     done = finished(spool.folder)
     if done is None:
         done = _weights_and_report(spool, plan, spec, extent, progress, device, each)

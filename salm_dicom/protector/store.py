@@ -68,7 +68,7 @@ def load(folder: Path) -> Protector:
         found = Protector(
             plan=plan,
             classes=classes,
-            surrogates=_surrogates(folder, content["surrogates"], len(classes), plan.objective),
+            surrogates=_surrogates(folder, content["surrogates"], len(classes), plan),
             clusters=_clusters(folder, plan),
             report=content["report"],
         )
@@ -84,7 +84,7 @@ def load(folder: Path) -> Protector:
 
 
 def _surrogates(
-    folder: Path, said: Mapping[str, Mapping[str, Any]], classes: int, objective: str
+    folder: Path, said: Mapping[str, Mapping[str, Any]], classes: int, plan: ProtectionPlan
 ) -> dict[str, Surrogate]:
     if not said:
         return {}
@@ -98,7 +98,8 @@ def _surrogates(
                 size=tuple(one["size"]),
                 classes=classes,
                 width=one["width"],
-                objective=objective,
+                objective=plan.objective,
+                precision=plan.precision,
             ),
         )
         for extent, one in said.items()

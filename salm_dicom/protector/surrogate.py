@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from salm_dicom.learning import InputLoss
-from salm_dicom.objectives import OBJECTIVES, NetworkSpec
+from salm_dicom.objectives import OBJECTIVES, PRECISIONS, NetworkSpec
 
 
 class OnDevice(nn.Module):
@@ -31,23 +32,32 @@ class OnDevice(nn.Module):
         Moved there.
     device
         As `device_of` gives it.
+    precision
+        A key of `PRECISIONS`: what it multiplies in; outputs are float32.
     """
 
-    def __init__(self, network: nn.Module, device: str) -> None:
+    def __init__(self, network: nn.Module, device: str, precision: str = "float32") -> None:
         super().__init__()
         self.network = network.to(device)
         self.device = device
+        self.dtype = PRECISIONS[precision]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the network's outputs, on the device of the images."""
-        found: Tensor = self.network(images.to(self.device))
-        return found.to(images.device)
+        with self._precision():
+            found: Tensor = self.network(images.to(self.device))
+        return found.float().to(images.device)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, self.dtype)
 
 
 def _laid_out(network: nn.Module, layout: torch.memory_format) -> nn.Module:
     """Return the network after its weights for places were laid out in memory like this."""
     for weights in network.parameters():
-        if weights.ndim == 4:
+        if weights.ndim > 3:
             weights.data = weights.data.contiguous(memory_format=layout)
     return network
 
@@ -78,7 +88,8 @@ class Surrogate:
         if device not in self._networks:
             network = self.spec.build(seed=0)
             network.load_state_dict(dict(self.weights))
-            placed = OnDevice(_laid_out(network, self.spec.layout), device)
+            laid_out = _laid_out(network, self.spec.layout)
+            placed = OnDevice(laid_out, device, self.spec.precision)
             self._networks[device] = placed.eval().requires_grad_(False)
         return self._networks[device]
 

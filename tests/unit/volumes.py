@@ -65,7 +65,13 @@ def untrained_protector(**plan: Any) -> Protector:
         return Protector(plan=wanted)
     surrogates = {
         extent: _untrained(
-            NetworkSpec(size=size, classes=len(CLASSES), width=4, objective=wanted.objective)
+            NetworkSpec(
+                size=size,
+                classes=len(CLASSES),
+                width=4,
+                objective=wanted.objective,
+                precision=wanted.precision,
+            )
         )
         for extent, size in sizes.items()
         if extent in ("slice", wanted.extent)
