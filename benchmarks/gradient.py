@@ -40,11 +40,12 @@ from salm_dicom.batch.pool import pool  # noqa: E402
 from salm_dicom.batch.vault import Vault  # noqa: E402
 from salm_dicom.dicom.series import read_series  # noqa: E402
 from salm_dicom.foreground import outline  # noqa: E402
+from salm_dicom.intensity import intensity_range  # noqa: E402
 from salm_dicom.learning import InputLoss, network_input, reproducible  # noqa: E402
 from salm_dicom.perturb.loss import gradient  # noqa: E402
 from salm_dicom.perturb.pairs import top_pairs  # noqa: E402
 from salm_dicom.perturb.top_k import places  # noqa: E402
-from salm_dicom.plan import ProtectionPlan, intensity_range  # noqa: E402
+from salm_dicom.plan import ProtectionPlan  # noqa: E402
 from salm_dicom.protector import Protector, save  # noqa: E402
 from salm_dicom.protector.fit import Study, fit  # noqa: E402
 from salm_dicom.protector.samples import slices_at_once  # noqa: E402

@@ -38,7 +38,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.measured import shared_file, write_results  # noqa: E402
 from benchmarks.method import spread  # noqa: E402
 from salm_dicom.audit import Images, Trial, normalised_protection, trial, verdict  # noqa: E402
-from salm_dicom.plan import CT_RANGE_HU, ProtectionPlan  # noqa: E402
+from salm_dicom.intensity import CT_RANGE_HU  # noqa: E402
+from salm_dicom.plan import ProtectionPlan  # noqa: E402
 from salm_dicom.protector import Protector  # noqa: E402
 from salm_dicom.protector.fit import Study, fit  # noqa: E402
 from salm_dicom.transforms import LoadVolume  # noqa: E402

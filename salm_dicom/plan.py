@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -19,9 +18,9 @@ from salm_dicom.checks import (
     check_range,
     check_share,
 )
-from salm_dicom.errors import NoForeground, PlanError
+from salm_dicom.errors import PlanError
 from salm_dicom.perturb import BY_LABEL, EOT, GRAINS, METHODS, Epsilon, Method, Settings
-from salm_dicom.volume import Booleans, Volume
+from salm_dicom.volume import Volume
 
 EXTENTS = ("slice", "volume")
 SCHEDULES = ("round", "step", "once")
@@ -32,12 +31,9 @@ PRECISIONS = ("float32", "bfloat16")
 MASKS = ("gradient", "roi_band", "gradient & roi")
 # Transforms of `EOT` that move an image, but not the mask that it is to show.
 _MOVING = ("shift", "flip")
-# CT soft tissue: level 40 HU, width 400 HU.
-CT_RANGE_HU = (-160.0, 240.0)
 # Edge of the smallest region in pixels of the surrogate's view, within each of which a gradient is
 # nearly the same: a rising and a falling voxel must both be found.
 _PIXELS_OF_A_REGION = 3
-_PERCENTILES = (0.5, 99.5)  # of the foreground, for other modalities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,36 +257,6 @@ class ProtectionPlan:
         """Return SHA-256, hexadecimal, of the settings, this version and the surrogates' digest."""
         content = [__version__, self.to_dict(), surrogates]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def intensity_range(
-    plan: ProtectionPlan, volume: Volume, mask_at: Callable[[int], Booleans]
-) -> tuple[float, float]:
-    """Return the modality values that map to [0, 1] for this volume.
-
-    Parameters
-    ----------
-    mask_at
-        Returns the foreground of a slice, (rows, columns); asked only where it is needed.
-    """
-    if plan.intensity_range is not None:
-        return plan.intensity_range
-    if volume.modality == "CT":
-        return CT_RANGE_HU
-    pixels = volume.pixels
-    if pixels.bits_stored == 8:
-        mappings = set(zip(pixels.slope.tolist(), pixels.intercept.tolist(), strict=True))
-        ends = [slope * end + b for slope, b in mappings for end in pixels.representable]
-        return min(ends), max(ends)
-    slices = range(len(pixels.values))
-    values = [pixels.at(i).modality_values()[0][mask_at(i)] for i in slices]
-    inside = np.concatenate(values)
-    if not inside.size:
-        raise NoForeground("no anatomy was found: every voxel is clipped or padding")
-    low, high = (float(v) for v in np.percentile(inside, _PERCENTILES))
-    if not low < high:
-        raise PlanError("the foreground has one value only; give --intensity-range")
-    return low, high
 
 
 def _check_eot(value: object) -> None:

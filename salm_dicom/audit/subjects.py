@@ -11,9 +11,10 @@ from torch import Tensor
 
 from salm_dicom.errors import GeometryError, NoForeground
 from salm_dicom.foreground import foreground
+from salm_dicom.intensity import intensity_range
 from salm_dicom.learning import network_input
 from salm_dicom.objectives import network_target
-from salm_dicom.plan import ProtectionPlan, intensity_range
+from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Mask
 from salm_dicom.protector.samples import chosen_slices, per_slice, samples
 from salm_dicom.protector.target import check_shape, labelled, names_of

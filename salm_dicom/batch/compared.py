@@ -25,7 +25,8 @@ from salm_dicom.fidelity import (
 )
 from salm_dicom.fidelity.subject import Segmenter
 from salm_dicom.grid import spacing_mm
-from salm_dicom.plan import ProtectionPlan, intensity_range
+from salm_dicom.intensity import intensity_range
+from salm_dicom.plan import ProtectionPlan
 
 _SEGMENTATION = 10
 

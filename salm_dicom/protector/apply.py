@@ -14,8 +14,9 @@ import numpy as np
 
 from salm_dicom.errors import NoChange, NoForeground, NoLabel, PlanError
 from salm_dicom.foreground import Outline, outline
-from salm_dicom.perturb import Epsilon, Limits, Method, perturb
-from salm_dicom.plan import ProtectionPlan, intensity_range
+from salm_dicom.intensity import budgets, intensity_range
+from salm_dicom.perturb import Limits, Method, perturb
+from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.device import other_kind
 from salm_dicom.protector.protected import Protected, each
 from salm_dicom.protector.samples import per_slice, samples, slices_at_once
@@ -277,13 +278,6 @@ class Protector:
             warnings=(*warnings, *warnings_of(volume.quantity)),
             quantity=volume.quantity,
         )
-
-
-def budgets(plan: ProtectionPlan, volume: Volume, window: tuple[float, float]) -> Integers:
-    """Return the budget of each slice in stored units."""
-    epsilon, width = Epsilon.parse(plan.epsilon), window[1] - window[0]
-    by_slope = {s: epsilon.stored_units(width, s) for s in set(volume.pixels.slope.tolist())}
-    return np.array([by_slope[s] for s in volume.pixels.slope.tolist()], dtype=np.int64)
 
 
 def _torch_settings() -> AbstractContextManager[None]:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from salm_dicom.errors import InputError, NoForeground, NoLabel, PlanError, SalmDicomError
 from salm_dicom.foreground import foreground
+from salm_dicom.intensity import budgets, intensity_range
 from salm_dicom.learning import network_input
 from salm_dicom.objectives import network_target
 from salm_dicom.perturb import Limits
-from salm_dicom.plan import ProtectionPlan, intensity_range
-from salm_dicom.protector.apply import budgets
+from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.samples import chosen_slices, per_slice, samples
 from salm_dicom.protector.target import Mask, check_shape, labelled, names_of, near
 from salm_dicom.volume import Volume

@@ -11,9 +11,10 @@ import pytest
 from salm_dicom.cli import plan_options
 from salm_dicom.errors import PlanError
 from salm_dicom.foreground import foreground
+from salm_dicom.intensity import CT_RANGE_HU, intensity_range
 from salm_dicom.perturb import BY_LABEL, METHODS, OneSided, Random
 from salm_dicom.perturb.salm import Salm
-from salm_dicom.plan import CT_RANGE_HU, ProtectionPlan, intensity_range
+from salm_dicom.plan import ProtectionPlan
 from tests.unit.volumes import phantom_volume
 
 # Another lawful value for every setting.
