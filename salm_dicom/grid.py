@@ -94,7 +94,7 @@ def _index_map(
         raise MismatchError(
             "the grid was resampled or turned by less than 90 degrees on the way from load to "
             "save; voxels cannot be put back exactly. Save before Spacing, Resize, Affine and "
-            "Rotate, or apply SALM with that preprocessing inside the protector"
+            "Rotate; a protector's plan can see images through them (preprocessing)"
         )
     whole = np.rint(offset)
     if np.abs(offset - whole).max() > _TOLERANCE * 10:

@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from salm_dicom.objectives import Objective
 
+# Of modality values of one image, (1, 1, *spatial): what a network sees of them, in any size.
+Through = Callable[[Tensor], Tensor]
 # Returns a batch of network inputs (n, 1, *size) and their targets, drawn with the generator.
 Batches = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
@@ -24,6 +26,7 @@ def network_input(
     intercept: Tensor,
     intensity_range: tuple[float, float],
     size: tuple[int, ...],
+    through: Through | None = None,
 ) -> Tensor:
     """Return what a surrogate sees of stored values; differentiable in `stored`.
 
@@ -35,8 +38,16 @@ def network_input(
         (samples, 1, *spatial), any spatial size.
     slope, intercept
         Broadcast to `stored`.
+    through
+        In place of N: the user's own preprocessing, see `preprocessing`; resized to `size` as well.
     """
-    scaled = _scaled(stored, slope, intercept, intensity_range)
+    if through is not None:
+        values = stored * slope + intercept
+        return torch.cat([_resized(through(one), size) for one in torch.split(values, 1)])
+    return _resized(_scaled(stored, slope, intercept, intensity_range), size)
+
+
+def _resized(scaled: Tensor, size: tuple[int, ...]) -> Tensor:
     if tuple(scaled.shape[2:]) == size:
         return scaled
     if all(a >= b for a, b in zip(scaled.shape[2:], size, strict=True)):
@@ -60,7 +71,7 @@ class InputLoss:
     ----------
     measure
         Of the network's input, a number.
-    slope, intercept, intensity_range, size
+    slope, intercept, intensity_range, size, through
         Of `network_input`.
     """
 
@@ -69,6 +80,7 @@ class InputLoss:
     intercept: Tensor
     intensity_range: tuple[float, float]
     size: tuple[int, ...]
+    through: Through | None = None
 
     def __call__(self, stored: Tensor) -> Tensor:
         """Return the loss."""
@@ -79,8 +91,11 @@ class InputLoss:
 
         As the area that the network sees as one value is a mean, what few voxels change of it is
         found without looking at the others: the same numbers but for their rounding. None where
-        areas overlap, are not larger than voxels, or lie on another device.
+        areas overlap, are not larger than voxels, or lie on another device, and where the user's
+        preprocessing says what the network sees.
         """
+        if self.through is not None:
+            return None
         shape = tuple(stored.shape[2:])
         sides = [*zip(shape, self.size, strict=True)]
         edges = [side // small for side, small in sides]
@@ -106,7 +121,9 @@ class InputLoss:
         return loss
 
     def _seen(self, stored: Tensor) -> Tensor:
-        return network_input(stored, self.slope, self.intercept, self.intensity_range, self.size)
+        return network_input(
+            stored, self.slope, self.intercept, self.intensity_range, self.size, self.through
+        )
 
 
 def train(

@@ -19,7 +19,8 @@ from salm_dicom.checks import (
     check_share,
 )
 from salm_dicom.errors import PlanError
-from salm_dicom.perturb import BY_LABEL, EOT, GRAINS, METHODS, Epsilon, Method, Settings
+from salm_dicom.perturb import ATTACKED, BY_LABEL, EOT, GRAINS, METHODS, Epsilon, Method, Settings
+from salm_dicom.preprocessing import check_preprocessing
 from salm_dicom.volume import Volume
 
 EXTENTS = ("slice", "volume")
@@ -89,6 +90,9 @@ class ProtectionPlan:
         the surrogates' input. An image without spacing has voxels of 1 mm.
     slice_size, volume_size
         Size of the surrogates' input, and of the images that victims are expected to learn from.
+    preprocessing
+        Your own MONAI transforms, as JSON, see `preprocessing`: surrogates see images through them
+        in place of the intensity range, which then says the budget alone.
     precision
         What networks multiply in for gradients: `float32`, or `bfloat16`, which is quicker where
         the processor has instructions for it and turns a few signs.
@@ -122,6 +126,7 @@ class ProtectionPlan:
     region_mm: float = 10.0
     slice_size: tuple[int, int] = (128, 128)
     volume_size: tuple[int, int, int] = (16, 96, 96)
+    preprocessing: str = ""
     precision: str = "float32"
     rounds: int = 8
     batches: int = 10
@@ -164,6 +169,22 @@ class ProtectionPlan:
         if self.intensity_range is not None:
             check_range(self.intensity_range)
         self._check_masks()
+        if self.preprocessing:
+            self._check_preprocessing()
+
+    def _check_preprocessing(self) -> None:
+        """Refuse what does not go together with the user's own transforms."""
+        check_preprocessing(self.preprocessing)
+        if self.objective == "segmentation":
+            raise PlanError(
+                "preprocessing moves images and not their masks; leave it out with objective "
+                "segmentation"
+            )
+        if self.method in ATTACKED or not self.build_method().needs_gradient:
+            raise PlanError(
+                f"method {self.method} does not look through preprocessing; leave it out, or use "
+                "salm"
+            )
 
     def _check_masks(self) -> None:
         """Refuse what does not go together with masks, or without them."""

@@ -91,6 +91,7 @@ def command(
     from salm_dicom.dicom.sandbox import sandboxed
     from salm_dicom.errors import PlanError
     from salm_dicom.plan import ProtectionPlan
+    from salm_dicom.preprocessing import check_transforms
     from salm_dicom.protector import save
     from salm_dicom.protector.device import device_of
     from salm_dicom.protector.fit import fit
@@ -98,6 +99,7 @@ def command(
     plan = ProtectionPlan.from_dict(settings)
     if not plan.needs_surrogate:
         raise PlanError(f"method {plan.method} needs no fit; use it with `salm-dicom protect`")
+    check_transforms(plan.preprocessing)
     table = None if labels is None else Labels.read(labels, by=labels_by, root=source)
     place = device_of(device)
     asked = Asked(source=source, labels=table, masks=masks)

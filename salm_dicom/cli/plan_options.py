@@ -120,6 +120,15 @@ def plan_options(function: F) -> F:
                 help="Likewise of volumes, with --extent volume.",
             ),
             click.option(
+                "--preprocessing",
+                type=click.File(),
+                default=None,
+                callback=lambda ctx, param, value: "" if value is None else value.read().strip(),
+                metavar="FILE",
+                help="Your own MONAI transforms as in a bundle, JSON, through which networks see "
+                "images; --intensity-range then says the budget alone.",
+            ),
+            click.option(
                 "--precision",
                 type=click.Choice(["float32", "bfloat16"]),
                 default="float32",

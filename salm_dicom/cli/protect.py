@@ -120,6 +120,7 @@ def command(
     from salm_dicom.dicom.derive import PUBLIC_SITE_KEY
     from salm_dicom.dicom.sandbox import sandboxed
     from salm_dicom.plan import ProtectionPlan
+    from salm_dicom.preprocessing import check_transforms
     from salm_dicom.protector.device import device_of
 
     if has_workers and has_copies:
@@ -130,6 +131,7 @@ def command(
         console.say("dry run: nothing is written")
         return show(source, wanted, as_json=as_json, log_file=log_file)
     plan = ProtectionPlan.from_dict(settings)
+    check_transforms(plan.preprocessing)
     request = Request(
         source=source,
         output=output,

@@ -17,6 +17,7 @@ from salm_dicom.foreground import Outline, outline
 from salm_dicom.intensity import budgets, intensity_range
 from salm_dicom.perturb import Limits, Method, perturb
 from salm_dicom.plan import ProtectionPlan
+from salm_dicom.preprocessing import Preprocessing
 from salm_dicom.protector.device import other_kind
 from salm_dicom.protector.protected import Protected, each
 from salm_dicom.protector.samples import per_slice, samples, slices_at_once
@@ -244,6 +245,7 @@ class Protector:
             window,
             target.wanted(part, extent, method.label_shift, surrogate.spec.outputs),
             self.device,
+            Preprocessing.of(self.plan.preprocessing, volume.affine),
         )
 
     def _record(

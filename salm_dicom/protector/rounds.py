@@ -212,6 +212,7 @@ def _perturbed(sample: Sample, work: Work) -> np.ndarray:
             sample.window,
             sample.targets(which).numpy(),
             work.device,
+            sample.through,
         )
         # no draw depends on which process does which volume
         place = f"noise/{sample.x.ndim}/{work.stem.name}/{first}/{work.rounds}"

@@ -18,6 +18,7 @@ from salm_dicom.learning import network_input
 from salm_dicom.objectives import network_target
 from salm_dicom.perturb import Limits
 from salm_dicom.plan import ProtectionPlan
+from salm_dicom.preprocessing import Preprocessing
 from salm_dicom.protector.samples import chosen_slices, per_slice, samples
 from salm_dicom.protector.target import Mask, check_shape, labelled, names_of, near
 from salm_dicom.volume import Volume
@@ -68,6 +69,8 @@ class Sample:
         Where the plan lets voxels change, shape of `x`; None: in all of the foreground.
     stem
         What the names of its files begin with.
+    through
+        The user's preprocessing, if any.
     """
 
     stem: Path
@@ -81,6 +84,7 @@ class Sample:
     window: tuple[float, float]
     limits: Limits[Tensor]
     region: int | None
+    through: Preprocessing | None = None
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -106,7 +110,8 @@ class Sample:
         which = slice(index, index + 1)
         x, _, shadow, _ = self.part(which)
         stored = x if plain else x + torch.round(shadow)
-        image = network_input(stored, self.slope[which], self.intercept[which], self.window, size)
+        mapping = self.slope[which], self.intercept[which]
+        image = network_input(stored, *mapping, self.window, size, self.through)
         target = self.targets(which)
         return image, target if target.ndim <= 2 else network_target(target, size)
 
@@ -244,6 +249,7 @@ def _sample(
             padding=pixels.padding,
         ),
         region=plan.region_edge(volume),
+        through=Preprocessing.of(plan.preprocessing, volume.affine),
     )
 
 

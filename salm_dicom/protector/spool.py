@@ -13,6 +13,7 @@ import torch
 
 from salm_dicom.folder import flush, write_whole
 from salm_dicom.perturb import Limits
+from salm_dicom.preprocessing import Preprocessing
 from salm_dicom.protector.sampled import Sample
 from salm_dicom.protector.tensors import read_tensors, tensor_file
 
@@ -98,7 +99,10 @@ def _write_about(one: Sample) -> None:
     tensors = {"slope": one.slope, "intercept": one.intercept, "budget": one.limits.budget}
     if not isinstance(one.wanted, np.memmap):
         tensors["wanted"] = torch.from_numpy(one.wanted)
+    if one.through is not None:
+        tensors["affine"] = torch.from_numpy(one.through.affine)
     about = {
+        "preprocessing": "" if one.through is None else one.through.text,
         "window": one.window,
         "low": one.limits.low,
         "high": one.limits.high,
@@ -134,4 +138,7 @@ def opened(stem: Path, rounds: int) -> Sample:
             padding=None if about["padding"] is None else tuple(about["padding"]),
         ),
         region=about["region"],
+        through=Preprocessing.of(
+            about["preprocessing"], tensors["affine"].numpy() if "affine" in tensors else np.eye(4)
+        ),
     )

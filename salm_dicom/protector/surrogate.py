@@ -16,7 +16,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from salm_dicom.learning import InputLoss
+from salm_dicom.learning import InputLoss, Through
 from salm_dicom.objectives import OBJECTIVES, PRECISIONS, NetworkSpec
 
 
@@ -100,6 +100,7 @@ class Surrogate:
         window: tuple[float, float],
         wanted: NDArray[np.int64],
         device: str = "cpu",
+        through: Through | None = None,
     ) -> InputLoss:
         """Return the objective's summed loss, at stored values, of showing what is wanted.
 
@@ -113,6 +114,8 @@ class Surrogate:
             Target of each sample, see `objectives.Objective`.
         device
             Where the network runs.
+        through
+            See `network_input`.
         """
         network, targets = self.network(device), torch.from_numpy(wanted)
         objective = OBJECTIVES[self.spec.objective]
@@ -122,6 +125,7 @@ class Surrogate:
             torch.from_numpy(intercept),
             window,
             self.spec.size,
+            through,
         )
 
 

@@ -24,6 +24,7 @@ OTHERS = {
     "block": 2,
     "grain": "coarse",
     "precision": "bfloat16",
+    "preprocessing": '[{"_target_": "NormalizeIntensity"}]',
     "swap": 0.5,
     "method": "dense",
     "epsilon": "8/255",
@@ -141,7 +142,12 @@ def test_equal_plans_have_equal_digests_and_surrogates_are_part_of_them():
 
 
 @pytest.mark.parametrize(
-    "plan", [ProtectionPlan(), ProtectionPlan(**OTHERS | {"label_free": False})]
+    "plan",
+    [
+        ProtectionPlan(),
+        ProtectionPlan(**OTHERS | {"label_free": False, "preprocessing": ""}),
+        ProtectionPlan(preprocessing=OTHERS["preprocessing"]),
+    ],
 )
 def test_a_plan_survives_json_with_its_digest(plan):
     back = ProtectionPlan.from_dict(json.loads(json.dumps(plan.to_dict())))
