@@ -1,0 +1,291 @@
+"""Does it protect masks of volumes? 3-D victims that learn where four organs lie in CT crops.
+
+Run: .venv/bin/python benchmarks/volume_masks.py [--splits 0 1] [--only NAME ...] [--again]
+Two patients, as in `volumes.py`: victims learn crops of one and are tested on the other. Each crop,
+8 x 24 x 24 voxels of 3 mm, is a series of its own, with a mask of spleen, liver, stomach and back
+muscle; crops overlap, and so do those that an epoch is chosen on and those that are learned.
+Every method of a split takes three to five minutes on one core, is written when it is there, and
+found by a later run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.measured import write_results  # noqa: E402
+from benchmarks.method import spread  # noqa: E402
+from benchmarks.volumes import LIBRARIES, ORGANS, RULES, SPACING_MM, Patient, patients  # noqa: E402
+from salm_dicom.audit import (  # noqa: E402
+    SEGMENTERS,
+    Images,
+    chance_of_masks,
+    normalised_protection,
+    trial,
+    verdict,
+)
+from salm_dicom.intensity import CT_RANGE_HU  # noqa: E402
+from salm_dicom.plan import ProtectionPlan  # noqa: E402
+from salm_dicom.protector import Mask, Protector  # noqa: E402
+from salm_dicom.protector.fit import Study, fit  # noqa: E402
+from salm_dicom.volume import StoredPixels, Volume  # noqa: E402
+
+CROP = (8, 24, 24)
+PLAN = ProtectionPlan(
+    objective="segmentation", epsilon="8/255", slice_size=CROP[1:], volume_size=CROP, rounds=4,
+    batches=20, batch_size=32,
+)  # fmt: skip
+SLICE, VOLUME = "salm, slice", "salm, volume"
+CONTENDERS: dict[str, ProtectionPlan] = {
+    "random": replace(PLAN, method="random"),
+    SLICE: PLAN,
+    VOLUME: replace(PLAN, extent="volume"),
+}
+BUDGET_HU = math.floor(8 / 255 * (CT_RANGE_HU[1] - CT_RANGE_HU[0]))
+# Not in the package: each organ gets a texture of its own, by slice, row and column.
+TEXTURES: tuple[Callable[[Any, Any, Any], Any], ...] = (
+    lambda z, row, column: column % 2,
+    lambda z, row, column: (row + column) % 2,
+    lambda z, row, column: row % 2,
+    lambda z, row, column: (row // 2 + column) % 2,
+)
+TEXTURED = "a texture for each organ"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """Crops around each organ to learn from, to choose an epoch on, and to test on; epochs."""
+
+    learn: int = 32
+    choose: int = 12
+    test: int = 20
+    epochs: int = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crops:
+    """HU and numbers of organs from 1, 0 for none; (n, *CROP)."""
+
+    values: NDArray[np.int16]
+    organs: NDArray[np.uint8]
+
+    def images(self) -> Images:
+        """Return what victims see."""
+        low, high = CT_RANGE_HU
+        seen = np.clip((self.values.astype(np.float32) - low) / (high - low), 0, 1)
+        masks = torch.from_numpy(self.organs.astype(np.int64))
+        return Images(pixels=torch.from_numpy(seen)[:, None], labels=masks[:, None])
+
+    def volumes(self) -> Iterator[tuple[Mask, Volume]]:
+        """Yield each crop's mask, and the crop as a CT series."""
+        affine = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
+        for values, organs in zip(self.values, self.organs, strict=True):
+            pixels = StoredPixels(
+                values=values, slope=np.ones(len(values)), intercept=np.zeros(len(values)),
+                bits_stored=16, signed=True,
+            )  # fmt: skip
+            mask = Mask(names=tuple(ORGANS), values=organs)
+            yield mask, Volume(pixels=pixels, affine=affine, modality="CT")
+
+
+def crops(of: Patient, each: int, rng: np.random.Generator) -> Crops:
+    """Return so many crops around voxels of each organ, drawn at random, none twice."""
+    half = [edge // 2 for edge in CROP]
+    inside = np.zeros_like(of.organs)
+    place = tuple(slice(h, n - h + 1) for h, n in zip(half, of.organs.shape, strict=True))
+    inside[place] = of.organs[place]
+    parts = []
+    for label in range(1, len(ORGANS) + 1):
+        middles = rng.permutation(np.argwhere(inside == label))[:each]
+        if len(middles) < each:
+            raise SystemExit(f"an organ has {len(middles)} crops, {each} are wanted")
+        for middle in middles:
+            parts.append(tuple(slice(m - h, m + h) for m, h in zip(middle, half, strict=True)))
+    return Crops(
+        values=np.stack([of.values[part] for part in parts]),
+        organs=np.stack([of.organs[part] for part in parts]),
+    )
+
+
+def textured(of: Crops) -> Crops:
+    """Return crops whose organs carry their texture at the whole budget, but for clipped voxels."""
+    z, row, column = np.indices(CROP)
+    low, high = CT_RANGE_HU
+    free = (of.values > low) & (of.values < high)
+    change = np.zeros(of.values.shape, np.int16)
+    for label, texture in enumerate(TEXTURES, start=1):
+        signs = 2 * texture(z, row, column) - 1
+        change += np.where(free & (of.organs == label), signs * BUDGET_HU, 0).astype(np.int16)
+    return replace(of, values=of.values + change)
+
+
+def shared(protector: Protector, of: Crops) -> Crops:
+    """Return crops as a protector shares them."""
+    deltas = [
+        protector.apply(volume, series_uid=str(number), label=mask).delta
+        for number, (mask, volume) in enumerate(of.volumes())
+    ]
+    return replace(of, values=of.values + np.stack(deltas).astype(np.int16))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Clean crops of the patient to learn from, and of the one to test on; what was fitted."""
+
+    learn: Crops
+    choose: Crops
+    test: Crops
+    fits: dict[ProtectionPlan, Protector] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, number: int, known: Sequence[Patient], size: Size) -> Split:
+        """Return the split in which a patient of this number is learned from."""
+        rng = np.random.default_rng(number)
+        each = size.learn + size.choose
+        both = crops(known[number], each, rng)
+        is_learned = np.tile(np.arange(each) < size.learn, len(ORGANS))
+        learn, choose = (
+            Crops(values=both.values[which], organs=both.organs[which])
+            for which in (is_learned, ~is_learned)
+        )
+        return cls(learn=learn, choose=choose, test=crops(known[1 - number], size.test, rng))
+
+    def fitted(self, plan: ProtectionPlan) -> Protector:
+        """Return a protector; a fit of volume extent has the surrogate of slices, too."""
+        if not plan.needs_surrogate:
+            return Protector(plan=plan)
+        wanted = replace(plan, extent="volume")
+        if wanted not in self.fits:
+            studies = [
+                Study(mask=lambda m=mask: m, load=lambda v=v: v) for mask, v in self.learn.volumes()
+            ]
+            with tempfile.TemporaryDirectory() as folder:
+                self.fits[wanted] = fit(studies, wanted, Path(folder))
+        return replace(self.fits[wanted], plan=plan)
+
+    def protected(self, name: str) -> tuple[Crops, Crops, dict[str, Any]]:
+        """Return the crops as they are shared, and what is worth saying of it."""
+        report: dict[str, float] = {}
+        if name == TEXTURED:
+            learn, choose = textured(self.learn), textured(self.choose)
+        else:
+            protector = self.fitted(CONTENDERS[name])
+            learn, choose = shared(protector, self.learn), shared(protector, self.choose)
+            report = dict(protector.report)
+        change = (learn.values - self.learn.values).astype(np.float64)
+        low, high = CT_RANGE_HU
+        return learn, choose, {
+            "psnr": 10 * math.log10((high - low) ** 2 / float((change**2).mean())),
+            "changed": float((change != 0).mean()),
+            "report": report,
+        }  # fmt: skip
+
+
+def measure(split: Split, name: str, size: Size, seed: int = 100) -> Iterator[dict[str, Any]]:
+    """Yield a row for each victim of a contender; of `clean` it learns from the source."""
+    learn, choose, about = split.learn, split.choose, {}
+    if name != "clean":
+        learn, choose, about = split.protected(name)
+    test = split.test.images()
+    for victim in SEGMENTERS:
+        found = trial(
+            victim, learn.images(), validation=choose.images(),
+            clean_validation=split.choose.images(), test=test, seed=seed, epochs=size.epochs,
+        )  # fmt: skip
+        chance = chance_of_masks(test.labels)
+        yield {"victim": victim, "chance": chance, "trial": asdict(found)} | about
+
+
+def protections(rows: Sequence[dict[str, Any]], name: str, rule: str) -> list[float]:
+    """Return the normalised protection of a contender by split and victim."""
+    clean = {
+        (row["split"], row["victim"]): row["trial"][rule]
+        for row in rows
+        if row["method"] == "clean"
+    }
+    return [
+        normalised_protection(clean[row["split"], row["victim"]], row["trial"][rule], row["chance"])
+        for row in rows
+        if row["method"] == name
+    ]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield what is printed, in Markdown."""
+    for row in rows:
+        if row["method"] == "clean":
+            yield (
+                f"Split {row['split']}, clean {row['victim']}: Dice {row['trial']['selected']:.2f} "
+                f"on the other patient, {row['trial']['train']:.2f} on what it learned from; best "
+                f"constant answer {row['chance']:.2f}."
+            )
+    yield ""
+    yield "| method | Dice selected | on what was learned | NP selected | NP clean-selected | NP last | PSNR dB | changed | verdict |"  # noqa: E501
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for name in dict.fromkeys(row["method"] for row in rows if row["method"] != "clean"):
+        mine = [row for row in rows if row["method"] == name]
+        cells = [spread([row["trial"][one] for row in mine]) for one in ("selected", "train")]
+        cells += [spread(protections(rows, name, rule)) for rule in RULES[:3]]
+        yield (
+            f"| {name} | {' | '.join(cells)} | {fmean(row['psnr'] for row in mine):.1f} | "
+            f"{fmean(row['changed'] for row in mine):.2f} | "
+            f"{verdict(fmean(protections(rows, name, 'selected'))).split(':')[0]} |"
+        )
+    yield ""
+    for rule in ("selected", "last"):
+        both = [protections(rows, name, rule) for name in (VOLUME, SLICE)]
+        gains = [a - b for a, b in zip(*both, strict=False)]
+        if gains:
+            better = sum(gain > 0 for gain in gains)
+            yield (
+                f"Volume less slice extent, NP {rule}: {spread(gains)}, more in {better} of "
+                f"{len(gains)} pairs."
+            )
+
+
+def main() -> None:
+    """Run what was asked for and is not there, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [*CONTENDERS, TEXTURED]
+    parser.add_argument("--splits", type=int, nargs="+", choices=(0, 1), default=[0, 1])
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--again", action="store_true", help="also what the results have")
+    parser.add_argument(
+        "--json", type=Path, default=ROOT / "benchmarks" / "results" / "volume_masks.json"
+    )
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    size, known = Size(), patients()
+    before = json.loads(asked.json.read_text()) if asked.json.exists() else {}
+    rows = before["rows"] if before.get("size") == asdict(size) and not asked.again else []
+    for number in asked.splits:
+        split = Split.of(number, known, size)
+        for name in ("clean", *asked.only):
+            if any((row["split"], row["method"]) == (number, name) for row in rows):
+                continue
+            for row in measure(split, name, size):
+                rows.append({"split": number, "method": name} | row)
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            write_results(asked.json, LIBRARIES, size=asdict(size), rows=rows)
+    print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    main()
