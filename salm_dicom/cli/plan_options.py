@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TextIO
+
 import click
 
 from salm_dicom.cli.options import F
@@ -11,6 +13,14 @@ METHODS = (
     "salm", "one_sided", "dense", "random", "uniform", "hybrid", "random_mask", "low_gradient",
     "targeted", "stable", "patches", "texture", "autoregressive",
 )  # fmt: skip
+
+
+def _text_of(_: click.Context, option: click.Parameter, file: TextIO | None) -> str:
+    """Return what a file says; nothing of none."""
+    try:
+        return "" if file is None else file.read().strip()
+    except UnicodeDecodeError as error:
+        raise click.BadParameter("the file is no text in UTF-8", param=option) from error
 
 
 def plan_options(function: F) -> F:
@@ -123,7 +133,7 @@ def plan_options(function: F) -> F:
                 "--preprocessing",
                 type=click.File(),
                 default=None,
-                callback=lambda ctx, param, value: "" if value is None else value.read().strip(),
+                callback=_text_of,
                 metavar="FILE",
                 help="Your own MONAI transforms as in a bundle, JSON, through which networks see "
                 "images; --intensity-range then says the budget alone.",

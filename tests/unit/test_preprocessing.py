@@ -225,12 +225,17 @@ def test_the_command_line_and_a_pipeline_do_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("[", "is no JSON"), ('[{"_target_": "RandFlip"}]', "is random")]
+    ("content", "message"),
+    [
+        (b"[", "is no JSON"),
+        (b'[{"_target_": "RandFlip"}]', "is random"),
+        (b"\xff\xfe\x00", "the file is no text in UTF-8"),
+    ],
 )
 def test_a_wrong_file_is_one_sentence_and_exit_2(tmp_path: Path, content, message):
     write_ct_series(tmp_path / "export" / "0", slices=2, rows=32, columns=32)
     (tmp_path / "labels.csv").write_text("key,label\n0,a\n")
-    (tmp_path / "steps.json").write_text(content)
+    (tmp_path / "steps.json").write_bytes(content)
     words = [
         "fit", tmp_path / "export", "--labels", tmp_path / "labels.csv", "--labels-by=path", "-o",
         tmp_path / "p", "--preprocessing", tmp_path / "steps.json", "--jobs=1",
