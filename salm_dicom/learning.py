@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from salm_dicom.objectives import Objective
+from salm_dicom.patches import OfPatch, Patches, summed
 
 # Of modality values of one image, (1, 1, *spatial): what a network sees of them, in any size.
 Through = Callable[[Tensor], Tensor]
@@ -47,6 +48,19 @@ def network_input(
     return _resized(_scaled(stored, slope, intercept, intensity_range), size)
 
 
+def network_whole(
+    stored: Tensor,
+    slope: Tensor,
+    intercept: Tensor,
+    intensity_range: tuple[float, float],
+    through: Through | None = None,
+) -> Tensor:
+    """Return the same of one sample, (1, 1, *spatial), before it is resized."""
+    if through is not None:
+        return through(stored * slope + intercept)
+    return _scaled(stored, slope, intercept, intensity_range)
+
+
 def _resized(scaled: Tensor, size: tuple[int, ...]) -> Tensor:
     if tuple(scaled.shape[2:]) == size:
         return scaled
@@ -73,6 +87,8 @@ class InputLoss:
         Of the network's input, a number.
     slope, intercept, intensity_range, size, through
         Of `network_input`.
+    by_patch
+        In place of `measure`: the network sees patches of a volume, see `patches.summed`.
     """
 
     measure: Callable[[Tensor], Tensor]
@@ -81,10 +97,15 @@ class InputLoss:
     intensity_range: tuple[float, float]
     size: tuple[int, ...]
     through: Through | None = None
+    by_patch: OfPatch | None = None
 
     def __call__(self, stored: Tensor) -> Tensor:
         """Return the loss."""
-        return self.measure(self._seen(stored))
+        if self.by_patch is None:
+            return self.measure(self._seen(stored))
+        mapping = self.slope, self.intercept, self.intensity_range
+        whole = network_whole(stored, *mapping, self.through)
+        return summed(whole, Patches(tuple(whole.shape[2:]), self.size), self.by_patch)
 
     def among(self, stored: Tensor, at: Tensor) -> Callable[[Tensor], Tensor] | None:
         """Return the loss of the values at flat places of `stored`, (n,), where the others stay.
@@ -92,9 +113,9 @@ class InputLoss:
         As the area that the network sees as one value is a mean, what few voxels change of it is
         found without looking at the others: the same numbers but for their rounding. None where
         areas overlap, are not larger than voxels, or lie on another device, and where the user's
-        preprocessing says what the network sees.
+        preprocessing says what the network sees, or it sees patches.
         """
-        if self.through is not None:
+        if self.through is not None or self.by_patch is not None:
             return None
         shape = tuple(stored.shape[2:])
         sides = [*zip(shape, self.size, strict=True)]

@@ -70,6 +70,9 @@ class ProtectionPlan:
     extent
         `slice`: each slice is a sample. `volume`: the whole volume is one; series that are no
         regular volume are still protected slice by slice, with a warning.
+    patches
+        Networks see overlapping patches of `volume_size` of a volume, in place of all of it resized
+        to that; `rho` is still of the whole volume (`extent` volume).
     intensity_range
         Modality values that map to [0, 1]; None: -160..240 HU for CT, all that 8 bits can hold for
         8-bit images, otherwise the 0.5 to 99.5 percentiles of the series' foreground.
@@ -121,6 +124,7 @@ class ProtectionPlan:
     mask: str = "gradient"
     band_mm: float = 5.0
     extent: str = "slice"
+    patches: bool = False
     intensity_range: tuple[float, float] | None = None
     zero_mean: bool = True
     region_mm: float = 10.0
@@ -168,6 +172,8 @@ class ProtectionPlan:
                 check_count(name, number)
         if self.intensity_range is not None:
             check_range(self.intensity_range)
+        if self.patches and self.extent != "volume":
+            raise PlanError("patches are of volumes: give extent volume, or leave them out")
         self._check_masks()
         if self.preprocessing:
             self._check_preprocessing()
@@ -252,7 +258,9 @@ class ProtectionPlan:
             return None
         spacing = np.linalg.norm(volume.affine[:3, :2], axis=0).mean()
         rows_and_columns = volume.pixels.values.shape[-2:]
-        seen = max(-(-int(a) // b) for a, b in zip(rows_and_columns, self.grid, strict=True))
+        seen = 1
+        if not self.patches:
+            seen = max(-(-int(a) // b) for a, b in zip(rows_and_columns, self.grid, strict=True))
         return max(round(self.region_mm / float(spacing)), _PIXELS_OF_A_REGION * seen)
 
     @property

@@ -25,6 +25,7 @@ LAYERS = (
         "objectives",
         "checks",
         "crew",
+        "patches",
     ),
     (
         "dicom",
@@ -65,6 +66,7 @@ OWNERS = {
     "torch": {
         "perturb",
         "objectives",
+        "patches",
         "preprocessing",
         "learning",
         "victims",

@@ -105,6 +105,12 @@ def plan_options(function: F) -> F:
                 help="What is perturbed as one: each slice, or the whole volume.",
             ),
             click.option(
+                "--patches",
+                is_flag=True,
+                help="With --extent volume: networks see overlapping patches of --volume-size, "
+                "voxel by voxel, in place of the whole volume resized to it. Slow.",
+            ),
+            click.option(
                 "--intensity-range",
                 type=(float, float),
                 default=None,

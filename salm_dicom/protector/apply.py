@@ -246,6 +246,7 @@ class Protector:
             target.wanted(part, extent, method.label_shift, surrogate.spec.outputs),
             self.device,
             Preprocessing.of(self.plan.preprocessing, volume.affine),
+            by_patch=self.plan.patches and extent == "volume",
         )
 
     def _record(

@@ -213,6 +213,7 @@ def _perturbed(sample: Sample, work: Work) -> np.ndarray:
             sample.targets(which).numpy(),
             work.device,
             sample.through,
+            by_patch=sample.patches > 0,
         )
         # no draw depends on which process does which volume
         place = f"noise/{sample.x.ndim}/{work.stem.name}/{first}/{work.rounds}"
@@ -233,7 +234,7 @@ def tally(work: Work) -> np.ndarray:
     sample = opened(work.stem, work.rounds)
     with reproducible(), torch.no_grad():
         counts = []
-        for index in range(len(sample)):
+        for index in range(sample.looks):
             image, target = sample.seen(index, work.spec.size, plain=work.plain)
             counts.append(objective.tally(network(image), target))
     return torch.stack(counts).sum(0).numpy(force=True)

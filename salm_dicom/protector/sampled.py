@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from salm_dicom.objectives import network_target
 from salm_dicom.perturb import Limits
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.preprocessing import Preprocessing
+from salm_dicom.protector.patched import count_of, patch_of
 from salm_dicom.protector.samples import chosen_slices, per_slice, samples
 from salm_dicom.protector.target import Mask, check_shape, labelled, names_of, near
 from salm_dicom.volume import Volume
@@ -71,6 +72,8 @@ class Sample:
         What the names of its files begin with.
     through
         The user's preprocessing, if any.
+    patches
+        In how many patches a surrogate sees the volume; 0: as a whole, or slice by slice.
     """
 
     stem: Path
@@ -85,9 +88,15 @@ class Sample:
     limits: Limits[Tensor]
     region: int | None
     through: Preprocessing | None = None
+    patches: int = 0
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
+
+    @property
+    def looks(self) -> int:
+        """How many things a surrogate sees of it, samples or the patches of a volume."""
+        return self.patches or len(self)
 
     def part(self, which: slice) -> tuple[Tensor, Tensor, Tensor, Limits[Tensor]]:
         """Return stored values, foreground, shadow and limits of some samples."""
@@ -106,7 +115,9 @@ class Sample:
     def seen(
         self, index: int, size: tuple[int, ...], *, plain: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Return what a surrogate sees of one sample, and its target on the same grid."""
+        """Return what a surrogate sees at one look, and its target on the same grid."""
+        if self.patches:
+            return patch_of(self, index, size, plain=plain)
         which = slice(index, index + 1)
         x, _, shadow, _ = self.part(which)
         stored = x if plain else x + torch.round(shadow)
@@ -116,7 +127,8 @@ class Sample:
         return image, target if target.ndim <= 2 else network_target(target, size)
 
     def budget_seen(self, index: int) -> float:
-        """Return the budget of one sample in units of what a surrogate sees (0 to 1)."""
+        """Return the budget at one look in units of what a surrogate sees (0 to 1)."""
+        index = 0 if self.patches else index
         low, high = self.window
         budget = self.limits.budget[index] * self.slope[index].abs()
         return float(budget.max()) / (high - low)
@@ -232,7 +244,7 @@ def _sample(
         wanted = arranged("wanted", target.values.astype(np.uint16))
         if plan.mask != "gradient":
             close = arranged("near", near(plan, target.values, volume))
-    return Sample(
+    found = Sample(
         stem=stem,
         x=kept("x", x),
         mask=arranged("mask", mask),
@@ -251,6 +263,7 @@ def _sample(
         region=plan.region_edge(volume),
         through=Preprocessing.of(plan.preprocessing, volume.affine),
     )
+    return replace(found, patches=count_of(found, plan))
 
 
 def _on_disk(path: Path, values: np.ndarray) -> np.memmap:

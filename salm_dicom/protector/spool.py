@@ -31,7 +31,7 @@ class Spool:
     folder
         Where it lies.
     samples
-        Of each volume: what the names of its files begin with, and how many there are.
+        Of each volume: what the names of its files begin with, and how many a surrogate sees.
     classes
         Labels, or classes of masks, in the order of the surrogate's outputs.
     unfit
@@ -62,7 +62,7 @@ def spooled(
         flush(path)
     spool = Spool(
         folder=folder,
-        samples=tuple((one.stem.name, len(one)) for one in found),
+        samples=tuple((one.stem.name, one.looks) for one in found),
         classes=classes,
         unfit=tuple(unfit),
     )
@@ -102,6 +102,7 @@ def _write_about(one: Sample) -> None:
     if one.through is not None:
         tensors["affine"] = torch.from_numpy(one.through.affine)
     about = {
+        "patches": one.patches,
         "preprocessing": "" if one.through is None else one.through.text,
         "window": one.window,
         "low": one.limits.low,
@@ -138,6 +139,7 @@ def opened(stem: Path, rounds: int) -> Sample:
             padding=None if about["padding"] is None else tuple(about["padding"]),
         ),
         region=about["region"],
+        patches=about["patches"],
         through=Preprocessing.of(
             about["preprocessing"], tensors["affine"].numpy() if "affine" in tensors else np.eye(4)
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,6 +101,8 @@ class Surrogate:
         wanted: NDArray[np.int64],
         device: str = "cpu",
         through: Through | None = None,
+        *,
+        by_patch: bool = False,
     ) -> InputLoss:
         """Return the objective's summed loss, at stored values, of showing what is wanted.
 
@@ -114,18 +116,24 @@ class Surrogate:
             Target of each sample, see `objectives.Objective`.
         device
             Where the network runs.
-        through
-            See `network_input`.
+        through, by_patch
+            See `network_input` and `InputLoss`.
         """
         network, targets = self.network(device), torch.from_numpy(wanted)
         objective = OBJECTIVES[self.spec.objective]
+
+        def measure(images: Tensor, cut: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+            mine = targets if cut is None or targets.ndim < 3 else cut(targets)
+            return objective.loss(network(images), mine)
+
         return InputLoss(
-            lambda images: objective.loss(network(images), targets),
+            measure,
             torch.from_numpy(slope),
             torch.from_numpy(intercept),
             window,
             self.spec.size,
             through,
+            measure if by_patch else None,
         )
 
 

@@ -38,6 +38,7 @@ OTHERS = {
     "mask": "roi_band",
     "band_mm": 3.0,
     "extent": "volume",
+    "patches": True,
     "intensity_range": (-100.0, 200.0),
     "zero_mean": False,
     "region_mm": 12.0,
@@ -75,6 +76,7 @@ OTHERS = {
         ({"batch_size": 0}, "batch_size is 0;"),
         ({"region_mm": 0}, "region_mm is 0;"),
         ({"band_mm": -1}, "band_mm is -1;"),
+        ({"patches": True}, "patches are of volumes: give extent volume"),
         ({"objective": "detection"}, "objective 'detection' is unknown; known are classification"),
         ({"mask": "roi"}, "mask 'roi' is unknown; known are gradient, roi_band, gradient & roi"),
         ({"mask": "roi_band"}, "mask 'roi_band' needs masks: give objective segmentation"),
@@ -130,7 +132,8 @@ def test_every_setting_has_another_value_in_this_test():
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_setting_is_part_of_the_digest(name):
-    plan = ProtectionPlan(objective="segmentation" if name == "mask" else "classification")
+    objective = "segmentation" if name == "mask" else "classification"
+    plan = ProtectionPlan(objective=objective, extent="volume" if name == "patches" else "slice")
     assert replace(plan, **{name: OTHERS[name]}).digest() != plan.digest()
 
 
