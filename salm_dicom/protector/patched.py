@@ -16,34 +16,44 @@ if TYPE_CHECKING:
     from salm_dicom.protector.sampled import Sample
 
 
-def count_of(sample: Sample, plan: ProtectionPlan) -> int:
-    """Return how many patches a volume has; 0 where it is seen as a whole, or in slices."""
+def patches_of(sample: Sample, plan: ProtectionPlan) -> tuple[int, ...]:
+    """Return the patches of a volume that show anything; none where it is not seen in patches."""
     if not plan.patches or sample.x.ndim == 4:
-        return 0
-    shape = sample.x.shape[2:]
-    if sample.through is not None:
-        with torch.no_grad():
-            shape = _whole(sample, plain=True).shape[2:]
-    return len(Patches(tuple(shape), plan.volume_size))
+        return ()
+    with torch.no_grad():
+        whole = None if sample.through is None else _whole(sample, plain=True)
+        shape = sample.x.shape if whole is None else whole.shape
+        every = range(len(Patches(tuple(shape[2:]), plan.volume_size)))
+        size = plan.volume_size
+        shown = (k for k in every if _image(sample, k, size, whole, plain=True).any())
+        return tuple(shown) or (0,)
 
 
 def patch_of(
     sample: Sample, index: int, size: tuple[int, ...], *, plain: bool
 ) -> tuple[Tensor, Tensor]:
     """Return what a surrogate sees of one patch, and its target."""
-    if sample.through is not None:  # no masks then
-        whole = _whole(sample, plain=plain)
+    whole = None if sample.through is None else _whole(sample, plain=plain)
+    image = _image(sample, index, size, whole, plain=plain)
+    if sample.wanted.ndim < 3:
+        return image, sample.targets(slice(0, 1))
+    patches = Patches(tuple(sample.x.shape[2:]), size)  # masks are on the volume's own grid
+    where: Any = (..., *patches.place(index))
+    return image, patches.padded(torch.from_numpy(sample.wanted[where].astype(np.int64)))
+
+
+def _image(
+    sample: Sample, index: int, size: tuple[int, ...], whole: Tensor | None, *, plain: bool
+) -> Tensor:
+    """Return one patch, cut out of `whole` or of stored values before they are mapped."""
+    if whole is not None:
         patches = Patches(tuple(whole.shape[2:]), size)
-        return patches.cut(whole, index % len(patches)), sample.targets(slice(0, 1))
+        return patches.cut(whole, index % len(patches))  # a crop may follow what it shows
     patches = Patches(tuple(sample.x.shape[2:]), size)
     place = patches.place(index)
     stored = _stored(sample, place, plain=plain)
     slope, intercept = (one[:, :, place[0]] for one in (sample.slope, sample.intercept))
-    image = patches.padded(network_whole(stored, slope, intercept, sample.window))
-    if sample.wanted.ndim < 3:
-        return image, sample.targets(slice(0, 1))
-    where: Any = (..., *place)
-    return image, patches.padded(torch.from_numpy(sample.wanted[where].astype(np.int64)))
+    return patches.padded(network_whole(stored, slope, intercept, sample.window))
 
 
 def _whole(sample: Sample, *, plain: bool) -> Tensor:

@@ -213,7 +213,7 @@ def _perturbed(sample: Sample, work: Work) -> np.ndarray:
             sample.targets(which).numpy(),
             work.device,
             sample.through,
-            by_patch=sample.patches > 0,
+            by_patch=bool(sample.patches),
         )
         # no draw depends on which process does which volume
         place = f"noise/{sample.x.ndim}/{work.stem.name}/{first}/{work.rounds}"

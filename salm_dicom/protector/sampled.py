@@ -19,7 +19,7 @@ from salm_dicom.objectives import network_target
 from salm_dicom.perturb import Limits
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.preprocessing import Preprocessing
-from salm_dicom.protector.patched import count_of, patch_of
+from salm_dicom.protector.patched import patch_of, patches_of
 from salm_dicom.protector.samples import chosen_slices, per_slice, samples
 from salm_dicom.protector.target import Mask, check_shape, labelled, names_of, near
 from salm_dicom.volume import Volume
@@ -73,7 +73,7 @@ class Sample:
     through
         The user's preprocessing, if any.
     patches
-        In how many patches a surrogate sees the volume; 0: as a whole, or slice by slice.
+        Those in which a surrogate sees the volume, by number; none: as a whole, or slice by slice.
     """
 
     stem: Path
@@ -88,7 +88,7 @@ class Sample:
     limits: Limits[Tensor]
     region: int | None
     through: Preprocessing | None = None
-    patches: int = 0
+    patches: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -96,7 +96,7 @@ class Sample:
     @property
     def looks(self) -> int:
         """How many things a surrogate sees of it, samples or the patches of a volume."""
-        return self.patches or len(self)
+        return len(self.patches or self)
 
     def part(self, which: slice) -> tuple[Tensor, Tensor, Tensor, Limits[Tensor]]:
         """Return stored values, foreground, shadow and limits of some samples."""
@@ -117,7 +117,7 @@ class Sample:
     ) -> tuple[Tensor, Tensor]:
         """Return what a surrogate sees at one look, and its target on the same grid."""
         if self.patches:
-            return patch_of(self, index, size, plain=plain)
+            return patch_of(self, self.patches[index], size, plain=plain)
         which = slice(index, index + 1)
         x, _, shadow, _ = self.part(which)
         stored = x if plain else x + torch.round(shadow)
@@ -263,7 +263,7 @@ def _sample(
         region=plan.region_edge(volume),
         through=Preprocessing.of(plan.preprocessing, volume.affine),
     )
-    return replace(found, patches=count_of(found, plan))
+    return replace(found, patches=patches_of(found, plan))
 
 
 def _on_disk(path: Path, values: np.ndarray) -> np.memmap:

@@ -139,7 +139,7 @@ def opened(stem: Path, rounds: int) -> Sample:
             padding=None if about["padding"] is None else tuple(about["padding"]),
         ),
         region=about["region"],
-        patches=about["patches"],
+        patches=tuple(about["patches"]),
         through=Preprocessing.of(
             about["preprocessing"], tensors["affine"].numpy() if "affine" in tensors else np.eye(4)
         ),

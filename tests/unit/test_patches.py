@@ -157,7 +157,7 @@ def test_a_fit_learns_from_patches_and_goes_on_where_it_was(tmp_path: Path, more
     ]  # fmt: skip
     (tmp_path / "a").mkdir()
     fitted = fit(studies, plan, tmp_path / "a")
-    assert fitted.report["volume_samples"] > 3
+    assert 3 < fitted.report["volume_samples"] <= 3 * len(Patches((12, 72, 64), (8, 32, 32)))
     assert 0 <= fitted.report["volume_error_on_protected"] <= 1
 
     class Stopped(BaseException):
@@ -182,3 +182,18 @@ def test_a_fit_learns_from_patches_and_goes_on_where_it_was(tmp_path: Path, more
     assert np.array_equal(one, other)
     whole = replace(fitted, plan=replace(plan, patches=False))
     assert (whole.apply(volume, series_uid="1", label=target).delta != one).any()
+
+
+def test_a_fit_draws_no_patches_of_air(tmp_path: Path):
+    plan = ProtectionPlan(
+        extent="volume", patches=True, slice_size=(16, 16), volume_size=(4, 8, 8), rounds=1,
+        steps=1, batches=1,
+    )  # fmt: skip
+    volumes = [phantom_volume(slices=8, rows=64, columns=64, seed=n) for n in range(2)]
+    studies = [Study(load=lambda v=v: v, label=name) for v, name in zip(volumes, "ab", strict=True)]
+    fitted = fit(studies, plan, tmp_path)
+    patches, shown = Patches((8, 64, 64), (4, 8, 8)), 0
+    for volume in volumes:
+        values = torch.from_numpy(volume.pixels.modality_values())[None, None]
+        shown += sum(bool((patches.cut(values, k) > -160).any()) for k in range(len(patches)))
+    assert fitted.report["volume_samples"] == shown < 2 * len(patches)
