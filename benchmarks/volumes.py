@@ -60,6 +60,7 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "one_sided": replace(PLAN, method="one_sided"),
     "salm, slice": PLAN,
     "salm, volume": replace(PLAN, extent="volume"),
+    "salm, volume, between slices": replace(PLAN, extent="volume", between_slices=0.5),
 }
 VICTIMS = ("resnet-10", "densenet-small", "convnet")
 RULES = ("selected", "clean_selected", "last", "best")

@@ -73,6 +73,8 @@ class ProtectionPlan:
     patches
         Networks see overlapping patches of `volume_size` of a volume, in place of all of it resized
         to that; `rho` is still of the whole volume (`extent` volume).
+    between_slices
+        Share of its gradient that a slice has from its neighbours (`extent` volume), see `Salm`.
     intensity_range
         Modality values that map to [0, 1]; None: -160..240 HU for CT, all that 8 bits can hold for
         8-bit images, otherwise the 0.5 to 99.5 percentiles of the series' foreground.
@@ -125,6 +127,7 @@ class ProtectionPlan:
     band_mm: float = 5.0
     extent: str = "slice"
     patches: bool = False
+    between_slices: float = 0.0
     intensity_range: tuple[float, float] | None = None
     zero_mean: bool = True
     region_mm: float = 10.0
@@ -148,8 +151,9 @@ class ProtectionPlan:
         check_share("rho", self.rho)
         check_share("step size", self.step_size)
         check_momentum(self.momentum)
-        if self.swap != 0:
-            check_share("swap", self.swap)
+        for name in ("swap", "between_slices"):
+            if getattr(self, name) != 0:
+                check_share(name, getattr(self, name))
         _check_eot(self.eot)
         check_choice("objective", self.objective, OBJECTIVES)
         check_choice("mask", self.mask, MASKS)
@@ -172,8 +176,8 @@ class ProtectionPlan:
                 check_count(name, number)
         if self.intensity_range is not None:
             check_range(self.intensity_range)
-        if self.patches and self.extent != "volume":
-            raise PlanError("patches are of volumes: give extent volume, or leave them out")
+        if (self.patches or self.between_slices) and self.extent != "volume":
+            raise PlanError("patches and between_slices need extent volume, or must be left out")
         self._check_masks()
         if self.preprocessing:
             self._check_preprocessing()
@@ -246,6 +250,7 @@ class ProtectionPlan:
                 eot=self.eot,
                 block=self.block,
                 grain=self.grain,
+                between=self.between_slices,
                 place=place,
                 grid=self.grid,
                 region=region,

@@ -116,6 +116,8 @@ class Settings:
         A key of `GRAINS`.
     place
         Of the sample's label among all of the protector's.
+    between
+        Share of its gradient that a slice of a volume has from its neighbours.
     grid
         Rows and columns of the images that networks are expected to see.
     region
@@ -132,6 +134,7 @@ class Settings:
     block: int = 1
     grain: str = "fine"
     place: int = 0
+    between: float = 0.0
     grid: tuple[int, int] | None = None
     region: int | None = None
 
@@ -149,6 +152,7 @@ def _salm(s: Settings, **changes: Any) -> Salm:
         "region": s.region,
         "eot": s.eot,
         "block": s.block,
+        "between": s.between,
     }
     return Salm(**known | changes)
 

@@ -72,6 +72,9 @@ class Salm:
     block
         Edge in voxels of the squares, within a slice, that share one mask and one sign; above 1
         it keeps the perturbation to low frequencies.
+    between
+        Share of its gradient that each slice of a volume has from the slice before and the one
+        after, half from each, so that voxels and signs go on from slice to slice.
     noise
         Largest uniform noise, as a share of the budget, that images carry at every step, so that
         the perturbation outlives it (stable error-minimising noise, Liu et al., *Stable
@@ -89,6 +92,7 @@ class Salm:
     label_shift: int = 0
     eot: tuple[str, ...] = ()
     block: int = 1
+    between: float = 0.0
     noise: float = 0.0
 
     needs_gradient: ClassVar[bool] = True
@@ -146,7 +150,7 @@ class Salm:
 
     def _slopes(self, p: _Problem, at: Tensor) -> Callable[[Tensor], Tensor]:
         """Return what gives the gradient at some places for values there."""
-        is_plain = not (self.noise or self.eot) and self.block < 2
+        is_plain = not (self.noise or self.eot or self.between) and self.block < 2
         among = p.loss.among(p.x, at) if is_plain and isinstance(p.loss, SparseLoss) else None
         if among is not None:
             return partial(gradient, among)
@@ -166,7 +170,7 @@ class Salm:
             protected = protected + (2 * lots - 1) * (self.noise * p.budget)
         for name in self.eot:
             loss = TRANSFORMS[name](loss, p.rng)
-        return in_blocks(gradient(loss, protected), self.block)
+        return _between(in_blocks(gradient(loss, protected), self.block), self.between)
 
     def _chosen(self, p: _Problem, mean: Tensor) -> Tensor:
         if self.rho >= 1:
@@ -180,6 +184,15 @@ class Salm:
         if not self.balanced:
             return top_k(score.abs(), p.foreground, self.rho)
         return top_pairs(-score, p.foreground, self.rho, self.region)
+
+
+def _between(slope: Tensor, share: float) -> Tensor:
+    """Return the gradient of volumes after each slice has taken a share from its neighbours."""
+    if not share or slope.ndim < 5:
+        return slope
+    before = torch.cat([slope[:, :, :1], slope[:, :, :-1]], 2)
+    after = torch.cat([slope[:, :, 1:], slope[:, :, -1:]], 2)
+    return (1 - share) * slope + share / 2 * (before + after)
 
 
 def _moved(shadow: Tensor, mean: Tensor, stride: Tensor, most: Tensor, least: Tensor) -> Tensor:

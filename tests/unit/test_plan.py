@@ -39,6 +39,7 @@ OTHERS = {
     "band_mm": 3.0,
     "extent": "volume",
     "patches": True,
+    "between_slices": 0.5,
     "intensity_range": (-100.0, 200.0),
     "zero_mean": False,
     "region_mm": 12.0,
@@ -76,7 +77,9 @@ OTHERS = {
         ({"batch_size": 0}, "batch_size is 0;"),
         ({"region_mm": 0}, "region_mm is 0;"),
         ({"band_mm": -1}, "band_mm is -1;"),
-        ({"patches": True}, "patches are of volumes: give extent volume"),
+        ({"patches": True}, "patches and between_slices need extent volume"),
+        ({"between_slices": 0.5}, "patches and between_slices need extent volume"),
+        ({"between_slices": 2.0, "extent": "volume"}, "between_slices is 2;"),
         ({"objective": "detection"}, "objective 'detection' is unknown; known are classification"),
         ({"mask": "roi"}, "mask 'roi' is unknown; known are gradient, roi_band, gradient & roi"),
         ({"mask": "roi_band"}, "mask 'roi_band' needs masks: give objective segmentation"),
@@ -133,7 +136,8 @@ def test_every_setting_has_another_value_in_this_test():
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_setting_is_part_of_the_digest(name):
     objective = "segmentation" if name == "mask" else "classification"
-    plan = ProtectionPlan(objective=objective, extent="volume" if name == "patches" else "slice")
+    of_volumes = name in ("patches", "between_slices")
+    plan = ProtectionPlan(objective=objective, extent="volume" if of_volumes else "slice")
     assert replace(plan, **{name: OTHERS[name]}).digest() != plan.digest()
 
 
