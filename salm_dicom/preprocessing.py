@@ -145,6 +145,8 @@ class Preprocessing:
                     f"preprocessing {name} fails on an image of {tuple(x.shape[1:])} voxels "
                     f"({type(error).__name__})"
                 ) from error
+            if not isinstance(x, MetaTensor) or x.ndim != 4 or len(x) != 1:
+                raise PlanError(f"preprocessing {name} does not give one image; leave it out")
             if values.requires_grad and not x.requires_grad:
                 raise PlanError(
                     f"preprocessing {name} gives no gradient, so that no perturbation can be found "

@@ -106,7 +106,7 @@ def test_a_gradient_is_that_of_the_loss():
     assert loss.among(stored, torch.tensor([0])) is None
 
 
-def test_images_that_come_out_in_many_sizes_are_resized(monkeypatch):
+def test_images_that_come_out_in_many_sizes_are_resized():
     rng = np.random.default_rng(0)
     values = torch.zeros((2, 1, 40, 40))
     values[0, 0, 5:15, 5:30] = torch.from_numpy(rng.random((10, 25)))
@@ -158,6 +158,11 @@ def test_only_transforms_of_single_images_that_are_not_random_are_taken(step, me
         ("volume", COARSE | {"mode": 1}, "Spacing gives no gradient"),
         ("volume", {"_target_": "Resize", "spatial_size": [4, 4]}, "Resize fails on an image"),
         ("slice", {"_target_": "Resize", "spatial_size": [8, 8, 8]}, "use extent volume"),
+        (
+            "volume",
+            {"_target_": "GridPatch", "patch_size": [8, 8, 4]},
+            "GridPatch does not give one image",
+        ),
     ],
 )
 def test_transforms_that_do_not_lead_back_are_refused(extent, step, message):
