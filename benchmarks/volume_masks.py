@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,7 +29,19 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measured import write_results  # noqa: E402
 from benchmarks.method import spread  # noqa: E402
-from benchmarks.volumes import LIBRARIES, ORGANS, RULES, SPACING_MM, Patient, patients  # noqa: E402
+from benchmarks.volumes import (  # noqa: E402
+    LIBRARIES,
+    ORGANS,
+    RULES,
+    Patient,
+    as_seen,
+    changed,
+    fitted,
+    patients,
+    places,
+    series,
+    shared,
+)
 from salm_dicom.audit import (  # noqa: E402
     SEGMENTERS,
     Images,
@@ -42,8 +53,8 @@ from salm_dicom.audit import (  # noqa: E402
 from salm_dicom.intensity import CT_RANGE_HU  # noqa: E402
 from salm_dicom.plan import ProtectionPlan  # noqa: E402
 from salm_dicom.protector import Mask, Protector  # noqa: E402
-from salm_dicom.protector.fit import Study, fit  # noqa: E402
-from salm_dicom.volume import StoredPixels, Volume  # noqa: E402
+from salm_dicom.protector.fit import Study  # noqa: E402
+from salm_dicom.volume import Volume  # noqa: E402
 
 CROP = (8, 24, 24)
 PLAN = ProtectionPlan(
@@ -86,39 +97,21 @@ class Crops:
 
     def images(self) -> Images:
         """Return what victims see."""
-        low, high = CT_RANGE_HU
-        seen = np.clip((self.values.astype(np.float32) - low) / (high - low), 0, 1)
         masks = torch.from_numpy(self.organs.astype(np.int64))
-        return Images(pixels=torch.from_numpy(seen)[:, None], labels=masks[:, None])
+        return Images(pixels=as_seen(self.values), labels=masks[:, None])
 
     def volumes(self) -> Iterator[tuple[Mask, Volume]]:
         """Yield each crop's mask, and the crop as a CT series."""
-        affine = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
         for values, organs in zip(self.values, self.organs, strict=True):
-            pixels = StoredPixels(
-                values=values, slope=np.ones(len(values)), intercept=np.zeros(len(values)),
-                bits_stored=16, signed=True,
-            )  # fmt: skip
-            mask = Mask(names=tuple(ORGANS), values=organs)
-            yield mask, Volume(pixels=pixels, affine=affine, modality="CT")
+            yield Mask(names=tuple(ORGANS), values=organs), series(values)
 
 
 def crops(of: Patient, each: int, rng: np.random.Generator) -> Crops:
-    """Return so many crops around voxels of each organ, drawn at random, none twice."""
-    half = [edge // 2 for edge in CROP]
-    inside = np.zeros_like(of.organs)
-    place = tuple(slice(h, n - h + 1) for h, n in zip(half, of.organs.shape, strict=True))
-    inside[place] = of.organs[place]
-    parts = []
-    for label in range(1, len(ORGANS) + 1):
-        middles = rng.permutation(np.argwhere(inside == label))[:each]
-        if len(middles) < each:
-            raise SystemExit(f"an organ has {len(middles)} crops, {each} are wanted")
-        for middle in middles:
-            parts.append(tuple(slice(m - h, m + h) for m, h in zip(middle, half, strict=True)))
+    """Return so many crops around voxels of each organ, with the organs in them."""
+    found = places(of, each, rng, CROP)
     return Crops(
-        values=np.stack([of.values[part] for part in parts]),
-        organs=np.stack([of.organs[part] for part in parts]),
+        values=np.stack([of.values[place] for place in found]),
+        organs=np.stack([of.organs[place] for place in found]),
     )
 
 
@@ -132,15 +125,6 @@ def textured(of: Crops) -> Crops:
         signs = 2 * texture(z, row, column) - 1
         change += np.where(free & (of.organs == label), signs * BUDGET_HU, 0).astype(np.int16)
     return replace(of, values=of.values + change)
-
-
-def shared(protector: Protector, of: Crops) -> Crops:
-    """Return crops as a protector shares them."""
-    deltas = [
-        protector.apply(volume, series_uid=str(number), label=mask).delta
-        for number, (mask, volume) in enumerate(of.volumes())
-    ]
-    return replace(of, values=of.values + np.stack(deltas).astype(np.int16))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,35 +149,19 @@ class Split:
         )
         return cls(learn=learn, choose=choose, test=crops(known[1 - number], size.test, rng))
 
-    def fitted(self, plan: ProtectionPlan) -> Protector:
-        """Return a protector; a fit of volume extent has the surrogate of slices, too."""
-        if not plan.needs_surrogate:
-            return Protector(plan=plan)
-        wanted = replace(plan, extent="volume")
-        if wanted not in self.fits:
-            studies = [
-                Study(mask=lambda m=mask: m, load=lambda v=v: v) for mask, v in self.learn.volumes()
-            ]
-            with tempfile.TemporaryDirectory() as folder:
-                self.fits[wanted] = fit(studies, wanted, Path(folder))
-        return replace(self.fits[wanted], plan=plan)
-
     def protected(self, name: str) -> tuple[Crops, Crops, dict[str, Any]]:
         """Return the crops as they are shared, and what is worth saying of it."""
         report: dict[str, float] = {}
         if name == TEXTURED:
             learn, choose = textured(self.learn), textured(self.choose)
         else:
-            protector = self.fitted(CONTENDERS[name])
+            studies = [
+                Study(mask=lambda m=mask: m, load=lambda v=v: v) for mask, v in self.learn.volumes()
+            ]
+            protector = fitted(CONTENDERS[name], studies, self.fits)
             learn, choose = shared(protector, self.learn), shared(protector, self.choose)
             report = dict(protector.report)
-        change = (learn.values - self.learn.values).astype(np.float64)
-        low, high = CT_RANGE_HU
-        return learn, choose, {
-            "psnr": 10 * math.log10((high - low) ** 2 / float((change**2).mean())),
-            "changed": float((change != 0).mean()),
-            "report": report,
-        }  # fmt: skip
+        return learn, choose, changed(self.learn.values, learn.values) | {"report": report}
 
 
 def measure(split: Split, name: str, size: Size, seed: int = 100) -> Iterator[dict[str, Any]]:

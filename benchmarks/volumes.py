@@ -93,20 +93,30 @@ class Crops:
 
     def images(self) -> Images:
         """Return what victims see."""
-        low, high = CT_RANGE_HU
-        seen = np.clip((self.values.astype(np.float32) - low) / (high - low), 0, 1)
-        return Images(pixels=torch.from_numpy(seen)[:, None], labels=torch.from_numpy(self.labels))
+        return Images(pixels=as_seen(self.values), labels=torch.from_numpy(self.labels))
 
     def volumes(self) -> Iterator[tuple[str, Volume]]:
         """Yield the name of each crop's organ, and the crop as a CT series."""
         names = list(ORGANS)
         for values, label in zip(self.values, self.labels, strict=True):
-            pixels = StoredPixels(
-                values=values, slope=np.ones(len(values)), intercept=np.zeros(len(values)),
-                bits_stored=16, signed=True,
-            )  # fmt: skip
-            affine = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
-            yield names[label], Volume(pixels=pixels, affine=affine, modality="CT")
+            yield names[label], series(values)
+
+
+def as_seen(values: NDArray[np.int16]) -> Tensor:
+    """Return what networks see of HU, (n, slices, rows, columns): (n, 1, ...), 0 to 1."""
+    low, high = CT_RANGE_HU
+    scaled = np.clip((values.astype(np.float32) - low) / (high - low), 0, 1)
+    return torch.from_numpy(scaled)[:, None]
+
+
+def series(values: NDArray[np.int16]) -> Volume:
+    """Return HU, (slices, rows, columns), as a CT series."""
+    pixels = StoredPixels(
+        values=values, slope=np.ones(len(values)), intercept=np.zeros(len(values)),
+        bits_stored=16, signed=True,
+    )  # fmt: skip
+    affine = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
+    return Volume(pixels=pixels, affine=affine, modality="CT")
 
 
 def patients() -> tuple[Patient, Patient]:
@@ -142,31 +152,58 @@ def patient(image: Path, organs: Path) -> Patient:
     return Patient(values=values, organs=named)
 
 
-def crops(of: Patient, each: int, rng: np.random.Generator) -> Crops:
-    """Return so many crops around voxels of each organ, drawn at random, none twice."""
-    half = [edge // 2 for edge in CROP]
+def places(
+    of: Patient, each: int, rng: np.random.Generator, crop: tuple[int, ...]
+) -> list[tuple[slice, ...]]:
+    """Return where so many crops around voxels of each organ lie, drawn at random, none twice."""
+    half = [edge // 2 for edge in crop]
     inside = np.zeros_like(of.organs)
-    place = tuple(slice(h, n - h + 1) for h, n in zip(half, of.organs.shape, strict=True))
-    inside[place] = of.organs[place]
-    values, labels = [], []
-    for label in range(len(ORGANS)):
-        middles = np.argwhere(inside == label + 1)
-        for middle in rng.permutation(middles)[:each]:
-            part = tuple(slice(m - h, m + h) for m, h in zip(middle, half, strict=True))
-            values.append(of.values[part])
-            labels.append(label)
+    whole = tuple(slice(h, n - h + 1) for h, n in zip(half, of.organs.shape, strict=True))
+    inside[whole] = of.organs[whole]
+    found = []
+    for label in range(1, len(ORGANS) + 1):
+        middles = rng.permutation(np.argwhere(inside == label))[:each]
         if len(middles) < each:
             raise SystemExit(f"an organ has {len(middles)} crops, {each} are wanted")
-    return Crops(values=np.stack(values), labels=np.array(labels))
+        for middle in middles:
+            found.append(tuple(slice(m - h, m + h) for m, h in zip(middle, half, strict=True)))
+    return found
 
 
-def shared(protector: Protector, of: Crops) -> Crops:
-    """Return crops as a protector shares them."""
+def crops(of: Patient, each: int, rng: np.random.Generator) -> Crops:
+    """Return so many crops around voxels of each organ."""
+    values = [of.values[place] for place in places(of, each, rng, CROP)]
+    return Crops(values=np.stack(values), labels=np.repeat(np.arange(len(ORGANS)), each))
+
+
+def shared(protector: Protector, of: Any) -> Any:
+    """Return crops, of labels or of masks, as a protector shares them."""
     deltas = [
-        protector.apply(volume, series_uid=str(number), label=name).delta
-        for number, (name, volume) in enumerate(of.volumes())
+        protector.apply(volume, series_uid=str(number), label=known).delta
+        for number, (known, volume) in enumerate(of.volumes())
     ]
     return replace(of, values=of.values + np.stack(deltas).astype(np.int16))
+
+
+def changed(before: NDArray[np.int16], after: NDArray[np.int16]) -> dict[str, float]:
+    """Return PSNR in dB within the window, and the share of voxels that changed."""
+    change = (after - before).astype(np.float64)
+    low, high = CT_RANGE_HU
+    psnr = 10 * math.log10((high - low) ** 2 / float((change**2).mean()))
+    return {"psnr": psnr, "changed": float((change != 0).mean())}
+
+
+def fitted(
+    plan: ProtectionPlan, studies: Sequence[Study], fits: dict[ProtectionPlan, Protector]
+) -> Protector:
+    """Return a protector; a fit of volume extent, kept in `fits`, has the surrogate of slices."""
+    if not plan.needs_surrogate:
+        return Protector(plan=plan)
+    wanted = replace(plan, extent="volume")
+    if wanted not in fits:
+        with tempfile.TemporaryDirectory() as folder:
+            fits[wanted] = fit(studies, wanted, Path(folder))
+    return replace(fits[wanted], plan=plan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,30 +235,16 @@ class Split:
             epochs=epochs,
         )  # fmt: skip
 
-    def fitted(self, plan: ProtectionPlan) -> Protector:
-        """Return a protector; a fit of volume extent has the surrogate of slices, too."""
-        if not plan.needs_surrogate:
-            return Protector(plan=plan)
-        wanted = replace(plan, extent="volume")
-        if wanted not in self.fits:
-            studies = [Study(label=name, load=lambda v=v: v) for name, v in self.learn.volumes()]
-            with tempfile.TemporaryDirectory() as folder:
-                self.fits[wanted] = fit(studies, wanted, Path(folder))
-        return replace(self.fits[wanted], plan=plan)
-
     def protected(self, plan: ProtectionPlan) -> tuple[Crops, Crops, dict[str, Any]]:
         """Return the crops as they are shared, and what is worth saying of it."""
         began = time.perf_counter()
-        protector = self.fitted(plan)
+        studies = [Study(label=name, load=lambda v=v: v) for name, v in self.learn.volumes()]
+        protector = fitted(plan, studies, self.fits)
         learn, choose = shared(protector, self.learn), shared(protector, self.choose)
-        change = (learn.values - self.learn.values).astype(np.float64)
-        low, high = CT_RANGE_HU
-        return learn, choose, {
-            "psnr": 10 * math.log10((high - low) ** 2 / float((change**2).mean())),
-            "changed": float((change != 0).mean()),
-            "report": dict(protector.report),
-            "seconds": time.perf_counter() - began,
+        about = changed(self.learn.values, learn.values) | {
+            "report": dict(protector.report), "seconds": time.perf_counter() - began,
         }  # fmt: skip
+        return learn, choose, about
 
 
 def measure(split: Split, name: str, seeds: Sequence[int], size: Size) -> Iterator[dict[str, Any]]:

@@ -17,11 +17,10 @@ from benchmarks.volume_masks import (
     Size,
     Split,
     protections,
-    shared,
     table,
     textured,
 )
-from benchmarks.volumes import Patient
+from benchmarks.volumes import Patient, shared
 from salm_dicom.protector import Protector
 
 SIZE = Size(learn=3, choose=2, test=4, epochs=1)

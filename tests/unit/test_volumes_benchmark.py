@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.volumes import CONTENDERS, CROP, ORGANS, Patient, Size, Split, shared, table
+from benchmarks.volumes import CONTENDERS, CROP, ORGANS, Patient, Size, Split, fitted, shared, table
 from salm_dicom.protector.fit import Study, fit
 
 SIZE = Size(learn=3, choose=2, test=4, epochs=1)
@@ -56,7 +56,7 @@ def test_slices_are_protected_as_by_a_fit_of_slice_extent(tmp_path):
     split = Split.of(0, (patient(0), patient(1)), SIZE)
     plan = replace(CONTENDERS["salm, slice"], rounds=1, batches=1, batch_size=4, steps=2)
     studies = [Study(label=name, load=lambda v=v: v) for name, v in split.learn.volumes()]
-    assert shared(split.fitted(plan), split.test).values.tolist() == (
+    assert shared(fitted(plan, studies, split.fits), split.test).values.tolist() == (
         shared(fit(studies, plan, tmp_path), split.test).values.tolist()
     )
 
