@@ -92,6 +92,14 @@ def fit(source: Path, output: Path, *, steps: int = 4) -> Sequence[str]:
     return [str(word) for word in words]
 
 
+def has_samples(output: Path) -> bool:
+    """Return whether a fit has read any; folders may come and go meanwhile."""
+    try:
+        return any(output.rglob("*.npy"))
+    except OSError:
+        return False
+
+
 def rank_1(agent: int) -> int:
     """Return the process of the second rank below `torchrun`, once it is there."""
     until = time.monotonic() + 60
@@ -121,11 +129,14 @@ def test_a_rank_that_is_killed_ends_all_and_the_same_command_goes_on(source, who
         torchrun("-m", *fit(source, output)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as agent:
         until = time.monotonic() + 120
-        while time.monotonic() < until and not list(output.rglob("*.npy")):
+        while time.monotonic() < until and not has_samples(output):
             time.sleep(0.02)
         all_of_them = [*below(agent.pid)]
         os.kill(rank_1(agent.pid), signal.SIGKILL)
         assert agent.wait(120) != 0
+    until = time.monotonic() + 10
+    while time.monotonic() < until and any(map(alive, all_of_them)):
+        time.sleep(0.05)
     assert not any(map(alive, all_of_them))
     assert not (output / "protector.json").exists()
     again = subprocess.run(torchrun("-m", *fit(source, output)), capture_output=True, text=True)
