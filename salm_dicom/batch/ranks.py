@@ -84,10 +84,21 @@ class Ranks:
         """Do what the first rank asks for, until it asks for no more."""
         while (turn := self._told(None)) is not None:
             self._do(turn)
+        self._leave()
 
     def end(self) -> None:
         """Let the others go; for the first rank."""
         self._told(None)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Wait until no thread of gloo holds a tensor.
+
+        One that drops its tensor while the interpreter ends is ended by it, and aborts the process.
+        """
+        from torch.distributed import destroy_process_group
+
+        destroy_process_group()
 
     def _done(self, turn: Turn) -> list[Answer]:
         self._told(turn)
