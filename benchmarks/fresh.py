@@ -29,6 +29,7 @@ from benchmarks import ideas  # noqa: E402
 from benchmarks.ideas import BUDGET, RHO, Idea, in_patches  # noqa: E402
 from benchmarks.pneumonia import load  # noqa: E402
 from salm_dicom.audit import Images  # noqa: E402
+from salm_dicom.learning import reproducible  # noqa: E402
 
 KEPT, IMAGES, BATCHES, BATCH = 6, 300, 40, 64
 STEPS, STEP = 10, 0.2
@@ -132,7 +133,7 @@ def fitted(seed: int, rounds: int, rate: float, blind: bool) -> nn.Module:
     x, labels = data.pixels[order], data.labels[order[:IMAGES]]
     inside = torch.from_numpy(ideas.foreground(data))[order[:IMAGES]]
     rng = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), reproducible():
         torch.manual_seed(seed)
         networks = [kind().eval() for kind in KINDS]
         for _ in range(rounds):
