@@ -7,7 +7,7 @@ images from zero against the last six, and teaches three new ones for 40 batches
 the perturbation alone, as each lies on another image, of any label. What is shared is made from
 zero, too, against the last six: sample by sample, signed steps along the gradient on the voxels
 where it is largest. Scores and options are those of `ideas.py`; the test set is not looked at.
-A row takes about four minutes on one core.
+A row takes two to four minutes on one core.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from salm_dicom.learning import reproducible  # noqa: E402
 
 KEPT, IMAGES, BATCHES, BATCH = 6, 300, 40, 64
 STEPS, STEP = 10, 0.2
+RATE = 0.02
 # Images that a gradient is taken of together.
 TOGETHER = 100
 Batch = tuple[Tensor, Tensor]
@@ -126,7 +127,7 @@ def drawn(x: Tensor, change: Tensor, labels: Tensor, rng: torch.Generator, *, bl
 
 
 @cache
-def fitted(seed: int, rounds: int, rate: float, blind: bool) -> nn.Module:
+def fitted(seed: int, rounds: int, blind: bool) -> nn.Module:
     """Return the last networks of a fit, which takes part of the early images."""
     data = load().early
     order = torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(seed))
@@ -140,16 +141,16 @@ def fitted(seed: int, rounds: int, rate: float, blind: bool) -> nn.Module:
             change = changes(Together(networks), x[:IMAGES], labels, inside)
             for kind in KINDS:
                 network = kind()
-                taught(network, partial(drawn, x, change, labels, rng, blind=blind), rate)
+                taught(network, partial(drawn, x, change, labels, rng, blind=blind))
                 networks.append(network)
             networks = networks[-KEPT:]
     return Together(networks).eval().requires_grad_(False)
 
 
-def taught(network: nn.Module, batch: Callable[[], Batch], rate: float) -> None:
-    """Train a network for a few batches."""
+def taught(network: nn.Module, batch: Callable[[], Batch]) -> None:
+    """Train a network for a few batches; `learning.train` would shift them."""
     network.train()
-    optimiser = torch.optim.SGD(network.parameters(), rate, momentum=0.9, weight_decay=5e-4)
+    optimiser = torch.optim.SGD(network.parameters(), RATE, momentum=0.9, weight_decay=5e-4)
     for _ in range(BATCHES):
         seen, labels = batch()
         optimiser.zero_grad()
@@ -165,7 +166,6 @@ def fresh(
     *,
     fit: int = 0,
     rounds: int = 6,
-    rate: float = 0.02,
     blind: bool = True,
     without: int | None = None,
 ) -> np.ndarray:
@@ -178,7 +178,7 @@ def fresh(
     without
         A label whose images stay as they are.
     """
-    network = fitted(fit, rounds, rate, blind)
+    network = fitted(fit, rounds, blind)
     allowed = torch.from_numpy(inside)
     shadow = changes(network, images.pixels, images.labels, allowed).numpy() * 255
     if without is not None:

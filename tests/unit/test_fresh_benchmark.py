@@ -77,7 +77,7 @@ def test_a_fit_begins_with_untrained_networks_and_keeps_the_last_ones(images, mo
     monkeypatch.setattr(fresh, "load", lambda: data)
     monkeypatch.setattr(fresh.ideas, "foreground", lambda some: np.ones(some.pixels.shape, bool))
     monkeypatch.setattr(fresh, "BATCHES", 2)
-    fitted = partial(fresh.fitted.__wrapped__, 0, rate=0.02, blind=True)
+    fitted = partial(fresh.fitted.__wrapped__, 0, blind=True)
     kinds = [type(one) for one in fitted(rounds=0).networks]
     assert len(fitted(rounds=0).networks) == len(fresh.KINDS)
     after = fitted(rounds=3)
