@@ -40,7 +40,7 @@ from salm_dicom.batch.pool import pool  # noqa: E402
 from salm_dicom.batch.vault import Vault  # noqa: E402
 from salm_dicom.dicom.series import read_series  # noqa: E402
 from salm_dicom.foreground import outline  # noqa: E402
-from salm_dicom.intensity import intensity_range  # noqa: E402
+from salm_dicom.intensity import intensity_range, region_edge  # noqa: E402
 from salm_dicom.learning import InputLoss, network_input, reproducible  # noqa: E402
 from salm_dicom.perturb.loss import gradient  # noqa: E402
 from salm_dicom.perturb.pairs import top_pairs  # noqa: E402
@@ -130,7 +130,7 @@ def measure(slices: int, repeats: int, folder: Path) -> list[dict[str, float]]:
         mask = torch.from_numpy(np.stack([anatomy.at(first + i) for i in range(len(x))]))[:, None]
         loss = surrogate.loss(a, b, window, np.zeros(len(x), np.int64))
         slope = gradient(loss, x)
-        at = places(top_pairs(-slope, mask, PLAN.rho, PLAN.region_edge(volume)))
+        at = places(top_pairs(-slope, mask, PLAN.rho, region_edge(PLAN, volume)))
         seen = network_input(x, *map(torch.from_numpy, (a, b)), window, surrogate.spec.size)
         parts.append(Part(loss=loss, x=x, mask=mask, slope=slope, at=at, seen=seen))
 
@@ -155,7 +155,7 @@ def measure(slices: int, repeats: int, folder: Path) -> list[dict[str, float]]:
 
     def selection() -> None:
         for part in parts:
-            top_pairs(-part.slope, part.mask, PLAN.rho, PLAN.region_edge(volume))
+            top_pairs(-part.slope, part.mask, PLAN.rho, region_edge(PLAN, volume))
 
     save(protector, folder / "protector")
     numbers = iter(range(10**6))

@@ -34,7 +34,8 @@ from benchmarks.pneumonia import CLASSES, load, volumes  # noqa: E402
 from salm_dicom.audit import Images, normalised_protection, trial  # noqa: E402
 from salm_dicom.foreground import outline  # noqa: E402
 from salm_dicom.learning import train  # noqa: E402
-from salm_dicom.objectives import OBJECTIVES, NetworkSpec  # noqa: E402
+from salm_dicom.networks import NetworkSpec  # noqa: E402
+from salm_dicom.objectives import OBJECTIVES  # noqa: E402
 from salm_dicom.perturb import Limits, quota, to_integers  # noqa: E402
 from salm_dicom.perturb.pairs import top_pairs  # noqa: E402
 from salm_dicom.perturb.robust import blur, half_and_back  # noqa: E402

@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measured import arguments, write_results  # noqa: E402
-from salm_dicom.objectives import OBJECTIVES, NetworkSpec  # noqa: E402
+from salm_dicom.networks import NetworkSpec  # noqa: E402
+from salm_dicom.objectives import OBJECTIVES  # noqa: E402
 
 LIBRARIES = ("torch", "monai")
 CLASSES = 4

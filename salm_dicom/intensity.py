@@ -1,4 +1,4 @@
-"""Intensity: which modality values networks see as 0 and 1, and the budget that follows from it."""
+"""What a plan says of one volume: the range that networks see, budget, regions of balance."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from salm_dicom.volume import Booleans, Integers, Volume
 CT_RANGE_HU = (-160.0, 240.0)
 # Other modalities: these percentiles of the foreground.
 _PERCENTILES = (0.5, 99.5)
+# Edge of the smallest region in pixels of the surrogate's view, within each of which a gradient is
+# nearly the same: a rising and a falling voxel must both be found.
+_PIXELS_OF_A_REGION = 3
 
 
 def intensity_range(
@@ -52,3 +55,15 @@ def budgets(plan: ProtectionPlan, volume: Volume, window: tuple[float, float]) -
     epsilon, width = Epsilon.parse(plan.epsilon), window[1] - window[0]
     by_slope = {s: epsilon.stored_units(width, s) for s in set(volume.pixels.slope.tolist())}
     return np.array([by_slope[s] for s in volume.pixels.slope.tolist()], dtype=np.int64)
+
+
+def region_edge(plan: ProtectionPlan, volume: Volume) -> int | None:
+    """Return the edge in voxels of the squares whose changes add up to 0; None: whole slices."""
+    if not plan.zero_mean:
+        return None
+    spacing = np.linalg.norm(volume.affine[:3, :2], axis=0).mean()
+    rows_and_columns = volume.pixels.values.shape[-2:]
+    seen = 1
+    if not plan.patches:
+        seen = max(-(-int(a) // b) for a, b in zip(rows_and_columns, plan.grid, strict=True))
+    return max(round(plan.region_mm / float(spacing)), _PIXELS_OF_A_REGION * seen)

@@ -7,8 +7,6 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
-
 from salm_dicom import __version__
 from salm_dicom.checks import (
     check_choice,
@@ -21,7 +19,6 @@ from salm_dicom.checks import (
 from salm_dicom.errors import PlanError
 from salm_dicom.perturb import ATTACKED, BY_LABEL, EOT, GRAINS, METHODS, Epsilon, Method, Settings
 from salm_dicom.preprocessing import check_preprocessing
-from salm_dicom.volume import Volume
 
 EXTENTS = ("slice", "volume")
 SCHEDULES = ("round", "step", "once")
@@ -32,9 +29,6 @@ PRECISIONS = ("float32", "bfloat16")
 MASKS = ("gradient", "roi_band", "gradient & roi")
 # Transforms of `EOT` that move an image, but not the mask that it is to show.
 _MOVING = ("shift", "flip")
-# Edge of the smallest region in pixels of the surrogate's view, within each of which a gradient is
-# nearly the same: a rising and a falling voxel must both be found.
-_PIXELS_OF_A_REGION = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +231,7 @@ class ProtectionPlan:
         place
             Of the sample's label among all.
         region
-            As `region_edge` returns it.
+            As `intensity.region_edge` returns it.
         """
         return METHODS[self.method](
             Settings(
@@ -256,17 +250,6 @@ class ProtectionPlan:
                 region=region,
             )
         )
-
-    def region_edge(self, volume: Volume) -> int | None:
-        """Return the edge of a region in voxels of this volume; None: whole slices."""
-        if not self.zero_mean:
-            return None
-        spacing = np.linalg.norm(volume.affine[:3, :2], axis=0).mean()
-        rows_and_columns = volume.pixels.values.shape[-2:]
-        seen = 1
-        if not self.patches:
-            seen = max(-(-int(a) // b) for a, b in zip(rows_and_columns, self.grid, strict=True))
-        return max(round(self.region_mm / float(spacing)), _PIXELS_OF_A_REGION * seen)
 
     @property
     def grid(self) -> tuple[int, int]:

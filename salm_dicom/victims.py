@@ -44,7 +44,7 @@ class Network:
 
     def __call__(self, outputs: int, size: tuple[int, ...]) -> nn.Module:
         """Return the network, untrained, for images of `size`."""
-        from salm_dicom.objectives import AtLeast, Padded
+        from salm_dicom.networks import AtLeast, Padded
 
         module, name = self.name.split(".")
         make = getattr(import_module(f"monai.networks.nets.{module}"), name)

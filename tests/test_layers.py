@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "salm_dicom"
 # Lowest first. A part imports itself and the rows above its own; parts of one row are siblings.
 LAYERS = (
     ("errors",),
-    ("plots", "shared"),
+    ("plots", "shared", "networks"),
     (
         "volume",
         "difference",
@@ -59,12 +59,21 @@ OWNERS = {
     "SimpleITK": {"foreground", "fidelity"},
     "click": {"cli"},
     "jinja2": {"report"},
-    "monai": {"objectives", "preprocessing", "victims", "fidelity", "transforms", "audit"},
+    "monai": {
+        "networks",
+        "objectives",
+        "preprocessing",
+        "victims",
+        "fidelity",
+        "transforms",
+        "audit",
+    },
     "matplotlib": {"plots"},
     "mirp": {"fidelity"},
     "distributed": {"batch"},
     "torch": {
         "perturb",
+        "networks",
         "objectives",
         "patches",
         "preprocessing",

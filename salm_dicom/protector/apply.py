@@ -14,7 +14,7 @@ import numpy as np
 
 from salm_dicom.errors import NoChange, NoForeground, NoLabel, PlanError
 from salm_dicom.foreground import Outline, outline
-from salm_dicom.intensity import budgets, intensity_range
+from salm_dicom.intensity import budgets, intensity_range, region_edge
 from salm_dicom.perturb import Limits, Method, perturb
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.preprocessing import Preprocessing
@@ -192,7 +192,7 @@ class Protector:
         budget = budgets(self.plan, volume, window)
         low, high = anatomy.extremes
         delta = np.empty(pixels.values.shape, dtype=np.min_scalar_type(-int(budget.max()) - 1))
-        method = self.plan.build_method(self._place(target), self.plan.region_edge(volume))
+        method = self.plan.build_method(self._place(target), region_edge(self.plan, volume))
         near = None if target is None else target.allowed(self.plan, volume)
         step = self._slices_at_once(delta.shape, method) if extent == "slice" else len(delta)
         for first in range(0, len(delta), step):

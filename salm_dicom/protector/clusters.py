@@ -25,7 +25,7 @@ from salm_dicom.errors import InputError, NoForeground, PlanError
 from salm_dicom.foreground import foreground
 from salm_dicom.intensity import intensity_range
 from salm_dicom.learning import network_input, reproducible
-from salm_dicom.objectives import NetworkSpec
+from salm_dicom.networks import NetworkSpec
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.sampled import Failed, Progress, Study
 from salm_dicom.protector.samples import chosen_slices, per_slice, samples

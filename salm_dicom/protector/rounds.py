@@ -20,7 +20,8 @@ from torch import Tensor
 
 from salm_dicom.folder import atomic, working
 from salm_dicom.learning import reproducible, train
-from salm_dicom.objectives import OBJECTIVES, NetworkSpec
+from salm_dicom.networks import NetworkSpec
+from salm_dicom.objectives import OBJECTIVES
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import seed_of
 from salm_dicom.protector.batches import Drawn, passes_of_training

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from salm_dicom.errors import InputError, NoForeground, NoLabel, PlanError, SalmDicomError
 from salm_dicom.foreground import foreground
-from salm_dicom.intensity import budgets, intensity_range
+from salm_dicom.intensity import budgets, intensity_range, region_edge
 from salm_dicom.learning import network_input
 from salm_dicom.objectives import network_target
 from salm_dicom.perturb import Limits
@@ -260,7 +260,7 @@ def _sample(
             high=high,
             padding=pixels.padding,
         ),
-        region=plan.region_edge(volume),
+        region=region_edge(plan, volume),
         through=Preprocessing.of(plan.preprocessing, volume.affine),
     )
     return replace(found, patches=patches_of(found, plan))

@@ -88,7 +88,7 @@ def _surrogates(
 ) -> dict[str, Surrogate]:
     if not said:
         return {}
-    from salm_dicom.objectives import NetworkSpec
+    from salm_dicom.networks import NetworkSpec
     from salm_dicom.protector.surrogate import from_bytes
 
     return {

@@ -17,7 +17,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from salm_dicom.learning import InputLoss, Through
-from salm_dicom.objectives import OBJECTIVES, PRECISIONS, NetworkSpec
+from salm_dicom.networks import PRECISIONS, NetworkSpec
+from salm_dicom.objectives import OBJECTIVES
 
 
 class OnDevice(nn.Module):

@@ -19,7 +19,7 @@ from salm_dicom.audit import (
 )
 from salm_dicom.audit.tasks import TASKS
 from salm_dicom.errors import PlanError
-from salm_dicom.objectives import NetworkSpec
+from salm_dicom.networks import NetworkSpec
 from salm_dicom.plan import MASKS
 from salm_dicom.victims import build_victim
 

@@ -16,7 +16,8 @@ from salm_dicom.audit import COUNTERMEASURES, Images, Trial, trial
 from salm_dicom.audit.interval import Draws
 from salm_dicom.audit.tasks import TASKS
 from salm_dicom.errors import NoLabel, PlanError
-from salm_dicom.objectives import OBJECTIVES, NetworkSpec
+from salm_dicom.networks import NetworkSpec
+from salm_dicom.objectives import OBJECTIVES
 from salm_dicom.perturb import BY_LABEL
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, load, save

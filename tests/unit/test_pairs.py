@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from salm_dicom.intensity import region_edge
 from salm_dicom.perturb import Limits, quota, to_integers
 from salm_dicom.perturb.pairs import top_pairs
 from salm_dicom.plan import ProtectionPlan
@@ -98,8 +99,8 @@ def volume(spacing: float, rows: int) -> Volume:
 
 def test_a_region_is_stated_in_mm_and_never_smaller_than_three_pixels_that_a_surrogate_sees():
     plan = ProtectionPlan()
-    assert plan.region_edge(volume(0.5, 512)) == 20
-    assert plan.region_edge(volume(2.0, 512)) == 12  # 512 voxels in 128 pixels
-    assert plan.region_edge(volume(1.0, 64)) == 10
-    assert replace(plan, region_mm=25.0).region_edge(volume(0.5, 512)) == 50
-    assert replace(plan, zero_mean=False).region_edge(volume(0.5, 512)) is None
+    assert region_edge(plan, volume(0.5, 512)) == 20
+    assert region_edge(plan, volume(2.0, 512)) == 12  # 512 voxels in 128 pixels
+    assert region_edge(plan, volume(1.0, 64)) == 10
+    assert region_edge(replace(plan, region_mm=25.0), volume(0.5, 512)) == 50
+    assert region_edge(replace(plan, zero_mean=False), volume(0.5, 512)) is None

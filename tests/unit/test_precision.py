@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from salm_dicom import objectives, plan
-from salm_dicom.objectives import NetworkSpec
+from salm_dicom.networks import NetworkSpec
 from salm_dicom.protector import load, save
 from salm_dicom.protector.surrogate import Surrogate
 from tests.unit.volumes import mask_on, phantom_volume, untrained_protector

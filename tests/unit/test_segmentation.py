@@ -15,10 +15,11 @@ from salm_dicom.cli.protect import command as protect_command
 from salm_dicom.errors import BadValue, GeometryError, NoChange, NoLabel
 from salm_dicom.foreground import foreground, near_edges
 from salm_dicom.grid import align, covers
+from salm_dicom.intensity import region_edge
 from salm_dicom.learning import augmented
+from salm_dicom.networks import NetworkSpec
 from salm_dicom.objectives import (
     OBJECTIVES,
-    NetworkSpec,
     dice,
     dice_and_cross_entropy,
     network_target,
@@ -240,7 +241,7 @@ def test_every_mask_mode_keeps_the_laws(mode, extent, method):
         assert (counts <= most).all()
     else:
         assert counts.sum() <= math.ceil(protector.plan.build_method().rho * inside.sum())
-    edge = protector.plan.region_edge(volume)
+    edge = region_edge(protector.plan, volume)
     for top in range(0, 64, edge):
         for left in range(0, 64, edge):
             assert not delta[:, top : top + edge, left : left + edge].sum(axis=(1, 2)).any()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from salm_dicom.objectives import NetworkSpec
+from salm_dicom.networks import NetworkSpec
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Mask, Protector
 from salm_dicom.protector.surrogate import Surrogate
