@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from torch.nn import functional
 from salm_dicom.objectives import Objective
 from salm_dicom.patches import OfPatch, Patches, summed
 
+# Share of the old loss in its running mean.
+_KEPT = 0.8
 # Of modality values of one image, (1, 1, *spatial): what a network sees of them, in any size.
 Through = Callable[[Tensor], Tensor]
 # Returns a batch of network inputs (n, 1, *size) and their targets, drawn with the generator.
@@ -154,19 +156,34 @@ def train(
     batches: Batches,
     count: int,
     rng: torch.Generator,
+    *,
+    moves: bool = True,
+    enough: float = 0.0,
 ) -> float:
-    """Take `count` optimiser steps with the objective's loss; return the mean loss."""
+    """Take `count` optimiser steps with the objective's loss; return the mean loss.
+
+    Parameters
+    ----------
+    moves
+        Whether inputs are `augmented`.
+    enough
+        Stop when the running mean of the loss is this share of what it was at first.
+    """
     network.train()
-    total = 0.0
-    for _ in range(count):
-        inputs, targets = augmented(*batches(rng), rng)
+    losses: list[float] = []
+    recent = inf
+    while len(losses) < count and not (losses and recent < enough * losses[0]):
+        inputs, targets = batches(rng)
+        if moves:
+            inputs, targets = augmented(inputs, targets, rng)
         optimiser.zero_grad(set_to_none=True)
         loss = objective.loss(network(inputs), targets) / len(inputs)
         torch.autograd.backward(loss)
         optimiser.step()
-        total += float(loss.detach())
+        losses.append(float(loss.detach()))
+        recent = losses[-1] if len(losses) == 1 else _KEPT * recent + (1 - _KEPT) * losses[-1]
     network.eval()
-    return total / max(count, 1)
+    return sum(losses) / max(len(losses), 1)
 
 
 def augmented(inputs: Tensor, targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -17,10 +17,12 @@ from salm_dicom.batch.vault import Vault
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.samples import VOXELS_AT_ONCE
 
-# Measured by benchmarks/memory.py: bytes of a worker, of torch and networks in it, of each voxel
-# of a series, and of each that a method looks at together, without a network and with one.
+# Measured by benchmarks/memory.py: bytes of a worker, of torch and a network in it, of several
+# networks with what they see of a sample, of each voxel of a series, and of each that a method
+# looks at together, without a network and with one.
 _WORKER = 190 << 20
 _NETWORK = 390 << 20
+_SEVERAL = 160 << 20
 _VOXEL, _VOXEL_WITH_NETWORK = 6, 8
 _TOGETHER, _TOGETHER_WITH_NETWORK = 12, 88
 _FRAME = re.compile(r'File "(?:.*/)?([^"/]+)", line (\d+) in (\S+)')
@@ -62,7 +64,8 @@ def memory_of(voxels: int, slices: int, plan: ProtectionPlan) -> int:
     if not plan.needs_surrogate:
         return _WORKER + voxels * _VOXEL + one * _TOGETHER
     together = voxels if plan.extent == "volume" else min(voxels, max(one, VOXELS_AT_ONCE))
-    return _WORKER + _NETWORK + voxels * _VOXEL_WITH_NETWORK + together * _TOGETHER_WITH_NETWORK
+    networks = _NETWORK + _SEVERAL * (plan.surrogates == "fresh")
+    return _WORKER + networks + voxels * _VOXEL_WITH_NETWORK + together * _TOGETHER_WITH_NETWORK
 
 
 @contextmanager

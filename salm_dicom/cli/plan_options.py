@@ -153,6 +153,20 @@ def plan_options(function: F) -> F:
                 "for volumes where the processor has instructions for it; a few signs differ.",
             ),
             click.option(
+                "--surrogates",
+                type=click.Choice(["one", "fresh"]),
+                default="one",
+                show_default=True,
+                help="Networks of a fit. fresh: new ones in every round, six together, which "
+                "cannot learn anatomy; protects better, and takes several times as long.",
+            ),
+            click.option(
+                "--spare-first",
+                is_flag=True,
+                help="Images of the first label, by name, get noise; clean images are then taken "
+                "for it. Protects better.",
+            ),
+            click.option(
                 "--rounds", type=int, default=8, show_default=True, help="Rounds of a fit."
             ),
             click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),

@@ -26,6 +26,7 @@ __all__ = [
     "EOT",
     "GRAINS",
     "METHODS",
+    "MINIMISING",
     "WITHOUT_TORCH",
     "Epsilon",
     "Limits",
@@ -43,6 +44,8 @@ __all__ = [
 WITHOUT_TORCH = ("one_sided", "random", "uniform")
 # Methods that make something of their own for each label, and know no masks.
 BY_LABEL = ("one_sided", "hybrid", "patches", "texture", "autoregressive")
+# Methods of which one label can be spared, and whose surrogates may be fresh ones.
+MINIMISING = ("salm", "dense", "random_mask", "low_gradient")
 # Methods whose surrogate is trained against an attack, and the share of the budget it may use.
 ATTACKED = {"stable": 0.5}
 # Keys of `robust.TRANSFORMS`.
@@ -122,6 +125,8 @@ class Settings:
         Rows and columns of the images that networks are expected to see.
     region
         Edge in voxels of the squares in which rising and falling changes cancel; None: slices.
+    is_spared
+        The sample's label gets noise in place of what the method finds, see `Spared`.
     """
 
     rho: float
@@ -137,6 +142,7 @@ class Settings:
     between: float = 0.0
     grid: tuple[int, int] | None = None
     region: int | None = None
+    is_spared: bool = False
 
 
 def _salm(s: Settings, **changes: Any) -> Salm:
@@ -155,6 +161,13 @@ def _salm(s: Settings, **changes: Any) -> Salm:
         "between": s.between,
     }
     return Salm(**known | changes)
+
+
+def _by_gradient(s: Settings, **changes: Any) -> Method:
+    from salm_dicom.perturb.spared import Spared
+
+    found = _salm(s, **changes)
+    return Spared(salient=found) if s.is_spared else found
 
 
 def _one_sided(s: Settings) -> OneSided:
@@ -188,11 +201,11 @@ def _autoregressive(s: Settings) -> Method:
 METHODS: dict[str, Callable[[Settings], Method]] = {
     "one_sided": _one_sided,
     "hybrid": _hybrid,
-    "salm": _salm,
-    "dense": lambda s: _salm(s, rho=1.0),
+    "salm": _by_gradient,
+    "dense": lambda s: _by_gradient(s, rho=1.0),
     "stable": lambda s: _salm(s, rho=1.0, noise=ATTACKED["stable"]),
-    "random_mask": lambda s: _salm(s, mask="random"),
-    "low_gradient": lambda s: _salm(s, mask="low_gradient"),
+    "random_mask": lambda s: _by_gradient(s, mask="random"),
+    "low_gradient": lambda s: _by_gradient(s, mask="low_gradient"),
     "targeted": lambda s: _salm(s, label_shift=1),
     "patches": _patches,
     "texture": _texture,

@@ -131,12 +131,15 @@ class Learner:
     ----------
     rounds
         Surrogate phases that it has had.
+    passes
+        Forward and backward passes of one image in them.
     """
 
     network: nn.Module
     optimiser: torch.optim.Optimizer
     rng: torch.Generator
     rounds: int = 0
+    passes: int = 0
 
     def save(self, folder: Path) -> None:
         """Write the state after a surrogate phase."""
@@ -145,12 +148,13 @@ class Learner:
             for kind, one in self.optimiser.state[parameter].items():
                 tensors[f"optimiser/{kind}/{name}"] = one
         tensors["rng"] = self.rng.get_state()
-        write_whole(folder / _TRAINED, tensor_file(tensors, {"rounds": self.rounds}))
+        about = {"rounds": self.rounds, "passes": self.passes}
+        write_whole(folder / _TRAINED, tensor_file(tensors, about))
 
-    def resume(self, folder: Path) -> None:
-        """Take up the state that `save` wrote, if it did."""
+    def resume(self, folder: Path) -> bool:
+        """Take up the state that `save` wrote, and return whether it did."""
         if not (folder / _TRAINED).exists():
-            return
+            return False
         tensors, about = read_tensors(folder / _TRAINED)
         self.network.load_state_dict(_named(tensors, "weights/"))
         of_name = dict(self.network.named_parameters())
@@ -158,7 +162,8 @@ class Learner:
             kind, _, name = key.partition("/")
             self.optimiser.state[of_name[name]][kind] = one.to(of_name[name].device)
         self.rng.set_state(tensors["rng"])
-        self.rounds = int(about["rounds"])
+        self.rounds, self.passes = int(about["rounds"]), int(about["passes"])
+        return True
 
 
 def trained_file(folder: Path) -> Path:

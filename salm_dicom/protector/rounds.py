@@ -33,15 +33,15 @@ from salm_dicom.protector.checkpoint import (
     trained_file,
     trained_weights,
 )
+from salm_dicom.protector.fresh import chosen, laid, optimiser_of, teach
 from salm_dicom.protector.sampled import Progress, Sample
 from salm_dicom.protector.samples import slices_at_once
 from salm_dicom.protector.spool import Spool, drop_arrays, opened, shadow_file
-from salm_dicom.protector.surrogate import OnDevice, Surrogate
+from salm_dicom.protector.surrogate import OnDevice, Surrogate, spec_of
 
 T = TypeVar("T")
 R = TypeVar("R")
 _PATIENCE = 3
-_LEARNING_RATE = 0.02
 
 
 class Each(Protocol):
@@ -84,10 +84,7 @@ def min_min(
     spool: Spool, plan: ProtectionPlan, extent: str, progress: Progress, device: str, each: Each
 ) -> tuple[Surrogate, dict[str, float]]:
     """Return the surrogate of one extent, and the report on it."""
-    size = plan.slice_size if extent == "slice" else plan.volume_size
-    spec = NetworkSpec(
-        size=size, classes=len(spool.classes), objective=plan.objective, precision=plan.precision
-    )
+    spec = spec_of(plan, extent, len(spool.classes))
     done = finished(spool.folder)
     if done is None:
         done = _weights_and_report(spool, plan, spec, extent, progress, device, each)
@@ -106,17 +103,19 @@ def _weights_and_report(
     device: str,
     each: Each,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
+    count = _looks(spool)
+    is_fresh = plan.surrogates == "fresh"
+    if is_fresh:
+        spool = chosen(spool, plan, spec.size)
     learner = _beginner(plan, spec, device)
-    learner.resume(spool.folder)
+    if not learner.resume(spool.folder) and is_fresh:
+        learner.save(spool.folder)  # untrained ones are looked at first
     now = Reached.in_folder(spool.folder)
-    has_noise = not plan.build_method().label_shift
     work = partial(_work, spool, plan, spec, device)
-    while True:
-        shadows = now.rounds if has_noise else 0
+    while not (now.rounds == plan.rounds or (now.waited == _PATIENCE and not is_fresh)):
+        shadows = _shadows(now.rounds, plan)
         for _ in each(perturb_samples, work(shadows - 1)) if shadows else ():
             pass
-        if now.rounds == plan.rounds or now.waited == _PATIENCE:
-            break
         progress(f"fit ({extent})", now.rounds, plan.rounds)
         if learner.rounds == now.rounds:
             _surrogate_phase(learner, spool, plan, spec, shadows)
@@ -124,25 +123,35 @@ def _weights_and_report(
         now = now.after(error_of(each, spec, work(shadows)))
         now.save(spool.folder)
     progress(f"fit ({extent})", plan.rounds, plan.rounds)
-    count = sum(count for _, count in spool.samples)
-    passes = now.rounds * (plan.steps * has_noise + passes_of_training(plan) / count)
+    last = _shadows(now.rounds - 1, plan)
+    # of one image and network
+    passes = learner.passes + last * plan.steps * spec.members * _looks(spool)
     report = {
         f"{extent}_samples": float(count),
         f"{extent}_rounds": float(now.rounds),
         f"{extent}_error_on_protected": now.error,
-        f"{extent}_error_on_source": error_of(each, spec, work(shadows, plain=True)),
-        f"{extent}_passes_per_image": passes,
+        f"{extent}_error_on_source": error_of(each, spec, work(last, plain=True)),
+        f"{extent}_passes_per_image": passes / count,
     }
     return trained_weights(trained_file(spool.folder)), report
+
+
+def _looks(spool: Spool) -> int:
+    return sum(looks for _, looks in spool.samples)
+
+
+def _shadows(rounds: int, plan: ProtectionPlan) -> int:
+    """Return how many noise phases come before a surrogate phase that so many came before."""
+    if plan.build_method().label_shift:
+        return 0
+    return rounds + (plan.surrogates == "fresh")
 
 
 def _beginner(plan: ProtectionPlan, spec: NetworkSpec, device: str) -> Learner:
     network = spec.build(plan.seed).to(device)
     return Learner(
         network=network,
-        optimiser=torch.optim.SGD(
-            network.parameters(), lr=_LEARNING_RATE, momentum=0.9, weight_decay=5e-4
-        ),
+        optimiser=optimiser_of(network),
         rng=torch.Generator().manual_seed(plan.seed),
     )
 
@@ -170,8 +179,16 @@ def _work(
 def _surrogate_phase(
     learner: Learner, spool: Spool, plan: ProtectionPlan, spec: NetworkSpec, shadows: int
 ) -> None:
-    """Train the network for some batches on what is protected so far."""
-    network, objective = OnDevice(learner.network, _device(learner)), OBJECTIVES[plan.objective]
+    """Train the network for some batches on what is protected so far, or fresh ones."""
+    device = _device(learner)
+    if plan.surrogates == "fresh":
+        on_others = laid(spool, spec.size, shadows)
+        learner.passes += teach(
+            learner.network, on_others, plan, spec, learner.rounds, device, learner.rng
+        )
+        learner.rounds += 1
+        return
+    network, objective = OnDevice(learner.network, device), OBJECTIVES[plan.objective]
     batches = Drawn(
         sample=partial(spool.sample, rounds=shadows),
         places=[(one, i) for one, (_, count) in enumerate(spool.samples) for i in range(count)],
@@ -180,6 +197,7 @@ def _surrogate_phase(
         network=network,
     )
     train(network, objective, learner.optimiser, batches, plan.batches, learner.rng)
+    learner.passes += passes_of_training(plan)
     learner.rounds += 1
 
 
@@ -219,7 +237,8 @@ def _perturbed(sample: Sample, work: Work) -> np.ndarray:
         # no draw depends on which process does which volume
         place = f"noise/{sample.x.ndim}/{work.stem.name}/{first}/{work.rounds}"
         rng = torch.Generator().manual_seed(seed_of(work.plan.seed, place))
-        shadows[which] = method(x, loss, mask, limits, rng, shadow).numpy()
+        start = None if work.plan.surrogates == "fresh" else shadow
+        shadows[which] = method(x, loss, mask, limits, rng, start).numpy()
     return shadows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,11 @@ class Spool:
     def sample(self, number: int, rounds: int) -> Sample:
         """Return the samples of one volume after so many noise phases."""
         return opened(self.folder / self.samples[number][0], rounds)
+
+    def label(self, number: int) -> Hashable:
+        """Return what tells the labels of volumes apart; nothing of masks."""
+        tensors, _ = read_tensors(self.folder / f"{self.samples[number][0]}.about.safetensors")
+        return str(tensors["wanted"][0].tolist()) if "wanted" in tensors else ""
 
 
 def spooled(

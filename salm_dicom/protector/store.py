@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,19 +89,12 @@ def _surrogates(
 ) -> dict[str, Surrogate]:
     if not said:
         return {}
-    from salm_dicom.networks import NetworkSpec
-    from salm_dicom.protector.surrogate import from_bytes
+    from salm_dicom.protector.surrogate import from_bytes, spec_of
 
     return {
         extent: from_bytes(
             (folder / f"surrogate-{extent}.safetensors").read_bytes(),
-            NetworkSpec(
-                size=tuple(one["size"]),
-                classes=classes,
-                width=one["width"],
-                objective=plan.objective,
-                precision=plan.precision,
-            ),
+            replace(spec_of(plan, extent, classes), size=tuple(one["size"]), width=one["width"]),
         )
         for extent, one in said.items()
     }

@@ -17,8 +17,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from salm_dicom.learning import InputLoss, Through
-from salm_dicom.networks import PRECISIONS, NetworkSpec
+from salm_dicom.networks import KINDS, PRECISIONS, NetworkSpec
 from salm_dicom.objectives import OBJECTIVES
+from salm_dicom.plan import ProtectionPlan
 
 
 class OnDevice(nn.Module):
@@ -53,6 +54,17 @@ class OnDevice(nn.Module):
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(torch.device(self.device).type, self.dtype)
+
+
+def spec_of(plan: ProtectionPlan, extent: str, classes: int) -> NetworkSpec:
+    """Return the settings of a plan's surrogate for samples of one extent."""
+    return NetworkSpec(
+        size=plan.slice_size if extent == "slice" else plan.volume_size,
+        classes=classes,
+        objective=plan.objective,
+        precision=plan.precision,
+        members=2 * KINDS if plan.surrogates == "fresh" else 1,
+    )
 
 
 def _laid_out(network: nn.Module, layout: torch.memory_format) -> nn.Module:

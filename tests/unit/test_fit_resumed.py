@@ -19,6 +19,7 @@ from salm_dicom.errors import Locked, NoLabel, SalmDicomError, Truncated, Unsafe
 from salm_dicom.folder import locked, working
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, save
+from salm_dicom.protector import fresh as fresh_module
 from salm_dicom.protector import rounds as rounds_module
 from salm_dicom.protector.fit import Study, fit
 from salm_dicom.volume import Volume
@@ -33,10 +34,19 @@ PLANS = {
     "drawing": {"method": "random_mask", "eot": ("shift", "blur"), "swap": 0.5},
     "targeted": {"method": "targeted", "extent": "volume"},
     "attacked": {"method": "stable", "extent": "volume"},
+    "fresh": {"surrogates": "fresh", "extent": "volume"},
     "label-free": {"label_free": True, "clusters": 2},
     "several labels": {"objective": "multilabel"},
     "without a gradient": {"method": "one_sided"},
 }
+
+
+@pytest.fixture(autouse=True)
+def _little(monkeypatch):
+    """Fresh surrogates that learn little, for what they learn is not looked at here."""
+    monkeypatch.setattr(fresh_module, "_BATCHES", 1)
+    monkeypatch.setattr(fresh_module, "_BATCH", 2)
+    monkeypatch.setattr(fresh_module, "_SMALLEST_BATCH", 2)
 
 
 def plan_of(name: str) -> ProtectionPlan:
@@ -259,7 +269,7 @@ def test_a_full_disk_leaves_no_half_of_a_file_and_a_fit_that_can_go_on(tmp_path,
     def full(place: Any, values: np.ndarray) -> None:
         nonlocal saves
         saves += not isinstance(place, Path)  # shadows go to a stream, samples to a path
-        if saves == 6:
+        if saves == 3:
             place.write(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
         save_array(place, values)

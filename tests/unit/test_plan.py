@@ -26,6 +26,8 @@ OTHERS = {
     "precision": "bfloat16",
     "preprocessing": '[{"_target_": "NormalizeIntensity"}]',
     "swap": 0.5,
+    "surrogates": "fresh",
+    "spare_first": True,
     "method": "dense",
     "epsilon": "8/255",
     "rho": 0.3,
@@ -63,6 +65,17 @@ OTHERS = {
         ({"schedule": "never"}, "schedule 'never' is unknown; known are round, step, once"),
         ({"grain": "huge"}, "grain 'huge' is unknown; known are fine, coarse"),
         ({"precision": "8bit"}, "precision '8bit' is unknown; known are float32, bfloat16"),
+        ({"surrogates": "many"}, "surrogates 'many' is unknown; known are one, fresh"),
+        (
+            {"surrogates": "fresh", "method": "targeted"},
+            "surrogates fresh goes with methods salm, dense, random_mask, low_gradient; method "
+            "targeted does not minimise",
+        ),
+        ({"spare_first": True, "method": "random"}, "spare_first goes with methods salm, dense"),
+        (
+            {"spare_first": True, "objective": "segmentation"},
+            "spare_first needs one label for each series, and objective segmentation has none",
+        ),
         ({"epsilon": "six"}, "epsilon 'six' is not understood"),
         ({"epsilon": "2"}, "whole intensity range"),
         ({"rho": 0.0}, "rho is 0;"),
@@ -152,7 +165,7 @@ def test_equal_plans_have_equal_digests_and_surrogates_are_part_of_them():
     "plan",
     [
         ProtectionPlan(),
-        ProtectionPlan(**OTHERS | {"label_free": False, "preprocessing": ""}),
+        ProtectionPlan(**OTHERS | {"label_free": False, "preprocessing": "", "spare_first": False}),
         ProtectionPlan(preprocessing=OTHERS["preprocessing"]),
     ],
 )

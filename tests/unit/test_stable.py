@@ -110,7 +110,7 @@ def test_a_fit_of_it_applies_and_survives_the_disk(tmp_path):
         for label, lungs in (("a", True), ("b", False))
     ]
     stable, dense = (fit(studies, replace(PLAN, method=m), tmp_path) for m in ("stable", "dense"))
-    assert stable.report["slice_passes_per_image"] == pytest.approx(2 * (2 + 8 * 11 / 6))
+    assert stable.report["slice_passes_per_image"] == pytest.approx(2 + 2 * 8 * 11 / 6)
     save(stable, tmp_path / "protector")
     volume = phantom_volume(slices=3)
     delta, again, plain = (

@@ -17,18 +17,23 @@ from salm_dicom.checks import (
     check_share,
 )
 from salm_dicom.errors import PlanError
-from salm_dicom.perturb import ATTACKED, BY_LABEL, EOT, GRAINS, METHODS, Epsilon, Method, Settings
-from salm_dicom.preprocessing import check_preprocessing
+from salm_dicom.perturb import (
+    GRAINS,
+    METHODS,
+    Epsilon,
+    Method,
+    Settings,
+)
+from salm_dicom.plan.together import check_eot, check_together
 
 EXTENTS = ("slice", "volume")
 SCHEDULES = ("round", "step", "once")
 # Keys of the tables in `objectives`.
 OBJECTIVES = ("classification", "multilabel", "segmentation")
 PRECISIONS = ("float32", "bfloat16")
+SURROGATES = ("one", "fresh")
 # Where the sparse mask may lie, see `ProtectionPlan.mask`.
 MASKS = ("gradient", "roi_band", "gradient & roi")
-# Transforms of `EOT` that move an image, but not the mask that it is to show.
-_MOVING = ("shift", "flip")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +100,19 @@ class ProtectionPlan:
     precision
         What networks multiply in for gradients: `float32`, or `bfloat16`, which is quicker where
         the processor has instructions for it and turns a few signs.
+    surrogates
+        What a fit trains. `one`: a network that goes on learning in every round, from images as
+        protected so far. `fresh`: networks of three architectures, new ones in every round, which
+        see each perturbation on an image of any label and so cannot learn anatomy, see
+        `protector.fresh`; methods of `MINIMISING` only.
+    spare_first
+        Images of the first label, by name, get noise in place of something to learn, see
+        `perturb.spared`; for objective `classification` and methods of `MINIMISING`.
     rounds, batches, batch_size
-        Of the fit: most rounds, surrogate batches in each, samples in a batch.
+        Of the fit: most rounds; with one surrogate, its batches in each and samples in a batch.
     swap
         Share of the fit's training inputs that show the perturbation of one sample on another
-        sample, of any label, so that a surrogate learns the perturbation and not the anatomy.
+        sample, of any label, so that one surrogate learns less anatomy.
     seed
         Where all randomness starts.
     """
@@ -129,6 +142,8 @@ class ProtectionPlan:
     volume_size: tuple[int, int, int] = (16, 96, 96)
     preprocessing: str = ""
     precision: str = "float32"
+    surrogates: str = "one"
+    spare_first: bool = False
     rounds: int = 8
     batches: int = 10
     batch_size: int = 8
@@ -141,6 +156,7 @@ class ProtectionPlan:
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("grain", self.grain, tuple(GRAINS))
         check_choice("precision", self.precision, PRECISIONS)
+        check_choice("surrogates", self.surrogates, SURROGATES)
         Epsilon.parse(self.epsilon)
         check_share("rho", self.rho)
         check_share("step size", self.step_size)
@@ -148,18 +164,11 @@ class ProtectionPlan:
         for name in ("swap", "between_slices"):
             if getattr(self, name) != 0:
                 check_share(name, getattr(self, name))
-        _check_eot(self.eot)
+        check_eot(self.eot)
         check_choice("objective", self.objective, OBJECTIVES)
         check_choice("mask", self.mask, MASKS)
         for name in ("region_mm", "band_mm"):
             check_length(name, getattr(self, name))
-        if self.label_free and self.objective != "classification":
-            raise PlanError(
-                f"label_free gives each series one label; objective {self.objective} needs others. "
-                "Use classification"
-            )
-        if self.label_free and self.clusters < 2:
-            raise PlanError(f"clusters is {self.clusters}; at least 2 are needed")
         for name in ("clusters", "steps", "block", "rounds", "batches", "batch_size"):
             check_count(name, getattr(self, name))
         for name, dimensions in (("slice_size", 2), ("volume_size", 3)):
@@ -170,43 +179,7 @@ class ProtectionPlan:
                 check_count(name, number)
         if self.intensity_range is not None:
             check_range(self.intensity_range)
-        if (self.patches or self.between_slices) and self.extent != "volume":
-            raise PlanError("patches and between_slices need extent volume, or must be left out")
-        self._check_masks()
-        if self.preprocessing:
-            self._check_preprocessing()
-
-    def _check_preprocessing(self) -> None:
-        """Refuse what does not go together with the user's own transforms."""
-        check_preprocessing(self.preprocessing)
-        if self.objective == "segmentation":
-            raise PlanError(
-                "preprocessing moves images and not their masks; leave it out with objective "
-                "segmentation"
-            )
-        if self.method in ATTACKED or not self.build_method().needs_gradient:
-            raise PlanError(
-                f"method {self.method} does not look through preprocessing; leave it out, or use "
-                "salm"
-            )
-
-    def _check_masks(self) -> None:
-        """Refuse what does not go together with masks, or without them."""
-        method = self.build_method()
-        if self.mask != "gradient" and not (self.needs_masks and method.needs_gradient):
-            raise PlanError(
-                f"mask {self.mask!r} needs masks: give objective segmentation, and a method that "
-                "follows a gradient (salm)"
-            )
-        if self.objective != "classification" and self.method in BY_LABEL:
-            what = "masks" if self.objective == "segmentation" else "series of several labels"
-            raise PlanError(
-                f"method {self.method} makes a pattern for each label and knows no {what}; use a "
-                f"method that follows a gradient (salm) with objective {self.objective}"
-            )
-        moving = sorted({*self.eot} & {*_MOVING})
-        if self.needs_masks and moving:
-            raise PlanError(f"eot {moving[0]} moves the image and not its mask; leave it out")
+        check_together(self)
 
     @property
     def needs_masks(self) -> bool:
@@ -223,13 +196,13 @@ class ProtectionPlan:
         """Whether each series needs a label or a mask."""
         return self.needs_surrogate and not self.label_free
 
-    def build_method(self, place: int = 0, region: int | None = None) -> Method:
+    def build_method(self, place: int | None = None, region: int | None = None) -> Method:
         """Return the method with this plan's settings.
 
         Parameters
         ----------
         place
-            Of the sample's label among all.
+            Of the sample's label among all; None: in a fit, which spares none.
         region
             As `intensity.region_edge` returns it.
         """
@@ -245,9 +218,10 @@ class ProtectionPlan:
                 block=self.block,
                 grain=self.grain,
                 between=self.between_slices,
-                place=place,
+                place=place or 0,
                 grid=self.grid,
                 region=region,
+                is_spared=self.spare_first and place == 0,
             )
         )
 
@@ -274,10 +248,3 @@ class ProtectionPlan:
         """Return SHA-256, hexadecimal, of the settings, this version and the surrogates' digest."""
         content = [__version__, self.to_dict(), surrogates]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _check_eot(value: object) -> None:
-    if not isinstance(value, tuple):
-        raise PlanError(f"eot is {value!r}; a list of {', '.join(EOT)} is needed, or none")
-    for name in value:
-        check_choice("eot", name, EOT)

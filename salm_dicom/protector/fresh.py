@@ -1,0 +1,137 @@
+"""Fresh: surrogates that cannot learn anatomy, several together, new ones in every round.
+
+A fit begins with untrained networks of three architectures, twice each. Every round perturbs some
+samples from zero against the last six networks, and teaches three new ones to tell labels by the
+perturbation alone: each lies on another image, of any label, and no image is shifted. What a
+network learns from so few images is where a victim's first steps lead as well. A surrogate that
+goes on learning, and sees the perturbation on its own image, learns anatomy beside it; then a
+small perturbation is all that it needs, and a victim never finds it. Found in this project's own
+trials, see the results; min-min with fresh networks, an ensemble and swapped content.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from salm_dicom.learning import Batches, train
+from salm_dicom.networks import KINDS, NetworkSpec, Together
+from salm_dicom.objectives import OBJECTIVES
+from salm_dicom.plan import ProtectionPlan
+from salm_dicom.protector.apply import seed_of
+from salm_dicom.protector.spool import Spool
+from salm_dicom.protector.surrogate import OnDevice
+
+# Samples that a fit perturbs and lays on each other.
+_IMAGES, _FEWEST_IMAGES = 320, 48
+# Most batches that a network learns by, and the share of its first loss at which it has learned.
+_BATCHES, _LEARNED = 200, 0.2
+_BATCH, _SMALLEST_BATCH = 64, 8
+# Bounds of both for large networks' inputs, in values: 256 of 128 x 128, in batches of 64.
+_VALUES, _VALUES_OF_A_BATCH = 2**22, 2**20
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.02, 0.9, 5e-4
+
+
+def batch_size(size: tuple[int, ...]) -> int:
+    """Return how many images of a size make a batch."""
+    return min(_BATCH, max(_SMALLEST_BATCH, _VALUES_OF_A_BATCH // prod(size)))
+
+
+def chosen(spool: Spool, plan: ProtectionPlan, size: tuple[int, ...]) -> Spool:
+    """Return the part of what was read that a fit looks at: of every label as many volumes."""
+    rng = torch.Generator().manual_seed(seed_of(plan.seed, "fresh/volumes"))
+    wanted = min(_IMAGES, max(_FEWEST_IMAGES, _VALUES // prod(size)))
+    known = Counter[Hashable]()
+    turns = []
+    for number in torch.randperm(len(spool.samples), generator=rng).tolist():
+        label = spool.label(number)
+        turns.append((known[label], number))
+        known[label] += 1
+    taken: list[tuple[str, int]] = []
+    # every label's first volume in the order drawn, then every one's second
+    for turn, number in sorted(turns, key=lambda one: one[0]):
+        if turn and sum(looks for _, looks in taken) >= wanted:
+            break
+        taken.append(spool.samples[number])
+    return replace(spool, samples=tuple(taken))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Laid:
+    """Draws perturbations that lie on images of any label; see `learning.Batches`.
+
+    Parameters
+    ----------
+    images, changes
+        Network inputs as they were, and what the perturbation adds to each, (n, 1, *size).
+    targets
+        Of the changes, see `objectives.Objective`.
+    """
+
+    images: Tensor
+    changes: Tensor
+    targets: Tensor
+
+    def __call__(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return network inputs and the targets of what was laid on them."""
+        size = (batch_size(tuple(self.images.shape[2:])),)
+        which, on = (torch.randint(len(self.images), size, generator=rng) for _ in range(2))
+        return (self.images[on] + self.changes[which]).clamp(0, 1), self.targets[which]
+
+
+def laid(spool: Spool, size: tuple[int, ...], shadows: int) -> Laid:
+    """Return what networks learn from after so many noise phases; in memory, for it is bounded."""
+    images, changes, targets = [], [], []
+    for number, (_, looks) in enumerate(spool.samples):
+        sample = spool.sample(number, shadows)
+        for look in range(looks):
+            image, target = sample.seen(look, size, plain=True)
+            images.append(image)
+            changes.append(sample.seen(look, size)[0] - image)
+            targets.append(target)
+    return Laid(images=torch.cat(images), changes=torch.cat(changes), targets=torch.cat(targets))
+
+
+def teach(
+    together: nn.Module, batches: Batches, plan: ProtectionPlan, spec: NetworkSpec,
+    turn: int, device: str, rng: torch.Generator,
+) -> int:  # fmt: skip
+    """Put new networks, taught by the batches, in the place of the oldest ones.
+
+    Returns how many forward and backward passes of one image and network that took.
+
+    Parameters
+    ----------
+    turn
+        Number of the round.
+    """
+    assert isinstance(together, Together)
+    taught, passes = [], 0
+
+    def counted(lots: torch.Generator) -> tuple[Tensor, Tensor]:
+        nonlocal passes
+        inputs, targets = batches(lots)
+        passes += len(inputs)
+        return inputs, targets
+
+    for kind in range(KINDS):
+        network = spec.build_member(kind, seed_of(plan.seed, f"fresh/{turn}/{kind}")).to(device)
+        train(
+            OnDevice(network, device), OBJECTIVES[spec.objective], optimiser_of(network), counted,
+            _BATCHES, rng, moves=False, enough=_LEARNED,
+        )  # fmt: skip
+        taught.append(network)
+    together.members = nn.ModuleList([*together.members[KINDS:], *taught])
+    return passes
+
+
+def optimiser_of(network: nn.Module) -> torch.optim.Optimizer:
+    """Return what a surrogate learns by."""
+    return torch.optim.SGD(
+        network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+    )
