@@ -1,10 +1,12 @@
 """Which settings of `salm` matter? One at a time, on clean PneumoniaMNIST validation images.
 
-Run: .venv/bin/python benchmarks/ablation.py [--only NAME ...] [--seeds N ...] [--part K --of N]
+Run: .venv/bin/python benchmarks/ablation.py [--of-fresh] [--only NAME ...] [--seeds N ...]
+    [--epochs N] [--part K --of N]
 Every row is the plan of `method.py` (8/255, rho 0.2, 8 rounds) with one setting changed, fitted
-and applied as the package does it. Three victims that are no surrogate's architecture train for
-five epochs; the test set is not looked at. A row takes one to four minutes on one core; rows that
-the results have are not measured again.
+and applied as the package does it; `--of-fresh`: that with fresh surrogates and a spared label (6
+rounds), two fits each, written to `fresh_settings.json`; there by --epochs 12. Three victims that
+are no surrogate's architecture train; the test set is not looked at. A row takes one to four
+minutes on one core; rows that the results have are not measured again.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from benchmarks import method  # noqa: E402
 from benchmarks.measured import write_results  # noqa: E402
 from benchmarks.pneumonia import Data, load  # noqa: E402
 from salm_dicom.audit import Images, normalised_protection, trial  # noqa: E402
+from salm_dicom.plan import ProtectionPlan  # noqa: E402
 
 LIBRARIES = ("salm_dicom", "torch", "monai", "numpy")
 VICTIMS = ("resnet-10", "densenet-small", "convnet")
@@ -47,28 +50,51 @@ SETTINGS: dict[str, Sequence[Any]] = {
     "zero_mean": (False,),
     "batches": (5, 40),
 }
-ROWS = {
-    "as it is": PLAN,
-    **{
-        f"{name} {value}": replace(PLAN, **{name: value})
-        for name, values in SETTINGS.items()
-        for value in values
-    },
+# The same of fresh surrogates, whose fits differ: each is measured with two of their seeds.
+FRESH = method.CONTENDERS["salm, fresh, spared"]
+SETTINGS_OF_FRESH: dict[str, Sequence[Any]] = {
+    "spare_first": (False,),
+    "rho": (0.1, 0.4),
+    "epsilon": ("4/255", "16/255"),
+    "steps": (5,),
+    "rounds": (3,),
+    "momentum": (0.0,),
+    "zero_mean": (False,),
 }
 
 
-def scores(data: Data, shown: tuple[Images, Images], seeds: Sequence[int]) -> list[float]:
+def changed(plan: ProtectionPlan, settings: dict[str, Sequence[Any]]) -> dict[str, ProtectionPlan]:
+    """Return a plan as it is, and with one setting changed at a time."""
+    return {"as it is": plan} | {
+        f"{name} {value}": replace(plan, **{name: value})
+        for name, values in settings.items()
+        for value in values
+    }
+
+
+ROWS = changed(PLAN, SETTINGS) | {
+    f"fresh, fit {seed}, {name}": plan
+    for seed in (0, 1)
+    for name, plan in changed(replace(FRESH, seed=seed), SETTINGS_OF_FRESH).items()
+}
+
+
+def scores(
+    data: Data, shown: tuple[Images, Images], seeds: Sequence[int], epochs: int
+) -> list[float]:
     """Return balanced accuracy on clean validation images for each victim and seed."""
     return [
         trial(
             victim, shown[0], validation=method.held_out(shown[1]),
-            clean_validation=data.validation, test=data.validation, seed=seed, epochs=EPOCHS,
+            clean_validation=data.validation, test=data.validation, seed=seed, epochs=epochs,
         ).last
         for victim in VICTIMS for seed in seeds
     ]  # fmt: skip
 
 
-def measured(name: str, data: Data, clean: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
+def measured(
+    name: str, data: Data, clean: Sequence[float], seeds: Sequence[int], epochs: int
+) -> dict[str, Any]:
     """Return what one setting gives."""
     began = time.process_time()
     with TemporaryDirectory() as folder:
@@ -76,7 +102,7 @@ def measured(name: str, data: Data, clean: Sequence[float], seeds: Sequence[int]
     early, fidelity = method.protected(protector, data.early)
     late, _ = method.protected(protector, data.late)
     seconds = time.process_time() - began
-    found = scores(data, (early, late), seeds)
+    found = scores(data, (early, late), seeds, epochs)
     pairs = zip(clean, found, strict=True)
     return {
         "row": name,
@@ -109,14 +135,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--of-fresh", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=ROWS)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--part", type=int, default=0, help="every --of-th row from this one on")
     parser.add_argument("--of", type=int, default=1)
     parser.add_argument("--tables", type=Path, nargs="+", help="print finished parts together")
-    target = ROOT / "benchmarks" / "results" / "ablation.json"
-    parser.add_argument("--json", type=Path, default=target)
+    parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
+    asked.only = asked.only or [n for n in ROWS if n.startswith("fresh") == asked.of_fresh]
+    if asked.json is None:
+        name = "fresh_settings.json" if asked.of_fresh else "ablation.json"
+        asked.json = ROOT / "benchmarks" / "results" / name
     if asked.tables:
         rows = [row for one in asked.tables for row in json.loads(one.read_text())["rows"]]
         write_results(asked.json, LIBRARIES, rows=rows)
@@ -125,11 +156,11 @@ def main() -> None:
     torch.set_num_threads(1)
     data = load()
     rows = json.loads(asked.json.read_text())["rows"] if asked.json.exists() else []
-    clean = scores(data, (data.early, data.late), asked.seeds)
+    clean = scores(data, (data.early, data.late), asked.seeds, asked.epochs)
     for name in asked.only[asked.part :: asked.of]:
         if any(row["row"] == name for row in rows):
             continue
-        rows.append(measured(name, data, clean, asked.seeds))
+        rows.append(measured(name, data, clean, asked.seeds, asked.epochs))
         print("\n".join(table(rows[-1:])), file=sys.stderr, flush=True)
         write_results(asked.json, LIBRARIES, rows=rows)
     print("\n".join(table(rows)))

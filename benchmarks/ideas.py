@@ -14,7 +14,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -619,11 +619,8 @@ def ideas() -> dict[str, Idea]:
     }
 
 
-def main(known: dict[str, Idea], out: str, balanced: Collection[str] = BY_GRADIENT) -> None:
-    """Try what was asked for, print a table and write it to a file of this name.
-
-    Sums of those in `balanced` are 0 in every region, of the others in every image.
-    """
+def main(known: dict[str, Idea], out: str) -> None:
+    """Try what was asked for, print a table and write it to a file of this name."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--measures", nargs="*", default=["none"])
@@ -652,7 +649,7 @@ def main(known: dict[str, Idea], out: str, balanced: Collection[str] = BY_GRADIE
     print("|---|" + "---|" * (len(asked.measures) + 3))
     for name in asked.only or known:
         began = time.perf_counter()
-        region = REGION if name in balanced else None
+        region = REGION if name in BY_GRADIENT else None
         shown = [
             protected(known[name], images, mask, number, region)
             for number, (images, mask) in enumerate(((data.early, masks[0]), (data.late, masks[1])))

@@ -29,6 +29,7 @@ from benchmarks.agreement import agreement  # noqa: E402
 from benchmarks.pneumonia import A_CLASS, A_SERIES, CLASSES, Data, load, volumes  # noqa: E402
 from salm_dicom.audit import (  # noqa: E402
     COUNTERMEASURES,
+    VICTIMS,
     Images,
     Trial,
     normalised_protection,
@@ -51,6 +52,16 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "one_sided, coarse, rho 0.3": replace(PLAN, method="one_sided", grain="coarse", rho=0.3),
     "one_sided, 2 x 2 cells": replace(PLAN, method="one_sided", block=2),
     "salm": PLAN,
+    "salm, fresh": replace(PLAN, surrogates="fresh"),
+    "salm, fresh, spared": replace(PLAN, surrogates="fresh", spare_first=True),
+    "dense, fresh, spared": replace(PLAN, method="dense", surrogates="fresh", spare_first=True),
+    "random_mask, fresh, spared": replace(
+        PLAN, method="random_mask", surrogates="fresh", spare_first=True
+    ),
+    "low_gradient, fresh, spared": replace(
+        PLAN, method="low_gradient", surrogates="fresh", spare_first=True
+    ),
+    "salm, spared": replace(PLAN, spare_first=True),
     "salm, swap": replace(PLAN, swap=1.0, momentum=0.9, batches=30),
     "texture": replace(PLAN, method="texture"),
     "dense": replace(PLAN, method="dense"),
@@ -77,6 +88,11 @@ PAIRED = (
     "hybrid",
     "texture",
     "salm",
+    "salm, fresh",
+    "salm, fresh, spared",
+    "dense, fresh, spared",
+    "random_mask, fresh, spared",
+    "low_gradient, fresh, spared",
     "salm, swap",
     "dense",
     "random_mask",
@@ -91,12 +107,13 @@ ROBUST = (
     "one_sided, 2 x 2 cells",
     "texture",
     "salm",
+    "salm, fresh, spared",
     "dense",
     "salm, EOT",
     "salm, swap",
 )
 # Applied to images that came after the fit, too.
-LATE = ("salm", "hybrid")
+LATE = ("salm", "salm, fresh, spared", "hybrid")
 CHANCE = 1 / len(CLASSES)
 TO_VALIDATE = 200
 
@@ -349,6 +366,7 @@ def main() -> None:
     parser.add_argument("--every-seed", action="store_true", help="fit all with every seed")
     parser.add_argument("--early-only", action="store_true", help="measure no late arrival")
     parser.add_argument("--countermeasures", nargs="*", choices=COUNTERMEASURES)
+    parser.add_argument("--victims", nargs="+", choices=VICTIMS, help="instead of the size's")
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("-o", type=Path, default=ROOT / "benchmarks" / "results" / "method.json")
     asked = parser.parse_args()
@@ -361,6 +379,7 @@ def main() -> None:
         size,
         fit_seeds=tuple(asked.fit_seeds or size.fit_seeds),
         victim_seeds=tuple(asked.victim_seeds or size.victim_seeds),
+        victims=tuple(asked.victims or size.victims),
         late=not asked.early_only,
         in_step=asked.in_step,
         countermeasures=tuple(

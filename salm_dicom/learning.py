@@ -159,20 +159,24 @@ def train(
     *,
     moves: bool = True,
     enough: float = 0.0,
+    least: int = 0,
 ) -> float:
-    """Take `count` optimiser steps with the objective's loss; return the mean loss.
+    """Take up to `count` optimiser steps with the objective's loss; return the mean loss.
 
     Parameters
     ----------
     moves
         Whether inputs are `augmented`.
-    enough
-        Stop when the running mean of the loss is this share of what it was at first.
+    enough, least
+        Stop when the running mean of the loss is this share of what it was at first, but not before
+        so many steps.
     """
     network.train()
     losses: list[float] = []
     recent = inf
-    while len(losses) < count and not (losses and recent < enough * losses[0]):
+    while len(losses) < count:
+        if losses and len(losses) >= least and recent < enough * losses[0]:
+            break
         inputs, targets = batches(rng)
         if moves:
             inputs, targets = augmented(inputs, targets, rng)

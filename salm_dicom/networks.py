@@ -206,16 +206,16 @@ def _stemmed(spec: NetworkSpec) -> nn.Module:
     return _resnet(spec, conv1_t_size=7, conv1_t_stride=2, no_max_pool=False)
 
 
-def _strided(spec: NetworkSpec) -> nn.Module:
-    """Return three strided 5 x 5 convolutions, of groups, with a linear layer over places."""
-    conv, _, _ = _layers(spec)
-    layers: list[nn.Module] = []
-    before, size = 1, spec.size
-    for stage in range(3):
+def _coarse(spec: NetworkSpec) -> nn.Module:
+    """Return a few plain convolutions after the same beginning."""
+    conv, norm, pool = _layers(spec)
+    layers = [conv(1, spec.width, 7, 2, 3), norm(spec.width), nn.ReLU(), pool(3, 2, 1)]
+    before = spec.width
+    for stage in (1, 2):
         after = spec.width << stage
-        layers += [conv(before, after, 5, 2, 2), nn.GroupNorm(4, after), nn.ReLU()]
-        before, size = after, tuple(-(-side // 2) for side in size)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * math.prod(size), spec.outputs))
+        layers += [conv(before, after, 3, padding=1), norm(after), nn.ReLU()]
+        before = after
+    return nn.Sequential(*layers, Mean(), nn.Linear(before, spec.outputs))
 
 
 def _level(spec: NetworkSpec) -> nn.Module:
@@ -265,6 +265,6 @@ class Mean(nn.Module):
 
 
 # Architectures of several networks, in turn.
-_LABEL_KINDS: tuple[Callable[[NetworkSpec], nn.Module], ...] = (_fine, _stemmed, _strided)
+_LABEL_KINDS: tuple[Callable[[NetworkSpec], nn.Module], ...] = (_fine, _stemmed, _coarse)
 _MASK_KINDS: tuple[Callable[[NetworkSpec], nn.Module], ...] = (_level, _unet, _shallow)
 KINDS = len(_LABEL_KINDS)

@@ -29,11 +29,12 @@ from salm_dicom.protector.surrogate import OnDevice
 
 # Samples that a fit perturbs and lays on each other.
 _IMAGES, _FEWEST_IMAGES = 320, 48
-# Most batches that a network learns by, and the share of its first loss at which it has learned.
-_BATCHES, _LEARNED = 200, 0.2
+# Batches that a network learns by, at least and at most, and the share of its first loss at which
+# it has learned. Small perturbations take longer.
+_BATCHES, _MOST_BATCHES, _LEARNED = 120, 400, 0.2
 _BATCH, _SMALLEST_BATCH = 64, 8
-# Bounds of both for large networks' inputs, in values: 256 of 128 x 128, in batches of 64.
-_VALUES, _VALUES_OF_A_BATCH = 2**22, 2**20
+# Bounds of both for large inputs, in values: 256 images of 128 x 128, in batches of 16.
+_VALUES, _VALUES_OF_A_BATCH = 2**22, 2**18
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.02, 0.9, 5e-4
 
 
@@ -123,7 +124,7 @@ def teach(
         network = spec.build_member(kind, seed_of(plan.seed, f"fresh/{turn}/{kind}")).to(device)
         train(
             OnDevice(network, device), OBJECTIVES[spec.objective], optimiser_of(network), counted,
-            _BATCHES, rng, moves=False, enough=_LEARNED,
+            _MOST_BATCHES, rng, moves=False, enough=_LEARNED, least=_BATCHES,
         )  # fmt: skip
         taught.append(network)
     together.members = nn.ModuleList([*together.members[KINDS:], *taught])

@@ -45,6 +45,7 @@ PLANS = {
 def _little(monkeypatch):
     """Fresh surrogates that learn little, for what they learn is not looked at here."""
     monkeypatch.setattr(fresh_module, "_BATCHES", 1)
+    monkeypatch.setattr(fresh_module, "_MOST_BATCHES", 1)
     monkeypatch.setattr(fresh_module, "_BATCH", 2)
     monkeypatch.setattr(fresh_module, "_SMALLEST_BATCH", 2)
 

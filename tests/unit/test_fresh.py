@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from salm_dicom.learning import reproducible
+from salm_dicom.learning import reproducible, train
 from salm_dicom.networks import KINDS, NetworkSpec, Together
+from salm_dicom.objectives import OBJECTIVES
 from salm_dicom.perturb import METHODS as BUILDERS
 from salm_dicom.perturb import Limits, Settings
 from salm_dicom.perturb.salm import Salm
@@ -17,7 +18,7 @@ from salm_dicom.perturb.spared import Spared
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, fresh, load, save
 from salm_dicom.protector.fit import Study, fit
-from salm_dicom.protector.fresh import Laid, batch_size, chosen
+from salm_dicom.protector.fresh import Laid, batch_size, chosen, optimiser_of
 from salm_dicom.protector.spool import Spool
 from salm_dicom.protector.surrogate import spec_of
 from tests.unit import test_protector, test_segmentation
@@ -36,6 +37,7 @@ def _one_thread():
 @pytest.fixture
 def _little(monkeypatch):
     monkeypatch.setattr(fresh, "_BATCHES", 2)
+    monkeypatch.setattr(fresh, "_MOST_BATCHES", 2)
     monkeypatch.setattr(fresh, "_BATCH", 4)
     monkeypatch.setattr(fresh, "_SMALLEST_BATCH", 4)
 
@@ -103,7 +105,7 @@ def test_what_is_laid_stays_an_image():
     assert float(one(torch.Generator())[0].max()) == 1
 
 
-@pytest.mark.parametrize(("size", "count"), [((28, 28), 64), ((128, 128), 64), ((16, 96, 96), 8)])
+@pytest.mark.parametrize(("size", "count"), [((28, 28), 64), ((128, 128), 16), ((16, 96, 96), 8)])
 def test_a_batch_is_smaller_for_large_inputs(size, count):
     assert batch_size(size) == count
 
@@ -125,6 +127,30 @@ def test_of_every_label_as_many_volumes_are_looked_at(monkeypatch, tmp_path, lab
     counts = [sum(labels[int(name)] == one for name, _ in found[0]) for one in sorted({*labels})]
     possible = [labels.count(one) for one in sorted({*labels})]
     assert all(a == b or max(counts) - a <= 1 for a, b in zip(counts, possible, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("enough", "least", "count"), [(0.0, 0, 60), (0.2, 0, 9), (0.2, 30, 30), (0.2, 90, 60)]
+)
+def test_a_network_learns_until_it_has_learned_but_not_too_shortly(enough, least, count):
+    """The loss is given: 1 in the first batch and 0 from then on, so the running mean falls."""
+    drawn = 0
+    weight = torch.nn.Linear(1, 1)
+
+    def batches(_: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal drawn
+        drawn += 1
+        return torch.zeros(2, 1), torch.zeros(2)
+
+    given = replace(
+        OBJECTIVES["classification"], loss=lambda said, _: 0 * said.sum() + 2.0 * (drawn == 1)
+    )
+    mean = train(
+        weight, given, optimiser_of(weight), batches, 60, torch.Generator(),
+        moves=False, enough=enough, least=least,
+    )  # fmt: skip
+    assert drawn == count
+    assert mean == pytest.approx(1 / count)
 
 
 @pytest.mark.usefixtures("_little")
