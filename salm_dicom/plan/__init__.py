@@ -202,7 +202,7 @@ class ProtectionPlan:
         Parameters
         ----------
         place
-            Of the sample's label among all; None: in a fit, which spares none.
+            Of the sample's label among all; None: not known, and not spared.
         region
             As `intensity.region_edge` returns it.
         """

@@ -2,11 +2,13 @@
 
 A fit begins with untrained networks of three architectures, twice each. Every round perturbs some
 samples from zero against the last six networks, and teaches three new ones to tell labels by the
-perturbation alone: each lies on another image, of any label, and no image is shifted. What a
-network learns from so few images is where a victim's first steps lead as well. A surrogate that
-goes on learning, and sees the perturbation on its own image, learns anatomy beside it; then a
+perturbation alone: each lies on another image, of any label, and no image is shifted. Where the
+first label is spared, they learn to tell the others' perturbation from its noise.
+
+What a network learns from so few images is where a victim's first steps lead as well. A surrogate
+that goes on learning, and sees the perturbation on its own image, learns anatomy beside it; then a
 small perturbation is all that it needs, and a victim never finds it. Found in this project's own
-trials, see the results; min-min with fresh networks, an ensemble and swapped content.
+trials, see the results: min-min with fresh networks, an ensemble and swapped content.
 """
 
 from __future__ import annotations
