@@ -15,8 +15,6 @@ from torch.nn import functional
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # A network for segmentation halves its input so often.
 _HALVED = 3
-# Largest difference of logits that counts, of several networks together.
-_MOST_APART = 4.0
 # Channels of the largest activations of several networks, for how much may be in memory.
 _CHANNELS_TOGETHER = 16
 
@@ -97,9 +95,7 @@ class NetworkSpec:
 class Together(nn.Module):
     """Networks that say what all of them say on average.
 
-    Averaged are the logarithms of probabilities, none surer than e^4 to 1: each network counts as
-    much as any other, and what one is sure of still has a gradient. For `multilabel` the logits of
-    the labels are averaged.
+    Averaged are the logarithms of probabilities; for `multilabel` the logits of the labels.
     """
 
     def __init__(self, members: Sequence[nn.Module], objective: str) -> None:
@@ -111,14 +107,8 @@ class Together(nn.Module):
         """Return outputs, shape of one network's."""
         said = [member(images) for member in self.members]
         if self.objective != "multilabel":
-            said = [functional.log_softmax(_calm(one), dim=1) for one in said]
+            said = [functional.log_softmax(one, dim=1) for one in said]
         return torch.stack(said).mean(0)
-
-
-def _calm(logits: Tensor) -> Tensor:
-    """Return logits that are at most so far apart: their gradient never vanishes."""
-    apart = (logits.amax(1, keepdim=True) - logits.amin(1, keepdim=True)).detach()
-    return logits * (_MOST_APART / apart.clamp(min=_MOST_APART))
 
 
 def _residual(spec: NetworkSpec) -> nn.Module:

@@ -2,8 +2,9 @@
 
 A fit begins with untrained networks of three architectures, twice each. Every round perturbs some
 samples from zero against the last six networks, and teaches three new ones to tell labels by the
-perturbation alone: each lies on another image, of any label, and no image is shifted. Where the
-first label is spared, they learn to tell the others' perturbation from its noise.
+perturbation alone: each lies on another image, of any label, and no image is shifted. They see that
+of a label that is to be spared as well: what tells labels apart is then the sign of a texture, on
+which networks agree, where against noise each finds a texture of its own.
 
 What a network learns from so few images is where a victim's first steps lead as well. A surrogate
 that goes on learning, and sees the perturbation on its own image, learns anatomy beside it; then a

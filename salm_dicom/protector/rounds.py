@@ -218,8 +218,7 @@ def perturb_samples(work: Work) -> None:
 
 def _perturbed(sample: Sample, work: Work) -> np.ndarray:
     """Return the shadow of one volume's samples after one more noise phase."""
-    label = int(sample.wanted[0]) if work.plan.spare_first else None
-    method = work.plan.build_method(label, sample.region)
+    method = work.plan.build_method(region=sample.region)
     surrogate = _surrogate(work)
     shadows: np.ndarray = np.empty_like(sample.shadow, subok=False)
     together = slices_at_once(sample.x.shape, work.spec.values) if sample.x.ndim == 4 else 1
