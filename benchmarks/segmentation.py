@@ -49,8 +49,6 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "salm, gradient": PLAN,
     "salm, roi_band": replace(PLAN, mask="roi_band"),
     "salm, gradient & roi": replace(PLAN, mask="gradient & roi"),
-    "salm, gradient, fresh": replace(PLAN, surrogates="fresh"),
-    "salm, roi_band, fresh": replace(PLAN, surrogates="fresh", mask="roi_band"),
     "dense": replace(PLAN, method="dense"),
     "random": replace(PLAN, method="random"),
 }

@@ -59,11 +59,7 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "random": replace(PLAN, method="random"),
     "one_sided": replace(PLAN, method="one_sided"),
     "salm, slice": PLAN,
-    "salm, slice, fresh, spared": replace(PLAN, surrogates="fresh", spare_first=True),
     "salm, volume": replace(PLAN, extent="volume"),
-    "salm, volume, fresh, spared": replace(
-        PLAN, extent="volume", surrogates="fresh", spare_first=True
-    ),
     "salm, volume, between slices": replace(PLAN, extent="volume", between_slices=0.5),
 }
 VICTIMS = ("resnet-10", "densenet-small", "convnet")

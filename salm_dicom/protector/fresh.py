@@ -72,7 +72,7 @@ class Laid:
     Parameters
     ----------
     images, changes
-        Network inputs as they were, and what the perturbation adds to each, (n, 1, *size).
+        Network inputs as they were, and what perturbations add, (n, 1, *size) each.
     targets
         Of the changes, see `objectives.Objective`.
     """
@@ -84,7 +84,8 @@ class Laid:
     def __call__(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return network inputs and the targets of what was laid on them."""
         size = (batch_size(tuple(self.images.shape[2:])),)
-        which, on = (torch.randint(len(self.images), size, generator=rng) for _ in range(2))
+        which = torch.randint(len(self.changes), size, generator=rng)
+        on = torch.randint(len(self.images), size, generator=rng)
         return (self.images[on] + self.changes[which]).clamp(0, 1), self.targets[which]
 
 
@@ -98,7 +99,22 @@ def laid(spool: Spool, size: tuple[int, ...], shadows: int) -> Laid:
             images.append(image)
             changes.append(sample.seen(look, size)[0] - image)
             targets.append(target)
-    return Laid(images=torch.cat(images), changes=torch.cat(changes), targets=torch.cat(targets))
+    known = torch.cat(targets)
+    often = evenly(known)
+    return Laid(images=torch.cat(images), changes=torch.cat(changes)[often], targets=known[often])
+
+
+def evenly(targets: Tensor) -> Tensor:
+    """Return places of targets, those of rarer labels several times, so that all occur as often.
+
+    Else networks would learn to say the label that is there most. Of several labels or masks each
+    has its place once.
+    """
+    places = torch.arange(len(targets))
+    if targets.ndim > 1:
+        return places
+    counts = torch.bincount(targets)
+    return places.repeat_interleave((counts.max() // counts.clamp(min=1))[targets])
 
 
 def teach(

@@ -99,6 +99,22 @@ def test_a_perturbation_lies_on_images_of_any_label():
     assert 0 < (which == on).float().mean() < 0.5
 
 
+@pytest.mark.parametrize(
+    ("targets", "counts"),
+    [([0, 0, 1, 1], [2, 2]), ([2, 0, 0, 0, 0, 0, 1, 1], [5, 4, 5]), ([1, 1, 1], [3])],
+)
+def test_rarer_labels_are_shown_as_often(targets, counts):
+    known = torch.tensor(targets)
+    places = fresh.evenly(known)
+    assert known[places].unique(return_counts=True)[1].tolist() == counts
+    assert {*places.tolist()} == {*range(len(targets))}
+
+
+def test_of_several_labels_and_masks_each_is_shown_once():
+    for shape in ((4, 3), (4, 1, 5, 5)):
+        assert fresh.evenly(torch.zeros(shape)).tolist() == [0, 1, 2, 3]
+
+
 def test_what_is_laid_stays_an_image():
     one = Laid(images=torch.full((2, 1, 4, 4), 0.9), changes=torch.full((2, 1, 4, 4), 0.2),
                targets=torch.zeros(2).long())  # fmt: skip
