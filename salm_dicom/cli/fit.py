@@ -28,6 +28,8 @@ Examples:
   salm-dicom fit export/ --label-free -o protector/
   salm-dicom fit export/ --objective segmentation --masks masks/ -o protector/
 """
+# Those that have learned the perturbation which they were shown err less.
+_NOT_LEARNED = 0.25
 
 
 @click.command("fit", epilog=EXAMPLES)
@@ -133,6 +135,14 @@ def command(
     click.echo(f"fitted on {fitted} series with {what} {', '.join(protector.classes)}")
     for name, value in sorted(protector.report.items()):
         click.echo(f"  {name.replace('_', ' ')}: {value:.3g}")
+    for extent in protector.surrogates if plan.surrogates == "fresh" else ():
+        error = protector.report[f"{extent}_error_on_protected"]
+        if error > _NOT_LEARNED:
+            click.echo(
+                f"warning: fresh surrogates of {extent} extent have not learned the perturbation "
+                f"(error {error:.2g}), so it hardly protects; use more --rounds, a larger "
+                "--epsilon, more images, or --surrogates one"
+            )
     click.echo(f"protector: {output} (secret)")
     console.list_left_out(((e.path, e.code, e.reason) for e in left_out), source)
     return console.worst(console.exit_of_left_out(entry.code for entry in left_out))

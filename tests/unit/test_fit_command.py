@@ -16,7 +16,7 @@ from salm_dicom.batch.protect import Request, protect
 from salm_dicom.cli.main import main
 from salm_dicom.errors import UnsafeError
 from salm_dicom.folder import locked
-from salm_dicom.protector import load
+from salm_dicom.protector import fresh, load
 from tests.synthetic import write_ct_series
 from tests.unit.test_batch_interrupted import digests
 from tests.unit.test_fit_resumed import Killed, plan_of
@@ -125,6 +125,25 @@ def test_a_run_that_is_stopped_while_it_fits_goes_on_with_the_fit(source, tmp_pa
     assert ("read (slice)", 0) not in seen
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
     assert not (tmp_path / "vault" / "fit").exists()
+
+
+def test_fresh_surrogates_that_have_not_learned_are_a_warning(source, tmp_path, monkeypatch):
+    for name, value in {
+        "_BATCHES": 1,
+        "_MOST_BATCHES": 1,
+        "_BATCH": 4,
+        "_SMALLEST_BATCH": 4,
+    }.items():
+        monkeypatch.setattr(fresh, name, value)
+    words = ("--surrogates=fresh", "--spare-first", "--slice-size", "24", "24")
+    found = run(source, tmp_path / "protector", *words)
+    assert found.exit_code == 0
+    assert "fresh surrogates of slice extent have not learned" in found.output
+    plan = load(tmp_path / "protector").plan
+    assert (plan.surrogates, plan.spare_first) == ("fresh", True)
+    monkeypatch.setattr("salm_dicom.cli.fit._NOT_LEARNED", 1.0)
+    assert "have not learned" not in run(source, tmp_path / "other", *words).output
+    assert "have not learned" not in run(source, tmp_path / "one").output
 
 
 def test_networks_see_slices_and_volumes_of_the_size_that_is_asked_for(source, tmp_path):
