@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from salm_dicom import objectives, plan
+from salm_dicom import networks, plan
 from salm_dicom.networks import NetworkSpec
 from salm_dicom.protector import load, save
 from salm_dicom.protector.surrogate import Surrogate
@@ -33,7 +33,7 @@ def gradient(of: Surrogate) -> torch.Tensor:
 
 
 def test_the_plan_knows_what_surrogates_know():
-    assert tuple(objectives.PRECISIONS) == plan.PRECISIONS
+    assert tuple(networks.PRECISIONS) == plan.PRECISIONS
 
 
 @pytest.mark.parametrize("objective", ["classification", "segmentation"])
