@@ -53,7 +53,7 @@ SETTINGS: dict[str, Sequence[Any]] = {
 # The same of fresh surrogates, whose fits differ: each is measured with two of their seeds.
 FRESH = method.CONTENDERS["salm, fresh, spared"]
 SETTINGS_OF_FRESH: dict[str, Sequence[Any]] = {
-    "spare_first": (False,),
+    "spare_one": (False,),
     "rho": (0.1, 0.4),
     "epsilon": ("4/255", "16/255"),
     "steps": (5,),

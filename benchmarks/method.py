@@ -53,15 +53,15 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "one_sided, 2 x 2 cells": replace(PLAN, method="one_sided", block=2),
     "salm": PLAN,
     "salm, fresh": replace(PLAN, surrogates="fresh"),
-    "salm, fresh, spared": replace(PLAN, surrogates="fresh", spare_first=True),
-    "dense, fresh, spared": replace(PLAN, method="dense", surrogates="fresh", spare_first=True),
+    "salm, fresh, spared": replace(PLAN, surrogates="fresh", spare_one=True),
+    "dense, fresh, spared": replace(PLAN, method="dense", surrogates="fresh", spare_one=True),
     "random_mask, fresh, spared": replace(
-        PLAN, method="random_mask", surrogates="fresh", spare_first=True
+        PLAN, method="random_mask", surrogates="fresh", spare_one=True
     ),
     "low_gradient, fresh, spared": replace(
-        PLAN, method="low_gradient", surrogates="fresh", spare_first=True
+        PLAN, method="low_gradient", surrogates="fresh", spare_one=True
     ),
-    "salm, spared": replace(PLAN, spare_first=True),
+    "salm, spared": replace(PLAN, spare_one=True),
     "salm, swap": replace(PLAN, swap=1.0, momentum=0.9, batches=30),
     "texture": replace(PLAN, method="texture"),
     "dense": replace(PLAN, method="dense"),

@@ -15,8 +15,6 @@ from torch.nn import functional
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # A network for segmentation halves its input so often.
 _HALVED = 3
-# Channels of the largest activations of several networks, for how much may be in memory.
-_CHANNELS_TOGETHER = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +56,7 @@ class NetworkSpec:
         """Numbers of one sample that count for how many samples may be looked at together."""
         places = math.prod(self.size)
         found = self.outputs * (places if self.objective == "segmentation" else 1)
-        return found if self.members == 1 else max(found, places * _CHANNELS_TOGETHER)
+        return found if self.members == 1 else max(found, places * self.width)
 
     @property
     def layout(self) -> torch.memory_format:

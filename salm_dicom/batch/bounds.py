@@ -64,7 +64,7 @@ def memory_of(voxels: int, slices: int, plan: ProtectionPlan) -> int:
     if not plan.needs_surrogate:
         return _WORKER + voxels * _VOXEL + one * _TOGETHER
     together = voxels if plan.extent == "volume" else min(voxels, max(one, VOXELS_AT_ONCE))
-    networks = _NETWORK + _SEVERAL * (plan.surrogates == "fresh")
+    networks = _NETWORK + _SEVERAL * plan.is_fresh
     return _WORKER + networks + voxels * _VOXEL_WITH_NETWORK + together * _TOGETHER_WITH_NETWORK
 
 

@@ -135,7 +135,7 @@ def command(
     click.echo(f"fitted on {fitted} series with {what} {', '.join(protector.classes)}")
     for name, value in sorted(protector.report.items()):
         click.echo(f"  {name.replace('_', ' ')}: {value:.3g}")
-    for extent in protector.surrogates if plan.surrogates == "fresh" else ():
+    for extent in protector.surrogates if plan.is_fresh else ():
         error = protector.report[f"{extent}_error_on_protected"]
         if error > _NOT_LEARNED:
             click.echo(

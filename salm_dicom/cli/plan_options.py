@@ -161,10 +161,10 @@ def plan_options(function: F) -> F:
                 "cannot learn anatomy; protects better, and takes several times as long.",
             ),
             click.option(
-                "--spare-first",
+                "--spare-one",
                 is_flag=True,
-                help="Images of the first label, by name, get noise; clean images are then taken "
-                "for it. Protects better.",
+                help="Images of one label, which --seed decides, get noise; clean images are then "
+                "taken for it. Protects better.",
             ),
             click.option(
                 "--rounds", type=int, default=8, show_default=True, help="Rounds of a fit."

@@ -147,6 +147,7 @@ class Settings:
 
 def _salm(s: Settings, **changes: Any) -> Salm:
     from salm_dicom.perturb.salm import Salm
+    from salm_dicom.perturb.spared import Spared
 
     known: dict[str, Any] = {
         "rho": s.rho,
@@ -160,14 +161,7 @@ def _salm(s: Settings, **changes: Any) -> Salm:
         "block": s.block,
         "between": s.between,
     }
-    return Salm(**known | changes)
-
-
-def _by_gradient(s: Settings, **changes: Any) -> Method:
-    from salm_dicom.perturb.spared import Spared
-
-    found = _salm(s, **changes)
-    return Spared(salient=found) if s.is_spared else found
+    return (Spared if s.is_spared else Salm)(**known | changes)
 
 
 def _one_sided(s: Settings) -> OneSided:
@@ -201,11 +195,11 @@ def _autoregressive(s: Settings) -> Method:
 METHODS: dict[str, Callable[[Settings], Method]] = {
     "one_sided": _one_sided,
     "hybrid": _hybrid,
-    "salm": _by_gradient,
-    "dense": lambda s: _by_gradient(s, rho=1.0),
+    "salm": _salm,
+    "dense": lambda s: _salm(s, rho=1.0),
     "stable": lambda s: _salm(s, rho=1.0, noise=ATTACKED["stable"]),
-    "random_mask": lambda s: _by_gradient(s, mask="random"),
-    "low_gradient": lambda s: _by_gradient(s, mask="low_gradient"),
+    "random_mask": lambda s: _salm(s, mask="random"),
+    "low_gradient": lambda s: _salm(s, mask="low_gradient"),
     "targeted": lambda s: _salm(s, label_shift=1),
     "patches": _patches,
     "texture": _texture,

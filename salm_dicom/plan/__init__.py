@@ -17,13 +17,7 @@ from salm_dicom.checks import (
     check_share,
 )
 from salm_dicom.errors import PlanError
-from salm_dicom.perturb import (
-    GRAINS,
-    METHODS,
-    Epsilon,
-    Method,
-    Settings,
-)
+from salm_dicom.perturb import GRAINS, METHODS, Epsilon, Method, Settings
 from salm_dicom.plan.together import check_eot, check_together
 
 EXTENTS = ("slice", "volume")
@@ -105,9 +99,9 @@ class ProtectionPlan:
         protected so far. `fresh`: networks of three architectures, new ones in every round, which
         see each perturbation on an image of any label and so cannot learn anatomy, see
         `protector.fresh`; methods of `MINIMISING` only.
-    spare_first
-        Images of the first label, by name, get noise in place of something to learn, see
-        `perturb.spared`; for objective `classification` and methods of `MINIMISING`.
+    spare_one
+        Images of one label get noise in place of something to learn, see `perturb.spared`; the seed
+        decides which label. For objective `classification` and methods of `MINIMISING`.
     rounds, batches, batch_size
         Of the fit: most rounds; with one surrogate, its batches in each and samples in a batch.
     swap
@@ -143,7 +137,7 @@ class ProtectionPlan:
     preprocessing: str = ""
     precision: str = "float32"
     surrogates: str = "one"
-    spare_first: bool = False
+    spare_one: bool = False
     rounds: int = 8
     batches: int = 10
     batch_size: int = 8
@@ -196,13 +190,19 @@ class ProtectionPlan:
         """Whether each series needs a label or a mask."""
         return self.needs_surrogate and not self.label_free
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether a fit trains new networks in every round, several together."""
+        return self.surrogates == "fresh"
+
     def build_method(self, place: int | None = None, region: int | None = None) -> Method:
         """Return the method with this plan's settings.
 
         Parameters
         ----------
         place
-            Of the sample's label among all; None: not known, and not spared.
+            Of the sample's label among all, 0 for the one that is spared; None: in a fit, which
+            spares none.
         region
             As `intensity.region_edge` returns it.
         """
@@ -221,7 +221,7 @@ class ProtectionPlan:
                 place=place or 0,
                 grid=self.grid,
                 region=region,
-                is_spared=self.spare_first and place == 0,
+                is_spared=self.spare_one and place == 0,
             )
         )
 

@@ -36,16 +36,16 @@ def check_together(plan: ProtectionPlan) -> None:
 def _check_fresh(plan: ProtectionPlan) -> None:
     """Refuse fresh surrogates and a spared label where they mean nothing."""
     for name, asked in (
-        ("surrogates fresh", plan.surrogates == "fresh"), ("spare_first", plan.spare_first)
+        ("surrogates fresh", plan.is_fresh), ("spare_one", plan.spare_one)
     ):  # fmt: skip
         if asked and plan.method not in MINIMISING:
             raise PlanError(
                 f"{name} goes with methods {', '.join(MINIMISING)}; method {plan.method} does "
                 "not minimise the loss of a label"
             )
-    if plan.spare_first and plan.objective != "classification":
+    if plan.spare_one and plan.objective != "classification":
         raise PlanError(
-            f"spare_first needs one label for each series, and objective {plan.objective} has "
+            f"spare_one needs one label for each series, and objective {plan.objective} has "
             "none; leave it out, or use objective classification"
         )
 

@@ -104,15 +104,14 @@ def _weights_and_report(
     each: Each,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     count = _looks(spool)
-    is_fresh = plan.surrogates == "fresh"
-    if is_fresh:
+    if plan.is_fresh:
         spool = chosen(spool, plan, spec.size)
     learner = _beginner(plan, spec, device)
-    if not learner.resume(spool.folder) and is_fresh:
+    if not learner.resume(spool.folder) and plan.is_fresh:
         learner.save(spool.folder)  # untrained ones are looked at first
     now = Reached.in_folder(spool.folder)
     work = partial(_work, spool, plan, spec, device)
-    while not (now.rounds == plan.rounds or (now.waited == _PATIENCE and not is_fresh)):
+    while not (now.rounds == plan.rounds or (now.waited == _PATIENCE and not plan.is_fresh)):
         shadows = _shadows(now.rounds, plan)
         for _ in each(perturb_samples, work(shadows - 1)) if shadows else ():
             pass
@@ -144,7 +143,7 @@ def _shadows(rounds: int, plan: ProtectionPlan) -> int:
     """Return how many noise phases come before a surrogate phase that so many came before."""
     if plan.build_method().label_shift:
         return 0
-    return rounds + (plan.surrogates == "fresh")
+    return rounds + plan.is_fresh
 
 
 def _beginner(plan: ProtectionPlan, spec: NetworkSpec, device: str) -> Learner:
@@ -181,7 +180,7 @@ def _surrogate_phase(
 ) -> None:
     """Train the network for some batches on what is protected so far, or fresh ones."""
     device = _device(learner)
-    if plan.surrogates == "fresh":
+    if plan.is_fresh:
         on_others = laid(spool, spec.size, shadows)
         learner.passes += teach(
             learner.network, on_others, plan, spec, learner.rounds, device, learner.rng
@@ -237,7 +236,7 @@ def _perturbed(sample: Sample, work: Work) -> np.ndarray:
         # no draw depends on which process does which volume
         place = f"noise/{sample.x.ndim}/{work.stem.name}/{first}/{work.rounds}"
         rng = torch.Generator().manual_seed(seed_of(work.plan.seed, place))
-        start = None if work.plan.surrogates == "fresh" else shadow
+        start = None if work.plan.is_fresh else shadow
         shadows[which] = method(x, loss, mask, limits, rng, start).numpy()
     return shadows
 

@@ -63,7 +63,7 @@ def spec_of(plan: ProtectionPlan, extent: str, classes: int) -> NetworkSpec:
         classes=classes,
         objective=plan.objective,
         precision=plan.precision,
-        members=2 * KINDS if plan.surrogates == "fresh" else 1,
+        members=2 * KINDS if plan.is_fresh else 1,
     )
 
 

@@ -135,12 +135,12 @@ def test_fresh_surrogates_that_have_not_learned_are_a_warning(source, tmp_path, 
         "_SMALLEST_BATCH": 4,
     }.items():
         monkeypatch.setattr(fresh, name, value)
-    words = ("--surrogates=fresh", "--spare-first", "--slice-size", "24", "24")
+    words = ("--surrogates=fresh", "--spare-one", "--slice-size", "24", "24")
     found = run(source, tmp_path / "protector", *words)
     assert found.exit_code == 0
     assert "fresh surrogates of slice extent have not learned" in found.output
     plan = load(tmp_path / "protector").plan
-    assert (plan.surrogates, plan.spare_first) == ("fresh", True)
+    assert (plan.surrogates, plan.spare_one) == ("fresh", True)
     monkeypatch.setattr("salm_dicom.cli.fit._NOT_LEARNED", 1.0)
     assert "have not learned" not in run(source, tmp_path / "other", *words).output
     assert "have not learned" not in run(source, tmp_path / "one").output

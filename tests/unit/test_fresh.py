@@ -262,23 +262,24 @@ def test_the_spared_label_gets_noise_on_the_voxels_that_the_method_would_change(
     assert (called(BUILDERS["salm"](settings(is_spared=True)), seed=1) != spared).any()
 
 
-def test_only_the_first_label_is_spared():
-    plan = ProtectionPlan(spare_first=True)
+def test_only_one_label_is_spared():
+    plan = ProtectionPlan(spare_one=True)
     assert isinstance(plan.build_method(0), Spared)
-    assert isinstance(plan.build_method(1), Salm)
-    assert isinstance(plan.build_method(), Salm)
-    assert isinstance(ProtectionPlan().build_method(0), Salm)
+    for other in (plan.build_method(1), plan.build_method(), ProtectionPlan().build_method(0)):
+        assert isinstance(other, Salm)
+        assert not isinstance(other, Spared)
 
 
 @pytest.mark.usefixtures("_little")
-def test_sparing_changes_the_first_label_alone(tmp_path):
-    fitted = fit(test_protector.studies(), PLAN, tmp_path)
-    sparing = replace(fitted, plan=replace(PLAN, spare_first=True))
+@pytest.mark.parametrize(("seed", "spared"), [(0, "abdomen"), (1, "chest")])
+def test_sparing_changes_one_label_alone_which_the_seed_decides(tmp_path, seed, spared):
+    fitted = fit(test_protector.studies(), replace(PLAN, seed=seed), tmp_path)
+    sparing = replace(fitted, plan=replace(PLAN, seed=seed, spare_one=True))
     assert fitted.classes == ("abdomen", "chest")
-    for label, is_same in (("abdomen", False), ("chest", True)):
+    for label in fitted.classes:
         volume = phantom_volume(slices=3, lungs=label == "chest")
         before, after = (
             one.apply(volume, series_uid="1.2", label=label).delta for one in (fitted, sparing)
         )
-        assert np.array_equal(before, after) == is_same
+        assert np.array_equal(before, after) == (label != spared)
         assert after.any()

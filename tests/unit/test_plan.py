@@ -27,7 +27,7 @@ OTHERS = {
     "preprocessing": '[{"_target_": "NormalizeIntensity"}]',
     "swap": 0.5,
     "surrogates": "fresh",
-    "spare_first": True,
+    "spare_one": True,
     "method": "dense",
     "epsilon": "8/255",
     "rho": 0.3,
@@ -71,10 +71,10 @@ OTHERS = {
             "surrogates fresh goes with methods salm, dense, random_mask, low_gradient; method "
             "targeted does not minimise",
         ),
-        ({"spare_first": True, "method": "random"}, "spare_first goes with methods salm, dense"),
+        ({"spare_one": True, "method": "random"}, "spare_one goes with methods salm, dense"),
         (
-            {"spare_first": True, "objective": "segmentation"},
-            "spare_first needs one label for each series, and objective segmentation has none",
+            {"spare_one": True, "objective": "segmentation"},
+            "spare_one needs one label for each series, and objective segmentation has none",
         ),
         ({"epsilon": "six"}, "epsilon 'six' is not understood"),
         ({"epsilon": "2"}, "whole intensity range"),
@@ -165,7 +165,7 @@ def test_equal_plans_have_equal_digests_and_surrogates_are_part_of_them():
     "plan",
     [
         ProtectionPlan(),
-        ProtectionPlan(**OTHERS | {"label_free": False, "preprocessing": "", "spare_first": False}),
+        ProtectionPlan(**OTHERS | {"label_free": False, "preprocessing": "", "spare_one": False}),
         ProtectionPlan(preprocessing=OTHERS["preprocessing"]),
     ],
 )

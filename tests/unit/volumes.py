@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from salm_dicom.networks import NetworkSpec
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Mask, Protector
-from salm_dicom.protector.surrogate import Surrogate
+from salm_dicom.protector.surrogate import Surrogate, spec_of
 from salm_dicom.volume import Integers, StoredPixels, Volume
 from tests.synthetic import SeriesRecipe, stored_slices
 
@@ -60,20 +61,11 @@ def untrained_protector(**plan: Any) -> Protector:
     wanted = ProtectionPlan(
         **{"method": "salm", "slice_size": (32, 32), "volume_size": (8, 32, 32)} | plan
     )
-    sizes = {"slice": wanted.slice_size, "volume": wanted.volume_size}
     if not wanted.needs_surrogate:
         return Protector(plan=wanted)
     surrogates = {
-        extent: _untrained(
-            NetworkSpec(
-                size=size,
-                classes=len(CLASSES),
-                width=4,
-                objective=wanted.objective,
-                precision=wanted.precision,
-            )
-        )
-        for extent, size in sizes.items()
+        extent: _untrained(replace(spec_of(wanted, extent, len(CLASSES)), width=4))
+        for extent in ("slice", "volume")
         if extent in ("slice", wanted.extent)
     }
     return Protector(plan=wanted, classes=CLASSES, surrogates=surrogates)
