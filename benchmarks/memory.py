@@ -54,12 +54,12 @@ def plan(method: str, extent: str, surrogates: str) -> ProtectionPlan:
 def prepare(folder: Path, method: str, extent: str, surrogates: str) -> None:
     """Write a protector that was fitted on two tiny series."""
     from salm_dicom.dicom.series import read_series
-    from salm_dicom.protector import Protector, fresh, save
+    from salm_dicom.protector import Protector, lesson, save
     from salm_dicom.protector.fit import Study, fit
     from tests.synthetic import write_ct_series
 
     settings = plan(method, extent, surrogates)
-    fresh._BATCHES = fresh._MOST_BATCHES = 1
+    lesson._BATCHES = lesson._MOST_BATCHES = 1
     if not settings.needs_surrogate:
         save(Protector(plan=settings), folder / "protector")
         return

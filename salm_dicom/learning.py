@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import inf, prod
+from math import prod
 
 import numpy as np
 import torch
@@ -15,8 +15,6 @@ from torch.nn import functional
 from salm_dicom.objectives import Objective
 from salm_dicom.patches import OfPatch, Patches, summed
 
-# Share of the old loss in its running mean.
-_KEPT = 0.8
 # Of modality values of one image, (1, 1, *spatial): what a network sees of them, in any size.
 Through = Callable[[Tensor], Tensor]
 # Returns a batch of network inputs (n, 1, *size) and their targets, drawn with the generator.
@@ -156,38 +154,30 @@ def train(
     batches: Batches,
     count: int,
     rng: torch.Generator,
-    *,
-    moves: bool = True,
-    enough: float = 0.0,
-    least: int = 0,
 ) -> float:
-    """Take up to `count` optimiser steps with the objective's loss; return the mean loss.
-
-    Parameters
-    ----------
-    moves
-        Whether inputs are `augmented`.
-    enough, least
-        Stop when the running mean of the loss is this share of what it was at first, but not before
-        so many steps.
-    """
+    """Take so many optimiser steps with the objective's loss; return the mean loss."""
     network.train()
-    losses: list[float] = []
-    recent = inf
-    while len(losses) < count:
-        if losses and len(losses) >= least and recent < enough * losses[0]:
-            break
-        inputs, targets = batches(rng)
-        if moves:
-            inputs, targets = augmented(inputs, targets, rng)
-        optimiser.zero_grad(set_to_none=True)
-        loss = objective.loss(network(inputs), targets) / len(inputs)
-        torch.autograd.backward(loss)
-        optimiser.step()
-        losses.append(float(loss.detach()))
-        recent = losses[-1] if len(losses) == 1 else _KEPT * recent + (1 - _KEPT) * losses[-1]
+    losses = []
+    for _ in range(count):
+        inputs, targets = augmented(*batches(rng), rng)
+        losses.append(step(network, objective, optimiser, inputs, targets))
     network.eval()
-    return sum(losses) / max(len(losses), 1)
+    return sum(losses) / max(count, 1)
+
+
+def step(
+    network: nn.Module,
+    objective: Objective,
+    optimiser: torch.optim.Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+) -> float:
+    """Take one optimiser step; return the mean loss of the batch before it."""
+    optimiser.zero_grad(set_to_none=True)
+    loss = objective.loss(network(inputs), targets) / len(inputs)
+    torch.autograd.backward(loss)
+    optimiser.step()
+    return float(loss.detach())
 
 
 def augmented(inputs: Tensor, targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:

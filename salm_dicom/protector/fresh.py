@@ -22,23 +22,19 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from salm_dicom.learning import Batches, train
 from salm_dicom.networks import KINDS, NetworkSpec, Together
 from salm_dicom.objectives import OBJECTIVES
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import seed_of
+from salm_dicom.protector.lesson import learn
 from salm_dicom.protector.spool import Spool
 from salm_dicom.protector.surrogate import OnDevice
 
 # Samples that a fit perturbs and lays on each other.
 _IMAGES, _FEWEST_IMAGES = 320, 48
-# Batches that a network learns by, at least and at most, and the share of its first loss at which
-# it has learned. Small perturbations take longer.
-_BATCHES, _MOST_BATCHES, _LEARNED = 120, 400, 0.2
 _BATCH, _SMALLEST_BATCH = 64, 8
 # Bounds of both for large inputs, in values: 256 images of 128 x 128, in batches of 16.
 _VALUES, _VALUES_OF_A_BATCH = 2**22, 2**18
-LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.02, 0.9, 5e-4
 
 
 def batch_size(size: tuple[int, ...]) -> int:
@@ -67,7 +63,7 @@ def chosen(spool: Spool, plan: ProtectionPlan, size: tuple[int, ...]) -> Spool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Laid:
-    """Draws perturbations that lie on images of any label; see `learning.Batches`.
+    """Draws perturbations that lie on images of any label; see `lesson.Shown`.
 
     Parameters
     ----------
@@ -81,12 +77,12 @@ class Laid:
     changes: Tensor
     targets: Tensor
 
-    def __call__(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return network inputs and the targets of what was laid on them."""
+    def __call__(self, rng: torch.Generator, strength: float) -> tuple[Tensor, Tensor]:
+        """Return network inputs and the targets of what was laid on them, so often as strong."""
         size = (batch_size(tuple(self.images.shape[2:])),)
         which = torch.randint(len(self.changes), size, generator=rng)
         on = torch.randint(len(self.images), size, generator=rng)
-        return (self.images[on] + self.changes[which]).clamp(0, 1), self.targets[which]
+        return (self.images[on] + strength * self.changes[which]).clamp(0, 1), self.targets[which]
 
 
 def laid(spool: Spool, size: tuple[int, ...], shadows: int) -> Laid:
@@ -118,10 +114,10 @@ def evenly(targets: Tensor) -> Tensor:
 
 
 def teach(
-    together: nn.Module, batches: Batches, plan: ProtectionPlan, spec: NetworkSpec,
+    together: nn.Module, shown: Laid, plan: ProtectionPlan, spec: NetworkSpec,
     turn: int, device: str, rng: torch.Generator,
 ) -> int:  # fmt: skip
-    """Put new networks, taught by the batches, in the place of the oldest ones.
+    """Put new networks, taught by what is shown, in the place of the oldest ones.
 
     Returns how many forward and backward passes of one image and network that took.
 
@@ -132,26 +128,9 @@ def teach(
     """
     assert isinstance(together, Together)
     taught, passes = [], 0
-
-    def counted(lots: torch.Generator) -> tuple[Tensor, Tensor]:
-        nonlocal passes
-        inputs, targets = batches(lots)
-        passes += len(inputs)
-        return inputs, targets
-
     for kind in range(KINDS):
         network = spec.build_member(kind, seed_of(plan.seed, f"fresh/{turn}/{kind}")).to(device)
-        train(
-            OnDevice(network, device), OBJECTIVES[spec.objective], optimiser_of(network), counted,
-            _MOST_BATCHES, rng, moves=False, enough=_LEARNED, least=_BATCHES,
-        )  # fmt: skip
+        passes += learn(OnDevice(network, device), OBJECTIVES[spec.objective], shown, rng)
         taught.append(network)
     together.members = nn.ModuleList([*together.members[KINDS:], *taught])
     return passes
-
-
-def optimiser_of(network: nn.Module) -> torch.optim.Optimizer:
-    """Return what a surrogate learns by."""
-    return torch.optim.SGD(
-        network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-    )

@@ -33,7 +33,8 @@ from salm_dicom.protector.checkpoint import (
     trained_file,
     trained_weights,
 )
-from salm_dicom.protector.fresh import chosen, laid, optimiser_of, teach
+from salm_dicom.protector.fresh import chosen, laid, teach
+from salm_dicom.protector.lesson import optimiser_of
 from salm_dicom.protector.sampled import Progress, Sample
 from salm_dicom.protector.samples import slices_at_once
 from salm_dicom.protector.spool import Spool, drop_arrays, opened, shadow_file

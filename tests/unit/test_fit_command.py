@@ -16,7 +16,7 @@ from salm_dicom.batch.protect import Request, protect
 from salm_dicom.cli.main import main
 from salm_dicom.errors import UnsafeError
 from salm_dicom.folder import locked
-from salm_dicom.protector import fresh, load
+from salm_dicom.protector import fresh, lesson, load
 from tests.synthetic import write_ct_series
 from tests.unit.test_batch_interrupted import digests
 from tests.unit.test_fit_resumed import Killed, plan_of
@@ -128,13 +128,12 @@ def test_a_run_that_is_stopped_while_it_fits_goes_on_with_the_fit(source, tmp_pa
 
 
 def test_fresh_surrogates_that_have_not_learned_are_a_warning(source, tmp_path, monkeypatch):
-    for name, value in {
-        "_BATCHES": 1,
-        "_MOST_BATCHES": 1,
-        "_BATCH": 4,
-        "_SMALLEST_BATCH": 4,
+    for module, names in {
+        lesson: ("_BATCHES", "_MOST_BATCHES", "_TO_NORMALISE"),
+        fresh: ("_BATCH", "_SMALLEST_BATCH"),
     }.items():
-        monkeypatch.setattr(fresh, name, value)
+        for name in names:
+            monkeypatch.setattr(module, name, 1 if module is lesson else 4)
     words = ("--surrogates=fresh", "--spare-one", "--slice-size", "24", "24")
     found = run(source, tmp_path / "protector", *words)
     assert found.exit_code == 0

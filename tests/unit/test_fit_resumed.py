@@ -20,6 +20,7 @@ from salm_dicom.folder import locked, working
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector import Protector, save
 from salm_dicom.protector import fresh as fresh_module
+from salm_dicom.protector import lesson as lesson_module
 from salm_dicom.protector import rounds as rounds_module
 from salm_dicom.protector.fit import Study, fit
 from salm_dicom.volume import Volume
@@ -44,8 +45,8 @@ PLANS = {
 @pytest.fixture(autouse=True)
 def _little(monkeypatch):
     """Fresh surrogates that learn little, for what they learn is not looked at here."""
-    monkeypatch.setattr(fresh_module, "_BATCHES", 1)
-    monkeypatch.setattr(fresh_module, "_MOST_BATCHES", 1)
+    for name in ("_BATCHES", "_MOST_BATCHES", "_TO_NORMALISE"):
+        monkeypatch.setattr(lesson_module, name, 1)
     monkeypatch.setattr(fresh_module, "_BATCH", 2)
     monkeypatch.setattr(fresh_module, "_SMALLEST_BATCH", 2)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from salm_dicom.learning import reproducible, train
+from salm_dicom.learning import reproducible
 from salm_dicom.networks import KINDS, NetworkSpec, Together
 from salm_dicom.objectives import OBJECTIVES
 from salm_dicom.perturb import METHODS as BUILDERS
@@ -16,9 +17,9 @@ from salm_dicom.perturb import Limits, Settings
 from salm_dicom.perturb.salm import Salm
 from salm_dicom.perturb.spared import Spared
 from salm_dicom.plan import ProtectionPlan
-from salm_dicom.protector import Protector, fresh, load, save
+from salm_dicom.protector import Protector, fresh, lesson, load, save
 from salm_dicom.protector.fit import Study, fit
-from salm_dicom.protector.fresh import Laid, batch_size, chosen, optimiser_of
+from salm_dicom.protector.fresh import Laid, batch_size, chosen
 from salm_dicom.protector.spool import Spool
 from salm_dicom.protector.surrogate import spec_of
 from tests.unit import test_protector, test_segmentation
@@ -36,8 +37,9 @@ def _one_thread():
 
 @pytest.fixture
 def _little(monkeypatch):
-    monkeypatch.setattr(fresh, "_BATCHES", 2)
-    monkeypatch.setattr(fresh, "_MOST_BATCHES", 2)
+    monkeypatch.setattr(lesson, "_BATCHES", 2)
+    monkeypatch.setattr(lesson, "_MOST_BATCHES", 2)
+    monkeypatch.setattr(lesson, "_TO_NORMALISE", 1)
     monkeypatch.setattr(fresh, "_BATCH", 4)
     monkeypatch.setattr(fresh, "_SMALLEST_BATCH", 4)
 
@@ -88,7 +90,7 @@ def test_a_perturbation_lies_on_images_of_any_label():
     images = torch.arange(count).reshape(-1, 1, 1, 1).expand(-1, 1, *SIZE) / 100
     changes = torch.arange(count).reshape(-1, 1, 1, 1).expand(-1, 1, *SIZE) / 10
     found, targets = Laid(images=images, changes=changes, targets=torch.arange(count))(
-        torch.Generator().manual_seed(0)
+        torch.Generator().manual_seed(0), 1.0
     )
     assert found.shape == (64, 1, *SIZE)
     which = (found[:, 0, 0, 0] * 10 + 1e-4).long()
@@ -118,7 +120,9 @@ def test_of_several_labels_and_masks_each_is_shown_once():
 def test_what_is_laid_stays_an_image():
     one = Laid(images=torch.full((2, 1, 4, 4), 0.9), changes=torch.full((2, 1, 4, 4), 0.2),
                targets=torch.zeros(2).long())  # fmt: skip
-    assert float(one(torch.Generator())[0].max()) == 1
+    weak, strong = (one(torch.Generator(), strength)[0] for strength in (0.25, 4.0))
+    assert float(weak.max()) == pytest.approx(0.95)
+    assert float(strong.max()) == 1
 
 
 @pytest.mark.parametrize(("size", "count"), [((28, 28), 64), ((128, 128), 16), ((16, 96, 96), 8)])
@@ -145,28 +149,77 @@ def test_of_every_label_as_many_volumes_are_looked_at(monkeypatch, tmp_path, lab
     assert all(a == b or max(counts) - a <= 1 for a, b in zip(counts, possible, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("enough", "least", "count"), [(0.0, 0, 60), (0.2, 0, 9), (0.2, 30, 30), (0.2, 90, 60)]
-)
-def test_a_network_learns_until_it_has_learned_but_not_too_shortly(enough, least, count):
-    """The loss is given: 1 in the first batch and 0 from then on, so the running mean falls."""
-    drawn = 0
-    weight = torch.nn.Linear(1, 1)
+class Lot:
+    """Shows the same batch again and again, and remembers how strongly."""
 
-    def batches(_: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        nonlocal drawn
-        drawn += 1
+    def __init__(self) -> None:
+        self.strengths: list[float] = []
+
+    def __call__(self, rng: torch.Generator, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
+        self.strengths.append(strength)
         return torch.zeros(2, 1), torch.zeros(2)
 
-    given = replace(
-        OBJECTIVES["classification"], loss=lambda said, _: 0 * said.sum() + 2.0 * (drawn == 1)
+
+def lesson_with(monkeypatch, losses: Callable[[int, float], float]) -> tuple[list[float], int]:
+    """Return the strengths that a network is shown whose loss, 1 at first, is as it is given."""
+    lot, network = Lot(), torch.nn.Linear(1, 1)
+    for name, value in {"_BATCHES": 60, "_MOST_BATCHES": 90, "_TO_NORMALISE": 1}.items():
+        monkeypatch.setattr(lesson, name, value)
+    monkeypatch.setattr(
+        lesson, "step", lambda *_: losses(len(lot.strengths) - 1, lot.strengths[-1])
     )
-    mean = train(
-        weight, given, optimiser_of(weight), batches, 60, torch.Generator(),
-        moves=False, enough=enough, least=least,
-    )  # fmt: skip
-    assert drawn == count
-    assert mean == pytest.approx(1 / count)
+    images = lesson.learn(network, OBJECTIVES["classification"], lot, torch.Generator())
+    assert lot.strengths.pop() == 1
+    assert images == 2 * len(lot.strengths)
+    assert not network.training
+    return lot.strengths, len(lot.strengths)
+
+
+def test_what_is_learned_at_once_gets_weaker_with_every_batch(monkeypatch):
+    strengths, count = lesson_with(monkeypatch, lambda number, _: float(number == 0))
+    assert count == 60
+    assert strengths[:6] == [64] * 6  # until the running mean is below 0.3
+    assert strengths[6] > strengths[7] > strengths[30]
+    np.testing.assert_allclose(strengths[6:40], 64 * 0.9 ** np.arange(34.0))
+    assert strengths[-1] == 1
+
+
+def test_what_is_not_learned_stays_strong(monkeypatch):
+    strengths, count = lesson_with(monkeypatch, lambda number, strength: 1.0)
+    assert count == 90
+    assert set(strengths) == {64}
+
+
+def test_what_is_learned_only_while_strong_gets_no_weaker_than_that(monkeypatch):
+    strengths, count = lesson_with(
+        monkeypatch, lambda number, strength: float(number == 0 or strength < 8)
+    )
+    assert count == 90
+    assert strengths == sorted(strengths, reverse=True)
+    assert 4 < strengths[-1] < 8
+
+
+def test_what_a_network_is_unsure_of_as_it_is_takes_all_batches(monkeypatch):
+    strengths, count = lesson_with(monkeypatch, lambda number, _: 1.0 if number == 0 else 0.25)
+    assert count == 90
+    assert strengths[-1] == 1
+
+
+def test_a_network_is_normalised_for_what_it_is_shown():
+    """Running means of layers are of the weights that are there, not of those on the way."""
+
+    def shown(rng: torch.Generator, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = 5 + strength * torch.randn((64, 1, 8, 8), generator=rng)
+        return inputs, torch.zeros(64).long()
+
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
+    lesson.normalise(network, shown, torch.Generator().manual_seed(0))
+    inputs, _ = shown(torch.Generator().manual_seed(1), 1.0)
+    with torch.no_grad():
+        found = network.eval()(inputs)
+    assert network[1].momentum == 0.1
+    assert float(found.mean().abs()) < 0.02
+    assert float(found.std()) == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.usefixtures("_little")
