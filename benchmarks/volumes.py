@@ -61,6 +61,12 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "salm, slice": PLAN,
     "salm, volume": replace(PLAN, extent="volume"),
     "salm, volume, between slices": replace(PLAN, extent="volume", between_slices=0.5),
+    "salm, slice, fresh": replace(PLAN, surrogates="fresh"),
+    "salm, volume, fresh": replace(PLAN, extent="volume", surrogates="fresh"),
+    "salm, slice, fresh, spared": replace(PLAN, surrogates="fresh", spare_one=True),
+    "salm, volume, fresh, spared": replace(
+        PLAN, extent="volume", surrogates="fresh", spare_one=True
+    ),
 }
 VICTIMS = ("resnet-10", "densenet-small", "convnet")
 RULES = ("selected", "clean_selected", "last", "best")
@@ -196,10 +202,13 @@ def changed(before: NDArray[np.int16], after: NDArray[np.int16]) -> dict[str, fl
 def fitted(
     plan: ProtectionPlan, studies: Sequence[Study], fits: dict[ProtectionPlan, Protector]
 ) -> Protector:
-    """Return a protector; a fit of volume extent, kept in `fits`, has the surrogate of slices."""
+    """Return a protector; a fit of volume extent, kept in `fits`, has the surrogate of slices.
+
+    A label that is spared is no matter of the fit.
+    """
     if not plan.needs_surrogate:
         return Protector(plan=plan)
-    wanted = replace(plan, extent="volume")
+    wanted = replace(plan, extent="volume", spare_one=False)
     if wanted not in fits:
         with tempfile.TemporaryDirectory() as folder:
             fits[wanted] = fit(studies, wanted, Path(folder))
