@@ -58,6 +58,18 @@ TRANSFORMS: dict[str, Callable[[Loss, torch.Generator], Loss]] = {
 }
 
 
+def transformed(images: Tensor, names: tuple[str, ...], rng: torch.Generator) -> Tensor:
+    """Return images (n, c, *spatial) after one draw of every transform named, for all the same."""
+    seen: Loss = _as_they_are
+    for name in names:
+        seen = TRANSFORMS[name](seen, rng)
+    return seen(images)
+
+
+def _as_they_are(images: Tensor) -> Tensor:
+    return images
+
+
 def blur(x: Tensor, sigma: float) -> Tensor:
     """Return x (n, c, *spatial) after a Gaussian blur within each slice; edges are repeated."""
     reach = max(1, round(3 * sigma))

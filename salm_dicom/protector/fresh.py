@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from salm_dicom.networks import KINDS, NetworkSpec, Together
 from salm_dicom.objectives import OBJECTIVES
+from salm_dicom.perturb.robust import transformed
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import seed_of
 from salm_dicom.protector.lesson import learn
@@ -71,21 +72,25 @@ class Laid:
         Network inputs as they were, and what perturbations add, (n, 1, *size) each.
     targets
         Of the changes, see `objectives.Objective`.
+    eot
+        Keys of `TRANSFORMS`: what happens to a batch, at random, before a network sees it.
     """
 
     images: Tensor
     changes: Tensor
     targets: Tensor
+    eot: tuple[str, ...] = ()
 
     def __call__(self, rng: torch.Generator, strength: float) -> tuple[Tensor, Tensor]:
         """Return network inputs and the targets of what was laid on them, so often as strong."""
         size = (batch_size(tuple(self.images.shape[2:])),)
         which = torch.randint(len(self.changes), size, generator=rng)
         on = torch.randint(len(self.images), size, generator=rng)
-        return (self.images[on] + strength * self.changes[which]).clamp(0, 1), self.targets[which]
+        found = (self.images[on] + strength * self.changes[which]).clamp(0, 1)
+        return transformed(found, self.eot, rng), self.targets[which]
 
 
-def laid(spool: Spool, size: tuple[int, ...], shadows: int) -> Laid:
+def laid(spool: Spool, plan: ProtectionPlan, size: tuple[int, ...], shadows: int) -> Laid:
     """Return what networks learn from after so many noise phases; in memory, for it is bounded."""
     images, changes, targets = [], [], []
     for number, (_, looks) in enumerate(spool.samples):
@@ -97,7 +102,12 @@ def laid(spool: Spool, size: tuple[int, ...], shadows: int) -> Laid:
             targets.append(target)
     known = torch.cat(targets)
     often = evenly(known)
-    return Laid(images=torch.cat(images), changes=torch.cat(changes)[often], targets=known[often])
+    return Laid(
+        images=torch.cat(images),
+        changes=torch.cat(changes)[often],
+        targets=known[often],
+        eot=plan.eot,
+    )
 
 
 def evenly(targets: Tensor) -> Tensor:

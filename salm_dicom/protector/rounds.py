@@ -182,7 +182,7 @@ def _surrogate_phase(
     """Train the network for some batches on what is protected so far, or fresh ones."""
     device = _device(learner)
     if plan.is_fresh:
-        on_others = laid(spool, spec.size, shadows)
+        on_others = laid(spool, plan, spec.size, shadows)
         learner.passes += teach(
             learner.network, on_others, plan, spec, learner.rounds, device, learner.rng
         )

@@ -125,6 +125,18 @@ def test_what_is_laid_stays_an_image():
     assert float(strong.max()) == 1
 
 
+def test_networks_see_what_happens_to_images_at_random():
+    """Half resolution every third time: then neighbours of a chequered change are alike."""
+    rows, columns = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
+    chequered = ((rows + columns) % 2)[None, None] / 2.0
+    plain = Laid(images=torch.zeros(1, 1, 8, 8), changes=chequered, targets=torch.zeros(1).long())
+    rng = torch.Generator().manual_seed(0)
+    often = [float(replace(plain, eot=("half",))(rng, 1.0)[0].std()) for _ in range(60)]
+    assert {round(one, 2) for one in often} == {0.0, 0.25}
+    assert 8 <= sum(one < 0.1 for one in often) <= 32
+    assert {round(float(plain(rng, 1.0)[0].std()), 2) for _ in range(9)} == {0.25}
+
+
 @pytest.mark.parametrize(("size", "count"), [((28, 28), 64), ((128, 128), 16), ((16, 96, 96), 8)])
 def test_a_batch_is_smaller_for_large_inputs(size, count):
     assert batch_size(size) == count
