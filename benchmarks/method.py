@@ -61,6 +61,12 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "low_gradient, fresh, spared": replace(
         PLAN, method="low_gradient", surrogates="fresh", spare_one=True
     ),
+    "salm, fresh, spared, 4/255": replace(
+        PLAN, surrogates="fresh", spare_one=True, epsilon="4/255"
+    ),
+    "salm, fresh, spared, EOT": replace(
+        PLAN, surrogates="fresh", spare_one=True, eot=("blur", "half"), momentum=0.9, block=2
+    ),
     "salm, spared": replace(PLAN, spare_one=True),
     "salm, swap": replace(PLAN, swap=1.0, momentum=0.9, batches=30),
     "texture": replace(PLAN, method="texture"),
@@ -90,6 +96,8 @@ PAIRED = (
     "salm",
     "salm, fresh",
     "salm, fresh, spared",
+    "salm, fresh, spared, 4/255",
+    "salm, fresh, spared, EOT",
     "dense, fresh, spared",
     "random_mask, fresh, spared",
     "low_gradient, fresh, spared",
@@ -108,6 +116,7 @@ ROBUST = (
     "texture",
     "salm",
     "salm, fresh, spared",
+    "salm, fresh, spared, EOT",
     "dense",
     "salm, EOT",
     "salm, swap",
