@@ -265,3 +265,5 @@ class Mean(nn.Module):
 _LABEL_KINDS: tuple[Callable[[NetworkSpec], nn.Module], ...] = (_fine, _stemmed, _coarse)
 _MASK_KINDS: tuple[Callable[[NetworkSpec], nn.Module], ...] = (_level, _unet, _shallow)
 KINDS = len(_LABEL_KINDS)
+# How many networks are asked together: of each architecture those of the last four rounds.
+SEVERAL = 4 * KINDS

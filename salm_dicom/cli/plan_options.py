@@ -153,18 +153,33 @@ def plan_options(function: F) -> F:
                 "for volumes where the processor has instructions for it; a few signs differ.",
             ),
             click.option(
+                "--eot",
+                type=click.Choice(["shift", "flip", "blur", "half"]),
+                multiple=True,
+                help="What happens to images, at random, before a network sees them, so that the "
+                "perturbation outlives it (half: half resolution); give it for each.",
+            ),
+            click.option(
+                "--block",
+                type=int,
+                default=1,
+                show_default=True,
+                help="Edge, in voxels within a slice, of the squares that change as one; of "
+                "one_sided and hybrid in pixels of --slice-size.",
+            ),
+            click.option(
                 "--surrogates",
                 type=click.Choice(["one", "fresh"]),
                 default="one",
                 show_default=True,
-                help="Networks of a fit. fresh: new ones in every round, six together, which "
-                "cannot learn anatomy; protects better, and takes several times as long.",
+                help="Networks of a fit. fresh: new ones in every round, twelve together, which "
+                "cannot learn anatomy; protects radiographs better, takes several times as long.",
             ),
             click.option(
                 "--spare-one",
                 is_flag=True,
                 help="Images of one label, which --seed decides, get noise; clean images are then "
-                "taken for it. Protects better.",
+                "taken for it. Protects radiographs better.",
             ),
             click.option(
                 "--rounds", type=int, default=8, show_default=True, help="Rounds of a fit."

@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from salm_dicom.learning import InputLoss, Through
-from salm_dicom.networks import KINDS, PRECISIONS, NetworkSpec
+from salm_dicom.networks import PRECISIONS, SEVERAL, NetworkSpec
 from salm_dicom.objectives import OBJECTIVES
 from salm_dicom.plan import ProtectionPlan
 
@@ -63,7 +63,7 @@ def spec_of(plan: ProtectionPlan, extent: str, classes: int) -> NetworkSpec:
         classes=classes,
         objective=plan.objective,
         precision=plan.precision,
-        members=2 * KINDS if plan.is_fresh else 1,
+        members=SEVERAL if plan.is_fresh else 1,
     )
 
 

@@ -145,6 +145,16 @@ def test_fresh_surrogates_that_have_not_learned_are_a_warning(source, tmp_path, 
     assert "have not learned" not in run(source, tmp_path / "one").output
 
 
+def test_what_happens_to_images_before_networks_see_them_is_part_of_the_plan(source, tmp_path):
+    words = ("--eot=blur", "--eot=half", "--block=2", "--slice-size", "24", "24")
+    assert run(source, tmp_path / "protector", *words).exit_code == 0
+    plan = load(tmp_path / "protector").plan
+    assert (plan.eot, plan.block) == (("blur", "half"), 2)
+    found = run(source, tmp_path / "other", "--eot=sharpen")
+    assert found.exit_code == 2
+    assert "'sharpen' is not one of 'shift', 'flip', 'blur', 'half'" in found.output
+
+
 def test_networks_see_slices_and_volumes_of_the_size_that_is_asked_for(source, tmp_path):
     sizes = ("--slice-size", "24", "40", "--volume-size", "2", "16", "32")
     assert run(source, tmp_path / "protector", *sizes, "--extent=volume").exit_code == 0

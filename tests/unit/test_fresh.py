@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from salm_dicom.learning import reproducible
-from salm_dicom.networks import KINDS, NetworkSpec, Together
+from salm_dicom.networks import KINDS, SEVERAL, NetworkSpec, Together
 from salm_dicom.objectives import OBJECTIVES
 from salm_dicom.perturb import METHODS as BUILDERS
 from salm_dicom.perturb import Limits, Settings
@@ -56,22 +56,22 @@ def weights(protector: Protector, extent: str = "slice") -> list[dict[str, torch
 @pytest.mark.parametrize("objective", ["classification", "multilabel", "segmentation"])
 @pytest.mark.parametrize("size", [(28, 28), (33, 20), (5, 24, 24)], ids=repr)
 def test_several_networks_say_what_all_say_on_average(objective, size):
-    spec = NetworkSpec(size=size, classes=3, objective=objective, members=2 * KINDS)
+    spec = NetworkSpec(size=size, classes=3, objective=objective, members=SEVERAL)
     together = spec.build(0).eval()
     assert isinstance(together, Together)
     x = torch.rand((2, 1, *size), generator=torch.Generator().manual_seed(0))
     said = torch.stack([member(x) for member in together.members])
     places = size if objective == "segmentation" else ()
-    assert said.shape == (6, 2, spec.outputs, *places)
+    assert said.shape == (SEVERAL, 2, spec.outputs, *places)
     each = said if objective == "multilabel" else said.log_softmax(2)
     torch.testing.assert_close(together(x), each.mean(0))
     kinds = [str(member) for member in together.members]
     assert len(set(kinds)) == KINDS
-    assert kinds[:KINDS] == kinds[KINDS:]
+    assert kinds == kinds[:KINDS] * (SEVERAL // KINDS)
 
 
 def test_several_networks_of_one_seed_are_unlike_each_other_and_the_same_every_time():
-    spec = NetworkSpec(size=(28, 28), classes=2, members=2 * KINDS)
+    spec = NetworkSpec(size=(28, 28), classes=2, members=SEVERAL)
     first, again, other = (spec.build(seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     name = "members.0.0.weight"
@@ -240,11 +240,11 @@ def test_new_networks_take_the_place_of_the_oldest(tmp_path):
     one, two = (fit(studies, replace(PLAN, rounds=rounds), tmp_path) for rounds in (1, 2))
     untrained = spec_of(PLAN, "slice", 2).build(PLAN.seed)
     members = [member.state_dict() for member in untrained.members]
-    for first, second in zip(weights(one)[:KINDS], members[KINDS:], strict=True):
+    for first, second in zip(weights(one)[:-KINDS], members[KINDS:], strict=True):
         assert all(torch.equal(first[name], second[name]) for name in first)
-    for first, second in zip(weights(two)[:KINDS], weights(one)[KINDS:], strict=True):
+    for first, second in zip(weights(two)[:-KINDS], weights(one)[KINDS:], strict=True):
         assert all(torch.equal(first[name], second[name]) for name in first)
-    new, old = (weights(two)[place].values() for place in (KINDS, 0))
+    new, old = (weights(two)[place].values() for place in (-KINDS, 0))
     assert any((a != b).any() for a, b in zip(new, old, strict=True))
 
 
@@ -264,7 +264,7 @@ def test_a_fit_repeats_itself_survives_the_disk_and_protects(tmp_path, more):
     assert found.any()
     looks, taught = 32, KINDS * 2 * 4  # all are chosen; two batches of four are not enough
     passes = protectors[0].report["slice_passes_per_image"]
-    assert passes == pytest.approx(2 * (2 * 2 * KINDS * looks + taught) / looks)
+    assert passes == pytest.approx(2 * (2 * SEVERAL * looks + taught) / looks)
 
 
 @pytest.mark.usefixtures("_little")
