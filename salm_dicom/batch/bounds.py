@@ -22,7 +22,7 @@ from salm_dicom.protector.samples import VOXELS_AT_ONCE
 # looks at together, without a network and with one.
 _WORKER = 190 << 20
 _NETWORK = 390 << 20
-_SEVERAL = 160 << 20
+_SEVERAL = 220 << 20
 _VOXEL, _VOXEL_WITH_NETWORK = 6, 8
 _TOGETHER, _TOGETHER_WITH_NETWORK = 12, 88
 _FRAME = re.compile(r'File "(?:.*/)?([^"/]+)", line (\d+) in (\S+)')
