@@ -25,6 +25,8 @@ FILES = (PROTECTOR, "surrogate-", "encoder.", "centroids.")
 # Name of the folder of a fit that has not succeeded yet, see `checkpoint`.
 UNFINISHED = "fit"
 _FORMAT = 1
+# How many networks are together where a file does not say so: before 2026-11-30.
+_SEVERAL_BEFORE = 6
 
 
 def save(protector: Protector, folder: Path) -> None:
@@ -44,7 +46,7 @@ def save(protector: Protector, folder: Path) -> None:
         "plan": protector.plan.to_dict(),
         "classes": list(protector.classes),
         "surrogates": {
-            extent: {"size": one.spec.size, "width": one.spec.width}
+            extent: {"size": one.spec.size, "width": one.spec.width, "members": one.spec.members}
             for extent, one in protector.surrogates.items()
         },
         "report": dict(protector.report),
@@ -91,10 +93,16 @@ def _surrogates(
         return {}
     from salm_dicom.protector.surrogate import from_bytes, spec_of
 
+    before = _SEVERAL_BEFORE if plan.is_fresh else 1
     return {
         extent: from_bytes(
             (folder / f"surrogate-{extent}.safetensors").read_bytes(),
-            replace(spec_of(plan, extent, classes), size=tuple(one["size"]), width=one["width"]),
+            replace(
+                spec_of(plan, extent, classes),
+                size=tuple(one["size"]),
+                width=one["width"],
+                members=one.get("members", before),
+            ),
         )
         for extent, one in said.items()
     }

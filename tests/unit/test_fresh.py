@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from salm_dicom.perturb import Limits, Settings
 from salm_dicom.perturb.salm import Salm
 from salm_dicom.perturb.spared import Spared
 from salm_dicom.plan import ProtectionPlan
-from salm_dicom.protector import Protector, fresh, lesson, load, save
+from salm_dicom.protector import Protector, fresh, lesson, load, save, surrogate
 from salm_dicom.protector.fit import Study, fit
 from salm_dicom.protector.fresh import Laid, batch_size, chosen
 from salm_dicom.protector.spool import Spool
@@ -265,6 +266,30 @@ def test_a_fit_repeats_itself_survives_the_disk_and_protects(tmp_path, more):
     looks, taught = 32, KINDS * 2 * 4  # all are chosen; two batches of four are not enough
     passes = protectors[0].report["slice_passes_per_image"]
     assert passes == pytest.approx(2 * (2 * SEVERAL * looks + taught) / looks)
+
+
+@pytest.mark.usefixtures("_little")
+@pytest.mark.parametrize("says", [True, False])
+def test_protectors_of_fewer_networks_are_still_read(tmp_path, monkeypatch, says):
+    """Six were asked together at first, and the file did not say how many."""
+    with monkeypatch.context() as patch:
+        patch.setattr(surrogate, "SEVERAL", 6)
+        fitted = fit(test_protector.studies(), PLAN, tmp_path)
+    assert len(weights(fitted)) == 6
+    save(fitted, tmp_path / "protector")
+    file = tmp_path / "protector" / "protector.json"
+    content = json.loads(file.read_text())
+    assert content["surrogates"]["slice"]["members"] == 6
+    if not says:
+        del content["surrogates"]["slice"]["members"]
+        file.write_text(json.dumps(content))
+    volume = phantom_volume(slices=3)
+    found, expected = (
+        one.apply(volume, series_uid="1.2", label="chest").delta
+        for one in (load(tmp_path / "protector"), fitted)
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert found.any()
 
 
 @pytest.mark.usefixtures("_little")
