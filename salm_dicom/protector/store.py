@@ -25,8 +25,6 @@ FILES = (PROTECTOR, "surrogate-", "encoder.", "centroids.")
 # Name of the folder of a fit that has not succeeded yet, see `checkpoint`.
 UNFINISHED = "fit"
 _FORMAT = 1
-# How many networks are together where a file does not say so: before 2026-11-30.
-_SEVERAL_BEFORE = 6
 
 
 def save(protector: Protector, folder: Path) -> None:
@@ -46,7 +44,7 @@ def save(protector: Protector, folder: Path) -> None:
         "plan": protector.plan.to_dict(),
         "classes": list(protector.classes),
         "surrogates": {
-            extent: {"size": one.spec.size, "width": one.spec.width, "members": one.spec.members}
+            extent: {"size": one.spec.size, "width": one.spec.width}
             for extent, one in protector.surrogates.items()
         },
         "report": dict(protector.report),
@@ -93,16 +91,10 @@ def _surrogates(
         return {}
     from salm_dicom.protector.surrogate import from_bytes, spec_of
 
-    before = _SEVERAL_BEFORE if plan.is_fresh else 1
     return {
         extent: from_bytes(
             (folder / f"surrogate-{extent}.safetensors").read_bytes(),
-            replace(
-                spec_of(plan, extent, classes),
-                size=tuple(one["size"]),
-                width=one["width"],
-                members=one.get("members", before),
-            ),
+            replace(spec_of(plan, extent, classes), size=tuple(one["size"]), width=one["width"]),
         )
         for extent, one in said.items()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -151,10 +151,12 @@ class Surrogate:
 
 
 def from_bytes(weights: bytes, spec: NetworkSpec) -> Surrogate:
-    """Return the surrogate whose `to_bytes` gave `weights`.
+    """Return the surrogate whose `to_bytes` gave `weights`, of as many networks as there are.
 
     Raises
     ------
     SafetensorError
     """
-    return Surrogate(spec=spec, weights=load_tensors(weights))
+    found = load_tensors(weights)
+    places = {name.split(".")[1] for name in found if name.startswith("members.")}
+    return Surrogate(spec=replace(spec, members=len(places) or 1), weights=found)
