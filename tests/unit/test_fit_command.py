@@ -135,6 +135,8 @@ def test_fresh_surrogates_that_have_not_learned_are_a_warning(source, tmp_path, 
         for name in names:
             monkeypatch.setattr(module, name, 1 if module is lesson else 4)
     words = ("--surrogates=fresh", "--spare-one", "--slice-size", "24", "24")
+    # what they err after one batch is chance, but not nothing
+    monkeypatch.setattr("salm_dicom.cli.fit._NOT_LEARNED", 0.1)
     found = run(source, tmp_path / "protector", *words)
     assert found.exit_code == 0
     assert "fresh surrogates of slice extent have not learned" in found.output
