@@ -12,7 +12,7 @@ from math import inf
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 from salm_dicom.learning import step
 from salm_dicom.objectives import Objective
@@ -66,17 +66,7 @@ def normalise(network: nn.Module, shown: Shown, rng: torch.Generator) -> None:
     While weights move fast the running ones are those of weights that are gone: a network that had
     learned everything said one label of all images.
     """
-    layers = [one for one in network.modules() if isinstance(one, _BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # the mean of all batches
-    network.train()
-    with torch.no_grad():
-        for _ in range(_TO_NORMALISE):
-            network(shown(rng, 1.0)[0])
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+    update_bn((shown(rng, 1.0)[0] for _ in range(_TO_NORMALISE)), network)
 
 
 def optimiser_of(network: nn.Module) -> torch.optim.Optimizer:
