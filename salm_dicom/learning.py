@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -19,6 +19,7 @@ from salm_dicom.patches import OfPatch, Patches, summed
 Through = Callable[[Tensor], Tensor]
 # Returns a batch of network inputs (n, 1, *size) and their targets, drawn with the generator.
 Batches = Callable[[torch.Generator], tuple[Tensor, Tensor]]
+_LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.02, 0.9, 5e-4
 
 
 def network_input(
@@ -89,6 +90,8 @@ class InputLoss:
         Of `network_input`.
     by_patch
         In place of `measure`: the network sees patches of a volume, see `patches.summed`.
+    turns
+        In place of this loss, one after the other, at every step but the first.
     """
 
     measure: Callable[[Tensor], Tensor]
@@ -98,6 +101,11 @@ class InputLoss:
     size: tuple[int, ...]
     through: Through | None = None
     by_patch: OfPatch | None = None
+    turns: tuple[InputLoss, ...] = ()
+
+    def turn(self, step: int) -> InputLoss:
+        """Return the loss of a step."""
+        return self.turns[(step - 1) % len(self.turns)] if step and self.turns else self
 
     def __call__(self, stored: Tensor) -> Tensor:
         """Return the loss."""
@@ -107,7 +115,7 @@ class InputLoss:
         whole = network_whole(stored, *mapping, self.through)
         return summed(whole, Patches(tuple(whole.shape[2:]), self.size), self.by_patch)
 
-    def among(self, stored: Tensor, at: Tensor) -> Callable[[Tensor], Tensor] | None:
+    def among(self, stored: Tensor, at: Tensor) -> Among | None:
         """Return the loss of the values at flat places of `stored`, (n,), where the others stay.
 
         As the area that the network sees as one value is a mean, what few voxels change of it is
@@ -133,18 +141,56 @@ class InputLoss:
             )
             now = _scaled(stored[places], slope, intercept, self.intensity_range)
             rest = self._seen(stored).reshape(-1).index_add(0, into, now, alpha=-1 / prod(edges))
-
-        def loss(values: Tensor) -> Tensor:
-            scaled = _scaled(values, slope, intercept, self.intensity_range)
-            seen = rest.index_add(0, into, scaled, alpha=1 / prod(edges))
-            return self.measure(seen.view(*stored.shape[:2], *self.size))
-
-        return loss
+        return Among(self, slope, intercept, rest, into, prod(edges))
 
     def _seen(self, stored: Tensor) -> Tensor:
         return network_input(
             stored, self.slope, self.intercept, self.intensity_range, self.size, self.through
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Among:
+    """The loss of few values, where the others stay as they are; see `InputLoss.among`.
+
+    Parameters
+    ----------
+    whole
+        The loss of all of them.
+    slope, intercept
+        Of each value, (n,).
+    rest
+        What the network sees of the others, flat.
+    into
+        The place there of each value, (n,).
+    area
+        How many values the network sees as one.
+    """
+
+    whole: InputLoss
+    slope: Tensor
+    intercept: Tensor
+    rest: Tensor
+    into: Tensor
+    area: int
+
+    def turn(self, step: int) -> Among:
+        """Return the loss of a step."""
+        return replace(self, whole=self.whole.turn(step))
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Return the loss of values, (n,)."""
+        whole = self.whole
+        scaled = _scaled(values, self.slope, self.intercept, whole.intensity_range)
+        seen = self.rest.index_add(0, self.into, scaled, alpha=1 / self.area)
+        return whole.measure(seen.view(-1, 1, *whole.size))
+
+
+def optimiser_of(network: nn.Module) -> torch.optim.Optimizer:
+    """Return what surrogates learn by."""
+    return torch.optim.SGD(
+        network.parameters(), lr=_LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY
+    )
 
 
 def train(

@@ -58,6 +58,13 @@ class NetworkSpec:
         found = self.outputs * (places if self.objective == "segmentation" else 1)
         return found if self.members == 1 else max(found, places * self.width)
 
+    def passes(self, steps: int) -> int:
+        """Return how many passes of one network so many gradient steps take for one sample.
+
+        All networks are asked at the first step, one of each architecture at every other.
+        """
+        return self.members + (steps - 1) * min(self.members, KINDS)
+
     @property
     def layout(self) -> torch.memory_format:
         """How its weights lie in memory where gradients of its input come soonest.
@@ -107,6 +114,12 @@ class Together(nn.Module):
         if self.objective != "multilabel":
             said = [functional.log_softmax(one, dim=1) for one in said]
         return torch.stack(said).mean(0)
+
+    def turns(self) -> list[Together]:
+        """Return these networks in groups, each of one network of every architecture."""
+        members = [*self.members]
+        starts = range(0, len(members), KINDS)
+        return [Together(members[first : first + KINDS], self.objective) for first in starts]
 
 
 def _residual(spec: NetworkSpec) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -19,6 +20,8 @@ from salm_dicom.errors import DiskFull, PlanError
 _OBJECTS_WORTH_A_WORKER = 200
 # Where there are no workers, who waits for one is told so every minute.
 _PATIENCE_S = 60
+# After workers that did not begin a job, so that what ended them is over once others are started.
+_PAUSE_S = 0.5
 _NO_WORKERS = (
     "worker processes end before they begin a series; what was done is kept. --jobs 1 works in "
     "this process (`salm-dicom doctor` looks at the installation; a Python script that calls "
@@ -136,6 +139,7 @@ def outcomes(
                 stillborn = 0 if crashes.total() > before else stillborn + 1
                 if stillborn >= CRASHES:
                     raise PlanError(_NO_WORKERS) from None
+                time.sleep(stillborn * _PAUSE_S)
                 for job in waiting.values():
                     if crashes[job.source] >= CRASHES:
                         del crashes[job.source]

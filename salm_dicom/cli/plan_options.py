@@ -63,6 +63,14 @@ def plan_options(function: F) -> F:
                 "--steps", type=int, default=10, show_default=True, help="Gradient steps."
             ),
             click.option(
+                "--momentum",
+                type=float,
+                default=0.5,
+                show_default=True,
+                help="Share of the old gradient in the running mean that chooses signs, from 0 up "
+                "to 1.",
+            ),
+            click.option(
                 "--objective",
                 type=click.Choice(["classification", "multilabel", "segmentation"]),
                 default="classification",

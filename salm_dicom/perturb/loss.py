@@ -25,6 +25,19 @@ class SparseLoss(Protocol):
         """
 
 
+@runtime_checkable
+class LossInTurn(Protocol):
+    """A loss of several networks, of which some are asked at each step."""
+
+    def turn(self, step: int) -> Loss:
+        """Return the loss of those whose turn it is; all of them at the first step, 0."""
+
+
+def of_turn(loss: Loss, step: int) -> Loss:
+    """Return the loss that is to be followed at a step."""
+    return loss.turn(step) if isinstance(loss, LossInTurn) else loss
+
+
 def gradient(loss: Loss, x: Tensor) -> Tensor:
     """Return d loss / d x, shape of x; works under `no_grad` and `inference_mode` too."""
     with torch.inference_mode(mode=False), torch.enable_grad():

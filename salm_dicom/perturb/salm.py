@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from salm_dicom.perturb.budget import Limits
-from salm_dicom.perturb.loss import Loss, SparseLoss, gradient
+from salm_dicom.perturb.loss import Loss, SparseLoss, gradient, of_turn
 from salm_dicom.perturb.pairs import top_pairs
 from salm_dicom.perturb.robust import TRANSFORMS, in_blocks
 from salm_dicom.perturb.top_k import places, top_k
@@ -121,8 +120,8 @@ class Salm:
     def _everywhere(self, p: _Problem, shadow: Tensor) -> Tensor:
         """Return the shadow where the mask is made anew at every step, or is the foreground."""
         mean = torch.zeros_like(p.x)
-        for _ in range(self.steps):
-            slope = self._slope(p, p.x + torch.round(shadow))
+        for step in range(self.steps):
+            slope = self._slope(p, p.x + torch.round(shadow), step)
             mean.mul_(self.momentum).add_(slope * (p.budget > 0))
             mask = self._chosen(p, mean)
             wish = _moved(shadow, mean, self.step_size * p.budget, p.budget, -p.budget)
@@ -131,7 +130,7 @@ class Salm:
 
     def _inside(self, p: _Problem, shadow: Tensor) -> Tensor:
         """Return the shadow where the first step chooses the mask: the others look inside only."""
-        slope = self._slope(p, p.x + torch.round(shadow))
+        slope = self._slope(p, p.x + torch.round(shadow), 0)
         if not (p.budget > 0).all():
             slope = torch.where(p.budget > 0, slope, 0.0)
         is_kept = self.schedule == "once" and bool(shadow.any())
@@ -144,27 +143,27 @@ class Salm:
         slopes = self._slopes(p, at)
         for step in range(self.steps):
             if step:
-                mean.mul_(self.momentum).add_(slopes(before + torch.round(wish)))
+                mean.mul_(self.momentum).add_(slopes(before + torch.round(wish), step))
             wish = _moved(wish, mean, stride, budget, least)
         return torch.zeros_like(p.x).view(-1).index_copy_(0, at, wish).view_as(p.x)
 
-    def _slopes(self, p: _Problem, at: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return what gives the gradient at some places for values there."""
+    def _slopes(self, p: _Problem, at: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """Return what gives the gradient at some places for values there, and a step."""
         is_plain = not (self.noise or self.eot or self.between) and self.block < 2
         among = p.loss.among(p.x, at) if is_plain and isinstance(p.loss, SparseLoss) else None
         if among is not None:
-            return partial(gradient, among)
+            return lambda values, step: gradient(of_turn(among, step), values)
         protected = p.x.clone()
 
-        def slopes(values: Tensor) -> Tensor:
+        def slopes(values: Tensor, step: int) -> Tensor:
             protected.view(-1).index_copy_(0, at, values)
-            return self._slope(p, protected).reshape(-1).index_select(0, at)
+            return self._slope(p, protected, step).reshape(-1).index_select(0, at)
 
         return slopes
 
-    def _slope(self, p: _Problem, protected: Tensor) -> Tensor:
+    def _slope(self, p: _Problem, protected: Tensor, step: int) -> Tensor:
         """Return the gradient after one draw of every transform of `eot`, and of the noise."""
-        loss = p.loss
+        loss = of_turn(p.loss, step)
         if self.noise:
             lots = torch.rand(protected.shape, generator=p.rng)
             protected = protected + (2 * lots - 1) * (self.noise * p.budget)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from salm_dicom.checks import check_choice
 from salm_dicom.errors import PlanError
-from salm_dicom.perturb import ATTACKED, BY_LABEL, EOT, MINIMISING
+from salm_dicom.perturb import ATTACKED, BY_LABEL, BY_VOXEL, EOT, MINIMISING
 from salm_dicom.preprocessing import check_preprocessing
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def check_together(plan: ProtectionPlan) -> None:
     if (plan.patches or plan.between_slices) and plan.extent != "volume":
         raise PlanError("patches and between_slices need extent volume, or must be left out")
     _check_fresh(plan)
+    _check_gradient(plan)
     _check_masks(plan)
     if plan.preprocessing:
         _check_preprocessing(plan)
@@ -47,6 +48,19 @@ def _check_fresh(plan: ProtectionPlan) -> None:
         raise PlanError(
             f"spare_one needs one label for each series, and objective {plan.objective} has "
             "none; leave it out, or use objective classification"
+        )
+
+
+def _check_gradient(plan: ProtectionPlan) -> None:
+    """Refuse what methods do not look at, so that nobody counts on it."""
+    if plan.eot and not plan.build_method().needs_gradient:
+        raise PlanError(
+            f"eot goes with methods that follow a gradient; method {plan.method} follows none. "
+            "Leave it out, or use salm"
+        )
+    if plan.block > 1 and plan.method in BY_VOXEL:
+        raise PlanError(
+            f"block is {plan.block}, and method {plan.method} knows no squares; leave it out"
         )
 
 

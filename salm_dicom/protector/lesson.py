@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from salm_dicom.learning import step
+from salm_dicom.learning import optimiser_of, step
 from salm_dicom.objectives import Objective
 
 # How often as strong what is shown is at first, and the share of that after a batch that the
@@ -28,7 +28,6 @@ _KEPT = 0.8
 _BATCHES, _MOST_BATCHES = 120, 400
 # Batches that give the means and variances of its layers, once its weights are what they will be.
 _TO_NORMALISE = 20
-LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.02, 0.9, 5e-4
 
 # Returns a batch of network inputs (n, 1, *size) and their targets, drawn with the generator, where
 # what is to be learned is so many times as strong as it is.
@@ -67,10 +66,3 @@ def normalise(network: nn.Module, shown: Shown, rng: torch.Generator) -> None:
     learned everything said one label of all images.
     """
     update_bn((shown(rng, 1.0)[0] for _ in range(_TO_NORMALISE)), network)
-
-
-def optimiser_of(network: nn.Module) -> torch.optim.Optimizer:
-    """Return what a surrogate learns by."""
-    return torch.optim.SGD(
-        network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-    )

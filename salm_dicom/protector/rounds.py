@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from salm_dicom.folder import atomic, working
-from salm_dicom.learning import reproducible, train
+from salm_dicom.learning import optimiser_of, reproducible, train
 from salm_dicom.networks import NetworkSpec
 from salm_dicom.objectives import OBJECTIVES
 from salm_dicom.plan import ProtectionPlan
@@ -34,7 +34,6 @@ from salm_dicom.protector.checkpoint import (
     trained_weights,
 )
 from salm_dicom.protector.fresh import chosen, laid, teach
-from salm_dicom.protector.lesson import optimiser_of
 from salm_dicom.protector.sampled import Progress, Sample
 from salm_dicom.protector.samples import slices_at_once
 from salm_dicom.protector.spool import Spool, drop_arrays, opened, shadow_file
@@ -125,7 +124,7 @@ def _weights_and_report(
     progress(f"fit ({extent})", plan.rounds, plan.rounds)
     last = _shadows(now.rounds - 1, plan)
     # of one image and network
-    passes = learner.passes + last * plan.steps * spec.members * _looks(spool)
+    passes = learner.passes + last * spec.passes(plan.steps) * _looks(spool)
     report = {
         f"{extent}_samples": float(count),
         f"{extent}_rounds": float(now.rounds),

@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from salm_dicom.learning import InputLoss, Through
-from salm_dicom.networks import PRECISIONS, SEVERAL, NetworkSpec
+from salm_dicom.networks import PRECISIONS, SEVERAL, NetworkSpec, Together
 from salm_dicom.objectives import OBJECTIVES
 from salm_dicom.plan import ProtectionPlan
 
@@ -93,17 +93,24 @@ class Surrogate:
         return save_tensors(dict(self.weights))
 
     @cached_property
-    def _networks(self) -> dict[str, nn.Module]:
+    def _networks(self) -> dict[str, tuple[nn.Module, ...]]:
         return {}
 
     def network(self, device: str = "cpu") -> nn.Module:
         """Return the network with these weights, frozen, in evaluation mode, on a device."""
+        return self._on(device)[0]
+
+    def _on(self, device: str) -> tuple[nn.Module, ...]:
+        """Return the network, and the parts of it that are asked in turn."""
         if device not in self._networks:
             network = self.spec.build(seed=0)
             network.load_state_dict(dict(self.weights))
             laid_out = _laid_out(network, self.spec.layout)
-            placed = OnDevice(laid_out, device, self.spec.precision)
-            self._networks[device] = placed.eval().requires_grad_(False)
+            turns = laid_out.turns() if isinstance(laid_out, Together) else []
+            self._networks[device] = tuple(
+                OnDevice(one, device, self.spec.precision).eval().requires_grad_(False)
+                for one in (laid_out, *turns)
+            )
         return self._networks[device]
 
     def loss(
@@ -132,22 +139,19 @@ class Surrogate:
         through, by_patch
             See `network_input` and `InputLoss`.
         """
-        network, targets = self.network(device), torch.from_numpy(wanted)
-        objective = OBJECTIVES[self.spec.objective]
+        targets, objective = torch.from_numpy(wanted), OBJECTIVES[self.spec.objective]
+        mapping = torch.from_numpy(slope), torch.from_numpy(intercept), window
 
-        def measure(images: Tensor, cut: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-            mine = targets if cut is None or targets.ndim < 3 else cut(targets)
-            return objective.loss(network(images), mine)
+        def of(network: nn.Module, turns: tuple[InputLoss, ...] = ()) -> InputLoss:
+            def measure(images: Tensor, cut: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+                mine = targets if cut is None or targets.ndim < 3 else cut(targets)
+                return objective.loss(network(images), mine)
 
-        return InputLoss(
-            measure,
-            torch.from_numpy(slope),
-            torch.from_numpy(intercept),
-            window,
-            self.spec.size,
-            through,
-            measure if by_patch else None,
-        )
+            by = measure if by_patch else None
+            return InputLoss(measure, *mapping, self.spec.size, through, by, turns)
+
+        all_of_them, *parts = self._on(device)
+        return of(all_of_them, tuple(map(of, parts)))
 
 
 def from_bytes(weights: bytes, spec: NetworkSpec) -> Surrogate:

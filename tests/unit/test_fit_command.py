@@ -148,10 +148,10 @@ def test_fresh_surrogates_that_have_not_learned_are_a_warning(source, tmp_path, 
 
 
 def test_what_happens_to_images_before_networks_see_them_is_part_of_the_plan(source, tmp_path):
-    words = ("--eot=blur", "--eot=half", "--block=2", "--slice-size", "24", "24")
+    words = ("--eot=blur", "--eot=half", "--block=2", "--momentum=0.9", "--slice-size", "24", "24")
     assert run(source, tmp_path / "protector", *words).exit_code == 0
     plan = load(tmp_path / "protector").plan
-    assert (plan.eot, plan.block) == (("blur", "half"), 2)
+    assert (plan.eot, plan.block, plan.momentum) == (("blur", "half"), 2, 0.9)
     found = run(source, tmp_path / "other", "--eot=sharpen")
     assert found.exit_code == 2
     assert "'sharpen' is not one of 'shift', 'flip', 'blur', 'half'" in found.output

@@ -21,7 +21,7 @@ from salm_dicom.protector import Protector, fresh, lesson, load, save, surrogate
 from salm_dicom.protector.fit import Study, fit
 from salm_dicom.protector.fresh import Laid, batch_size, chosen
 from salm_dicom.protector.spool import Spool
-from salm_dicom.protector.surrogate import spec_of
+from salm_dicom.protector.surrogate import Surrogate, spec_of
 from tests.unit import test_protector, test_segmentation
 from tests.unit.volumes import mask_on, phantom_volume
 
@@ -263,7 +263,25 @@ def test_a_fit_repeats_itself_survives_the_disk_and_protects(tmp_path, more):
     assert found.any()
     looks, taught = 32, KINDS * 2 * 4  # all are chosen; two batches of four are not enough
     passes = protectors[0].report["slice_passes_per_image"]
-    assert passes == pytest.approx(2 * (2 * SEVERAL * looks + taught) / looks)
+    assert PLAN.steps == 2
+    assert passes == pytest.approx(2 * ((SEVERAL + KINDS) * looks + taught) / looks)
+
+
+def test_all_networks_choose_the_voxels_and_each_has_its_turn_at_the_signs():
+    plan = replace(PLAN, steps=1 + 2 * SEVERAL // KINDS)
+    network = spec_of(plan, "slice", 2).build(3)
+    found = Surrogate(spec=spec_of(plan, "slice", 2), weights=network.state_dict())
+    together = found.network().network
+    asked = []
+    for place, member in enumerate(together.members):
+        member.register_forward_hook(lambda *_, place=place: asked.append(place))
+    protector = Protector(plan=plan, classes=("abdomen", "chest"), surrogates={"slice": found})
+    assert protector.apply(phantom_volume(slices=1), series_uid="1", label="chest").delta.any()
+    everyone = list(range(SEVERAL))
+    assert asked == 3 * everyone
+    assert len(asked) == found.spec.passes(plan.steps)
+    kinds = [len({str(one) for one in group.members}) for group in together.turns()]
+    assert kinds == [KINDS] * (SEVERAL // KINDS)
 
 
 @pytest.mark.usefixtures("_little")

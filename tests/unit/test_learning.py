@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from salm_dicom import learning
 from salm_dicom.learning import InputLoss, network_input
 from salm_dicom.perturb.budget import Limits
-from salm_dicom.perturb.loss import gradient
+from salm_dicom.perturb.loss import gradient, of_turn
 from salm_dicom.perturb.salm import Salm
 
 WINDOW = (-160.0, 240.0)
@@ -62,6 +63,20 @@ def test_the_loss_of_a_few_values_is_that_of_all(case):
     torch.testing.assert_close(gradient(few, values), slopes)
     assert 0 < int((slopes == 0).sum()) < len(at)  # what is outside the window has no gradient
     torch.testing.assert_close(few(x.reshape(-1)[at]), loss(x))
+
+
+def test_after_the_first_step_losses_take_turns_of_a_few_values_as_of_all():
+    x, size = stored(3, 1, 12, 20), (4, 5)
+    plain = loss_of(x, size)
+    others = tuple(replace(plain, measure=lambda seen, n=n: n * seen.sum()) for n in (2.0, 3.0))
+    loss = replace(plain, turns=others)
+    assert [loss.turn(step) for step in range(6)] == [loss, *others, *others, others[0]]
+    assert plain.turn(4) is plain
+    few = loss.among(x, torch.arange(x.numel()))
+    for step in range(4):
+        torch.testing.assert_close(few.turn(step)(x.reshape(-1)), loss.turn(step)(x))
+        assert of_turn(few, step)(x.reshape(-1)) == few.turn(step)(x.reshape(-1))
+    assert of_turn(torch.sum, 3) is torch.sum
 
 
 @pytest.mark.parametrize("size", [(12, 12), (5, 4), (4, 5), (24, 24), (24, 6)])

@@ -72,6 +72,8 @@ OTHERS = {
             "targeted does not minimise",
         ),
         ({"spare_one": True, "method": "random"}, "spare_one goes with methods salm, dense"),
+        ({"eot": ("half",), "method": "one_sided"}, "method one_sided follows none"),
+        ({"block": 2, "method": "random"}, "method random knows no squares; leave it out"),
         (
             {"spare_one": True, "objective": "segmentation"},
             "spare_one needs one label for each series, and objective segmentation has none",
