@@ -51,14 +51,14 @@ SETTINGS: dict[str, Sequence[Any]] = {
     "batches": (5, 40),
 }
 # The same of fresh surrogates, whose fits differ: each is measured with two of their seeds.
-FRESH = method.CONTENDERS["salm, fresh, spared"]
+FRESH = method.FRESH
 SETTINGS_OF_FRESH: dict[str, Sequence[Any]] = {
     "spare_one": (False,),
     "rho": (0.1, 0.4),
     "epsilon": ("4/255", "16/255"),
     "steps": (5,),
     "rounds": (3,),
-    "momentum": (0.0,),
+    "momentum": (0.0, 0.5),
     "zero_mean": (False,),
 }
 

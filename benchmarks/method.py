@@ -43,8 +43,9 @@ from salm_dicom.protector.fit import Study, fit  # noqa: E402
 
 PLAN = ProtectionPlan(
     method="salm", epsilon="8/255", intensity_range=(0.0, 255.0), slice_size=(28, 28), batches=20,
-    batch_size=32,
+    batch_size=32, momentum=0.5,
 )  # fmt: skip
+FRESH = replace(PLAN, surrogates="fresh", spare_one=True, momentum=0.9)
 CONTENDERS: dict[str, ProtectionPlan] = {
     "one_sided": replace(PLAN, method="one_sided"),
     "hybrid": replace(PLAN, method="hybrid", steps=30, step_size=0.1, momentum=0.9),
@@ -52,21 +53,13 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "one_sided, coarse, rho 0.3": replace(PLAN, method="one_sided", grain="coarse", rho=0.3),
     "one_sided, 2 x 2 cells": replace(PLAN, method="one_sided", block=2),
     "salm": PLAN,
-    "salm, fresh": replace(PLAN, surrogates="fresh"),
-    "salm, fresh, spared": replace(PLAN, surrogates="fresh", spare_one=True),
-    "dense, fresh, spared": replace(PLAN, method="dense", surrogates="fresh", spare_one=True),
-    "random_mask, fresh, spared": replace(
-        PLAN, method="random_mask", surrogates="fresh", spare_one=True
-    ),
-    "low_gradient, fresh, spared": replace(
-        PLAN, method="low_gradient", surrogates="fresh", spare_one=True
-    ),
-    "salm, fresh, spared, 4/255": replace(
-        PLAN, surrogates="fresh", spare_one=True, epsilon="4/255"
-    ),
-    "salm, fresh, spared, EOT": replace(
-        PLAN, surrogates="fresh", spare_one=True, eot=("blur", "half"), momentum=0.9, block=2
-    ),
+    "salm, fresh": replace(FRESH, spare_one=False),
+    "salm, fresh, spared": FRESH,
+    "dense, fresh, spared": replace(FRESH, method="dense"),
+    "random_mask, fresh, spared": replace(FRESH, method="random_mask"),
+    "low_gradient, fresh, spared": replace(FRESH, method="low_gradient"),
+    "salm, fresh, spared, 4/255": replace(FRESH, epsilon="4/255"),
+    "salm, fresh, spared, EOT": replace(FRESH, eot=("blur", "half"), block=2),
     "salm, spared": replace(PLAN, spare_one=True),
     "salm, swap": replace(PLAN, swap=1.0, momentum=0.9, batches=30),
     "texture": replace(PLAN, method="texture"),

@@ -44,16 +44,17 @@ from salm_dicom.volume import StoredPixels, Volume  # noqa: E402
 MOST = 4095
 PLAN = ProtectionPlan(
     method="salm", objective="segmentation", epsilon="8/255", intensity_range=(0.0, float(MOST)),
-    slice_size=(48, 48), batch_size=16,
+    slice_size=(48, 48), batch_size=16, momentum=0.5,
 )  # fmt: skip
+FRESH = replace(PLAN, surrogates="fresh", momentum=0.9)
 CONTENDERS: dict[str, ProtectionPlan] = {
     "salm, gradient": PLAN,
     "salm, roi_band": replace(PLAN, mask="roi_band"),
     "salm, gradient & roi": replace(PLAN, mask="gradient & roi"),
     "dense": replace(PLAN, method="dense"),
-    "salm, fresh": replace(PLAN, surrogates="fresh"),
-    "salm, roi_band, fresh": replace(PLAN, surrogates="fresh", mask="roi_band"),
-    "dense, fresh": replace(PLAN, method="dense", surrogates="fresh"),
+    "salm, fresh": FRESH,
+    "salm, roi_band, fresh": replace(FRESH, mask="roi_band"),
+    "dense, fresh": replace(FRESH, method="dense"),
     "random": replace(PLAN, method="random"),
 }
 PATIENTS, PATCHES = 13, 10

@@ -59,7 +59,7 @@ from salm_dicom.volume import Volume  # noqa: E402
 CROP = (8, 24, 24)
 PLAN = ProtectionPlan(
     objective="segmentation", epsilon="8/255", slice_size=CROP[1:], volume_size=CROP, rounds=4,
-    batches=20, batch_size=32,
+    batches=20, batch_size=32, momentum=0.5,
 )  # fmt: skip
 SLICE, VOLUME = "salm, slice", "salm, volume"
 CONTENDERS: dict[str, ProtectionPlan] = {

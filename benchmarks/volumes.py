@@ -53,20 +53,20 @@ ORGANS: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 CHANCE = 1 / len(ORGANS)
 PLAN = ProtectionPlan(
-    epsilon="8/255", slice_size=CROP[1:], volume_size=CROP, rounds=4, batches=20, batch_size=32
-)
+    epsilon="8/255", slice_size=CROP[1:], volume_size=CROP, rounds=4, batches=20, batch_size=32,
+    momentum=0.5,
+)  # fmt: skip
+FRESH = replace(PLAN, surrogates="fresh", momentum=0.9, rounds=8)
 CONTENDERS: dict[str, ProtectionPlan] = {
     "random": replace(PLAN, method="random"),
     "one_sided": replace(PLAN, method="one_sided"),
     "salm, slice": PLAN,
     "salm, volume": replace(PLAN, extent="volume"),
     "salm, volume, between slices": replace(PLAN, extent="volume", between_slices=0.5),
-    "salm, slice, fresh": replace(PLAN, surrogates="fresh"),
-    "salm, volume, fresh": replace(PLAN, extent="volume", surrogates="fresh"),
-    "salm, slice, fresh, spared": replace(PLAN, surrogates="fresh", spare_one=True),
-    "salm, volume, fresh, spared": replace(
-        PLAN, extent="volume", surrogates="fresh", spare_one=True
-    ),
+    "salm, slice, fresh": FRESH,
+    "salm, volume, fresh": replace(FRESH, extent="volume"),
+    "salm, slice, fresh, spared": replace(FRESH, spare_one=True),
+    "salm, volume, fresh, spared": replace(FRESH, extent="volume", spare_one=True),
 }
 VICTIMS = ("resnet-10", "densenet-small", "convnet")
 RULES = ("selected", "clean_selected", "last", "best")

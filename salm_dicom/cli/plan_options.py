@@ -65,7 +65,7 @@ def plan_options(function: F) -> F:
             click.option(
                 "--momentum",
                 type=float,
-                default=0.5,
+                default=0.9,
                 show_default=True,
                 help="Share of the old gradient in the running mean that chooses signs, from 0 up "
                 "to 1.",

@@ -137,7 +137,7 @@ class Settings:
     step_size: float
     schedule: str
     zero_mean: bool
-    momentum: float = 0.5
+    momentum: float = 0.9
     eot: tuple[str, ...] = ()
     block: int = 1
     grain: str = "fine"

@@ -83,7 +83,7 @@ class Salm:
     rho: float = 0.2
     steps: int = 10
     step_size: float = 0.2
-    momentum: float = 0.5
+    momentum: float = 0.9
     schedule: str = "round"
     balanced: bool = True
     region: int | None = None
@@ -199,6 +199,6 @@ def _moved(shadow: Tensor, mean: Tensor, stride: Tensor, most: Tensor, least: Te
     return torch.clamp(shadow - stride * mean.sign(), least, most)
 
 
-def dense(*, steps: int = 10, step_size: float = 0.2, momentum: float = 0.5) -> Salm:
+def dense(*, steps: int = 10, step_size: float = 0.2, momentum: float = 0.9) -> Salm:
     """Return error-minimising noise over the whole foreground: SALM with rho = 1, a control."""
     return Salm(rho=1.0, steps=steps, step_size=step_size, momentum=momentum)

@@ -117,7 +117,7 @@ class ProtectionPlan:
     steps: int = 10
     step_size: float = 0.2
     schedule: str = "round"
-    momentum: float = 0.5
+    momentum: float = 0.9
     eot: tuple[str, ...] = ()
     block: int = 1
     grain: str = "fine"

@@ -144,7 +144,9 @@ def test_fresh_surrogates_that_have_not_learned_are_a_warning(source, tmp_path, 
     assert (plan.surrogates, plan.spare_one) == ("fresh", True)
     monkeypatch.setattr("salm_dicom.cli.fit._NOT_LEARNED", 1.0)
     assert "have not learned" not in run(source, tmp_path / "other", *words).output
-    assert "have not learned" not in run(source, tmp_path / "one").output
+    one = run(source, tmp_path / "one").output
+    assert "have not learned" not in one
+    assert "with one surrogate hardly anything is protected" in one
 
 
 def test_what_happens_to_images_before_networks_see_them_is_part_of_the_plan(source, tmp_path):
