@@ -1,10 +1,11 @@
 """Fresh: surrogates that cannot learn anatomy, several together, new ones in every round.
 
 A fit begins with untrained networks of three architectures, four times each. Every round perturbs
-some samples from zero against the last twelve networks, and teaches three new ones to tell labels
-by the perturbation alone: each lies on another image, of any label, and no image is shifted. They
-see that of a label that is to be spared as well: what tells labels apart is then the sign of a
-texture, on which networks agree, where against noise each finds a texture of its own.
+some samples from zero against the last twelve networks (all of them choose the voxels, and at every
+later step one of each architecture has its turn), and teaches three new ones to tell labels by the
+perturbation alone: each lies on another image, of any label, and no image is shifted. They see that
+of a label that is to be spared as well: what tells labels apart is then the sign of a texture, on
+which networks agree, where against noise each finds a texture of its own.
 
 What a network learns from so few images is where a victim's first steps lead as well. A surrogate
 that goes on learning, and sees the perturbation on its own image, learns anatomy beside it; then a
