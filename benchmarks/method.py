@@ -21,6 +21,7 @@ from statistics import fmean, stdev
 
 import torch
 from monai.metrics.regression import compute_ssim_and_cs
+from scipy.stats import ttest_rel
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -98,6 +99,16 @@ PAIRED = (
     "dense",
     "random_mask",
     "low_gradient",
+)
+# Compared in pairs: what is shown to be better, or no worse, and than what.
+COMPARED = (
+    ("salm, fresh, spared", "dense, fresh, spared"),
+    ("salm, fresh, spared", "random_mask, fresh, spared"),
+    ("salm, fresh, spared", "low_gradient, fresh, spared"),
+    ("salm, fresh, spared", "salm, fresh, spared, 4/255"),
+    ("salm", "dense"),
+    ("salm", "random_mask"),
+    ("salm", "low_gradient"),
 )
 # Attacked with every countermeasure.
 ROBUST = (
@@ -326,16 +337,76 @@ def table(results: dict) -> Iterator[str]:
             f"{verdict(fmean(rules[0])).split(':')[0]} |"
         )
     yield from _clusters(results["rows"])
-    names = list(dict.fromkeys(r["method"] for r in results["robust"]))
+    yield from _trials(results["rows"])
+    yield from _compared(results["rows"])
+    yield from _robust(results["robust"])
+
+
+def _robust(robust: list[dict]) -> Iterator[str]:
+    """Yield what countermeasures leave of each method, also victim by victim."""
+    names = list(dict.fromkeys(r["method"] for r in robust))
     if not names:
         return
+    victims = list(dict.fromkeys(r["victim"] for r in robust))
     yield ""
-    yield "| countermeasure | " + " | ".join(f"NP {n}" for n in names) + " |"
+    yield f"NP selected: mean and spread ({'; '.join(victims)}), of each fit."
+    yield ""
+    yield "| countermeasure | " + " | ".join(names) + " |"
     yield "|---|" + "---|" * len(names)
-    for measure in dict.fromkeys(r["countermeasure"] for r in results["robust"]):
-        rows = [r for r in results["robust"] if r["countermeasure"] == measure]
-        cells = [spread([r["np"]["selected"] for r in rows if r["method"] == n]) for n in names]
+    for measure in dict.fromkeys(r["countermeasure"] for r in robust):
+        cells = []
+        for name in names:
+            rows = [r for r in robust if (r["method"], r["countermeasure"]) == (name, measure)]
+            cells.append(f"{spread(_selected(rows))} ({_by_victim(rows)})" if rows else "")
         yield f"| {measure} | " + " | ".join(cells) + " |"
+
+
+def _selected(rows: list[dict], rule: str = "selected") -> list[float]:
+    return [row["np"][rule] for row in rows]
+
+
+def _by_victim(rows: list[dict], rule: str = "selected") -> str:
+    """Return every value, first those of the first victim."""
+    of_victim = {r["victim"]: [] for r in rows}
+    for row in rows:
+        of_victim[row["victim"]].append(f"{row['np'][rule]:.2f}")
+    return "; ".join(" ".join(values) for values in of_victim.values())
+
+
+def _trials(rows: list[dict]) -> Iterator[str]:
+    """Yield the single trials behind the means."""
+    yield ""
+    yield "| method | set | fit seeds | NP selected, by victim | NP last |"
+    yield "|---|---|---|---|---|"
+    for name, which in dict.fromkeys((r["method"], r["set"]) for r in rows):
+        mine = [r for r in rows if (r["method"], r["set"]) == (name, which)]
+        seeds = " ".join(dict.fromkeys(str(r["fit_seed"]) for r in mine))
+        yield f"| {name} | {which} | {seeds} | {_by_victim(mine)} | {_by_victim(mine, 'last')} |"
+
+
+def _compared(rows: list[dict]) -> Iterator[str]:
+    """Yield the differences of methods in pairs of the same seeds and victim."""
+    of = {
+        (r["method"], r["fit_seed"], r["victim"], r["victim_seed"]): r["np"]
+        for r in rows
+        if r["set"] == "early"
+    }
+    known = {key[0] for key in of}
+    pairs = [pair for pair in COMPARED if known.issuperset(pair)]
+    if pairs:
+        yield ""
+        yield "| in pairs | NP selected: difference | better | t | p | NP last | t | p |"
+        yield "|---|---|---|---|---|---|---|---|"
+    for one, other in pairs:
+        both = [(of[k], of[other, *k[1:]]) for k in of if k[0] == one and (other, *k[1:]) in of]
+        cells = [f"| {one} less {other} "]
+        for rule in ("selected", "last"):
+            found, beside = ([pair[side][rule] for pair in both] for side in (0, 1))
+            gains = [a - b for a, b in zip(found, beside, strict=True)]
+            test = ttest_rel(found, beside)
+            better = f"{sum(g > 0 for g in gains)} of {len(gains)} | " if rule == "selected" else ""
+            cells.append(f"{spread(gains)} | {better}{test.statistic:.1f} | {test.pvalue:.3f} ")
+        yield "| ".join(cells) + "|"
 
 
 def _clusters(rows: list[dict]) -> Iterator[str]:
