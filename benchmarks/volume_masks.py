@@ -36,6 +36,7 @@ from benchmarks.volumes import (  # noqa: E402
     Patient,
     as_seen,
     changed,
+    extents,
     fitted,
     patients,
     places,
@@ -61,11 +62,13 @@ PLAN = ProtectionPlan(
     objective="segmentation", epsilon="8/255", slice_size=CROP[1:], volume_size=CROP, rounds=4,
     batches=20, batch_size=32, momentum=0.5,
 )  # fmt: skip
-SLICE, VOLUME = "salm, slice", "salm, volume"
+FRESH = replace(PLAN, surrogates="fresh", momentum=0.9, rounds=8)
 CONTENDERS: dict[str, ProtectionPlan] = {
     "random": replace(PLAN, method="random"),
-    SLICE: PLAN,
-    VOLUME: replace(PLAN, extent="volume"),
+    "salm, slice": PLAN,
+    "salm, volume": replace(PLAN, extent="volume"),
+    "salm, slice, fresh": FRESH,
+    "salm, volume, fresh": replace(FRESH, extent="volume"),
 }
 BUDGET_HU = math.floor(8 / 255 * (CT_RANGE_HU[1] - CT_RANGE_HU[0]))
 # Not in the package: each organ gets a texture of its own, by slice, row and column.
@@ -215,15 +218,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             f"{verdict(fmean(protections(rows, name, 'selected'))).split(':')[0]} |"
         )
     yield ""
-    for rule in ("selected", "last"):
-        both = [protections(rows, name, rule) for name in (VOLUME, SLICE)]
-        gains = [a - b for a, b in zip(*both, strict=False)]
-        if gains:
-            better = sum(gain > 0 for gain in gains)
-            yield (
-                f"Volume less slice extent, NP {rule}: {spread(gains)}, more in {better} of "
-                f"{len(gains)} pairs."
-            )
+    yield from extents(lambda name, rule: protections(rows, name, rule))
 
 
 def main() -> None:

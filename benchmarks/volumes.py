@@ -18,7 +18,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -306,7 +306,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             f"{verdict(fmean(known)).split(':')[0] if known else 'unknown'} |"
         )
     yield ""
-    yield from _pairs(rows)
+    yield from extents(lambda name, rule: protections(rows, name, rule))
 
 
 def _score(row: dict[str, Any]) -> str:
@@ -319,17 +319,23 @@ def _known(found: Sequence[float | None]) -> str:
     return spread(values) + unknown if values else "unknown"
 
 
-def _pairs(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield how volume extent does against slice extent, victim by victim."""
-    for rule in ("selected", "last"):
-        both = (protections(rows, name, rule) for name in ("salm, volume", "salm, slice"))
+def extents(found: Callable[[str, str], Sequence[float | None]]) -> Iterator[str]:
+    """Yield how volume extent does against slice extent, victim by victim.
+
+    Parameters
+    ----------
+    found
+        Returns the protections of a contender by a rule.
+    """
+    for surrogates, rule in product(("", ", fresh", ", fresh, spared"), ("selected", "last")):
+        both = (found(f"salm, {extent}{surrogates}", rule) for extent in ("volume", "slice"))
         pairs = zip(*both, strict=False)
         gains = [a - b for a, b in pairs if a is not None and b is not None]
         if gains:
             better = sum(gain > 0 for gain in gains)
             yield (
-                f"Volume less slice extent, NP {rule}: {spread(gains)}, more in {better} of "
-                f"{len(gains)} pairs."
+                f"Volume less slice extent{surrogates}, NP {rule}: {spread(gains)}, more in "
+                f"{better} of {len(gains)} pairs."
             )
 
 
