@@ -58,12 +58,13 @@ class NetworkSpec:
         found = self.outputs * (places if self.objective == "segmentation" else 1)
         return found if self.members == 1 else max(found, places * self.width)
 
-    def passes(self, steps: int) -> int:
+    def passes(self, steps: int, *, in_turn: bool = True) -> int:
         """Return how many passes of one network so many gradient steps take for one sample.
 
-        All networks are asked at the first step, one of each architecture at every other.
+        All networks are asked at the first step, and at every other, or in turn one of each
+        architecture.
         """
-        return self.members + (steps - 1) * min(self.members, KINDS)
+        return self.members + (steps - 1) * (min(self.members, KINDS) if in_turn else self.members)
 
     @property
     def layout(self) -> torch.memory_format:

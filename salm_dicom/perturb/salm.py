@@ -162,8 +162,11 @@ class Salm:
         return slopes
 
     def _slope(self, p: _Problem, protected: Tensor, step: int) -> Tensor:
-        """Return the gradient after one draw of every transform of `eot`, and of the noise."""
-        loss = of_turn(p.loss, step)
+        """Return the gradient after one draw of every transform of `eot`, and of the noise.
+
+        With `eot` it is that of all networks: few of them, and one draw, say too little.
+        """
+        loss = p.loss if self.eot else of_turn(p.loss, step)
         if self.noise:
             lots = torch.rand(protected.shape, generator=p.rng)
             protected = protected + (2 * lots - 1) * (self.noise * p.budget)

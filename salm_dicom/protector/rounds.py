@@ -124,7 +124,7 @@ def _weights_and_report(
     progress(f"fit ({extent})", plan.rounds, plan.rounds)
     last = _shadows(now.rounds - 1, plan)
     # of one image and network
-    passes = learner.passes + last * spec.passes(plan.steps) * _looks(spool)
+    passes = learner.passes + last * spec.passes(plan.steps, in_turn=not plan.eot) * _looks(spool)
     report = {
         f"{extent}_samples": float(count),
         f"{extent}_rounds": float(now.rounds),

@@ -267,8 +267,10 @@ def test_a_fit_repeats_itself_survives_the_disk_and_protects(tmp_path, more):
     assert passes == pytest.approx(2 * ((SEVERAL + KINDS) * looks + taught) / looks)
 
 
-def test_all_networks_choose_the_voxels_and_each_has_its_turn_at_the_signs():
-    plan = replace(PLAN, steps=1 + 2 * SEVERAL // KINDS)
+@pytest.mark.parametrize("eot", [(), ("blur",)])
+def test_all_networks_choose_the_voxels_and_each_has_its_turn_at_the_signs(eot):
+    """With random transforms all are asked at every step."""
+    plan = replace(PLAN, steps=1 + 2 * SEVERAL // KINDS, eot=eot)
     network = spec_of(plan, "slice", 2).build(3)
     found = Surrogate(spec=spec_of(plan, "slice", 2), weights=network.state_dict())
     together = found.network().network
@@ -278,8 +280,8 @@ def test_all_networks_choose_the_voxels_and_each_has_its_turn_at_the_signs():
     protector = Protector(plan=plan, classes=("abdomen", "chest"), surrogates={"slice": found})
     assert protector.apply(phantom_volume(slices=1), series_uid="1", label="chest").delta.any()
     everyone = list(range(SEVERAL))
-    assert asked == 3 * everyone
-    assert len(asked) == found.spec.passes(plan.steps)
+    assert asked == (plan.steps if eot else 3) * everyone
+    assert len(asked) == found.spec.passes(plan.steps, in_turn=not eot)
     kinds = [len({str(one) for one in group.members}) for group in together.turns()]
     assert kinds == [KINDS] * (SEVERAL // KINDS)
 
