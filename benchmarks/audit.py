@@ -4,8 +4,8 @@ Run: .venv/bin/python benchmarks/audit.py [--data NAME ...] [--methods NAME ...]
 SALM_SHARED names the folder whose data/ is read (else ../shared). Pictures are written as DICOM;
 `modalities` are the CT and MR series of that folder as they are. Everything else are the commands
 a user would type. An audit must find the planted protection, far above any budget, and none in
-the random control. Each audit is written as soon as it is there, and found there by a later run
-(--again makes it anew).
+the random control. `salm_fresh` is SALM with fresh networks and a spared label. Each audit is
+written as soon as it is there, and found there by a later run (--again makes it anew).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "planted": ("--method=patches", "--epsilon=100/255"),
     "random": ("--method=random", "--epsilon=8/255"),
     "salm": ("--method=salm", "--epsilon=8/255"),
+    "salm_fresh": ("--method=salm", "--epsilon=8/255", "--surrogates=fresh", "--spare-one"),
     "one_sided": ("--method=one_sided", "--epsilon=8/255"),
 }
 
