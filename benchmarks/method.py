@@ -128,6 +128,7 @@ ROBUST = (
 # Applied to images that came after the fit, too.
 LATE = ("salm", "salm, fresh, spared", "hybrid")
 CHANCE = 1 / len(CLASSES)
+RULES = ("selected", "clean_selected", "last", "best")
 TO_VALIDATE = 200
 
 
@@ -237,6 +238,7 @@ class Bench:
         self.kept: dict[str, tuple[Images, Images]] = {}
         self.results: dict[str, object] = {
             "size": asdict(size), "chance": CHANCE, "clean": {}, "rows": [], "robust": [],
+            "left_out": [],
         }  # fmt: skip
 
     def reference(self, victim: str, measure: str, seed: int) -> Trial:
@@ -252,8 +254,19 @@ class Bench:
         """Return the normalised protection at each stopping rule."""
         return {
             rule: normalised_protection(getattr(clean, rule), getattr(found, rule), CHANCE)
-            for rule in ("selected", "clean_selected", "last", "best")
+            for rule in RULES
         }
+
+    def has_something_to_lose(self, victim: str, measure: str, seed: int) -> bool:
+        """Return whether clean victims learn at all; else say so, here and in the results."""
+        clean = self.reference(victim, measure, seed)
+        if all(getattr(clean, rule) > CHANCE for rule in RULES):
+            return True
+        left_out = f"{victim}, {measure}, seed {seed}: learns nothing from clean images"
+        if left_out not in self.results["left_out"]:
+            self.results["left_out"].append(left_out)
+            print(left_out, file=sys.stderr, flush=True)
+        return False
 
     def row(self, name: str, fit_seed: int, workspace: Path) -> None:
         """Fit, protect both sets, attack; add one row for each victim."""
@@ -277,6 +290,8 @@ class Bench:
         for (which, (train, other)), victim, seed in product(
             sets.items(), self.size.victims, self.size.victim_seeds_of(fit_seed)
         ):
+            if not self.has_something_to_lose(victim, "none", seed):
+                continue
             found = attack(self.data, train, other, victim, seed)
             clean = self.reference(victim, "none", seed)
             row = common | {"set": which, "victim": victim, "victim_seed": seed}
@@ -290,6 +305,8 @@ class Bench:
         early, late = self.kept[name]
         seed = self.size.victim_seeds[0]
         for measure, victim in product(self.size.countermeasures, self.size.robust_victims):
+            if not self.has_something_to_lose(victim, measure, seed):
+                continue
             clean = self.reference(victim, measure, seed)
             found = attack(self.data, early, late, victim, seed, measure)
             row = {"method": name, "countermeasure": measure, "victim": victim}
@@ -340,6 +357,8 @@ def table(results: dict) -> Iterator[str]:
     yield from _trials(results["rows"])
     yield from _compared(results["rows"])
     yield from _robust(results["robust"])
+    for line in results.get("left_out", ()):  # earlier runs have none
+        yield f"\nLeft out: {line}."
 
 
 def _robust(robust: list[dict]) -> Iterator[str]:
@@ -423,7 +442,8 @@ def _clusters(rows: list[dict]) -> Iterator[str]:
 def pooled(runs: list[dict]) -> dict:
     """Return the results of several runs as those of one."""
     clean = {name: one for run in runs for name, one in run["clean"].items()}
-    return {"clean": clean} | {k: [r for run in runs for r in run[k]] for k in ("rows", "robust")}
+    parts = ("rows", "robust", "left_out")
+    return {"clean": clean} | {k: [r for run in runs for r in run.get(k, ())] for k in parts}
 
 
 def main() -> None:
