@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ATTACKED",
     "BY_LABEL",
-    "BY_VOXEL",
     "EOT",
     "GRAINS",
     "METHODS",
     "MINIMISING",
+    "WITHOUT_BLOCKS",
     "WITHOUT_TORCH",
     "Epsilon",
     "Limits",
@@ -49,8 +49,8 @@ BY_LABEL = ("one_sided", "hybrid", "patches", "texture", "autoregressive")
 MINIMISING = ("salm", "dense", "random_mask", "low_gradient")
 # Methods whose surrogate is trained against an attack, and the share of the budget it may use.
 ATTACKED = {"stable": 0.5}
-# Methods that change voxels one by one, so that `block` means nothing to them.
-BY_VOXEL = ("patches", "autoregressive", "random", "uniform")
+# Methods that do not look at `block`.
+WITHOUT_BLOCKS = ("patches", "autoregressive", "random", "uniform")
 # Keys of `robust.TRANSFORMS`.
 EOT = ("shift", "flip", "blur", "half")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from salm_dicom.checks import check_choice
 from salm_dicom.errors import PlanError
-from salm_dicom.perturb import ATTACKED, BY_LABEL, BY_VOXEL, EOT, MINIMISING
+from salm_dicom.perturb import ATTACKED, BY_LABEL, EOT, MINIMISING, WITHOUT_BLOCKS
 from salm_dicom.preprocessing import check_preprocessing
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _check_gradient(plan: ProtectionPlan) -> None:
             f"eot goes with methods that follow a gradient; method {plan.method} follows none. "
             "Leave it out, or use salm"
         )
-    if plan.block > 1 and plan.method in BY_VOXEL:
+    if plan.block > 1 and plan.method in WITHOUT_BLOCKS:
         raise PlanError(
             f"block is {plan.block}, and method {plan.method} knows no squares; leave it out"
         )
