@@ -147,7 +147,8 @@ def command(
     if not plan.is_fresh and plan.method in MINIMISING and plan.objective == "classification":
         click.echo(
             "note: with one surrogate hardly anything is protected, as far as was measured; "
-            "--surrogates fresh --spare-one protects radiographs, and takes several times as long"
+            "--surrogates fresh --spare-one protects many radiographs far better, and takes "
+            "several times as long"
         )
     click.echo(f"protector: {output} (secret)")
     console.list_left_out(((e.path, e.code, e.reason) for e in left_out), source)
