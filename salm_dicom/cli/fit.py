@@ -20,7 +20,7 @@ from salm_dicom.cli.options import (
     sandbox_option,
     source_argument,
 )
-from salm_dicom.cli.plan_options import plan_options
+from salm_dicom.cli.plan_options import note_on, plan_options
 
 EXAMPLES = """\b
 Examples:
@@ -92,7 +92,6 @@ def command(
     from salm_dicom.batch.source import fill
     from salm_dicom.dicom.sandbox import sandboxed
     from salm_dicom.errors import PlanError
-    from salm_dicom.perturb import MINIMISING
     from salm_dicom.plan import ProtectionPlan
     from salm_dicom.preprocessing import check_transforms
     from salm_dicom.protector import save
@@ -144,12 +143,8 @@ def command(
                 f"(error {error:.2g}), so it hardly protects; use more --rounds, a larger "
                 "--epsilon, more images, or --surrogates one"
             )
-    if not plan.is_fresh and plan.method in MINIMISING and plan.objective == "classification":
-        click.echo(
-            "note: with one surrogate hardly anything is protected, as far as was measured; "
-            "--surrogates fresh --spare-one protects many radiographs far better, and takes "
-            "several times as long"
-        )
+    if note := note_on(plan):
+        click.echo(note)
     click.echo(f"protector: {output} (secret)")
     console.list_left_out(((e.path, e.code, e.reason) for e in left_out), source)
     return console.worst(console.exit_of_left_out(entry.code for entry in left_out))

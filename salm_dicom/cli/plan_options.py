@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from salm_dicom.cli.options import F
+
+if TYPE_CHECKING:
+    from salm_dicom.plan import ProtectionPlan
 
 # Rows of `salm_dicom.perturb.METHODS`; written again here because help must not wait for torch.
 METHODS = (
@@ -21,6 +24,19 @@ def _text_of(_: click.Context, option: click.Parameter, file: TextIO | None) -> 
         return "" if file is None else file.read().strip()
     except UnicodeDecodeError as error:
         raise click.BadParameter("the file is no text in UTF-8", param=option) from error
+
+
+def note_on(plan: ProtectionPlan) -> str:
+    """Return what is known to be weak about a plan whose surrogates were fitted; mostly nothing."""
+    from salm_dicom.perturb import MINIMISING
+
+    if plan.is_fresh or plan.method not in MINIMISING or plan.objective != "classification":
+        return ""
+    return (
+        "note: with one surrogate hardly anything is protected, as far as was measured; "
+        "--surrogates fresh --spare-one protects many radiographs far better, and takes several "
+        "times as long"
+    )
 
 
 def plan_options(function: F) -> F:

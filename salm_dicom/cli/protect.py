@@ -24,7 +24,7 @@ from salm_dicom.cli.options import (
     site_key,
     source_argument,
 )
-from salm_dicom.cli.plan_options import plan_options
+from salm_dicom.cli.plan_options import note_on, plan_options
 from salm_dicom.cli.scan import show
 from salm_dicom.cli.wanted import Wanted, wanted_options
 
@@ -161,6 +161,8 @@ def command(
         _emit(result)
     else:
         print_result(result, source, output, vault)
+        if result.done and protector is None and (note := note_on(plan)):
+            click.echo(note)
     if not result.done and not result.left_out:
         return console.NOTHING
     codes = {entry.code for entry in result.left_out}

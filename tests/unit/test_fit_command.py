@@ -149,6 +149,23 @@ def test_fresh_surrogates_that_have_not_learned_are_a_warning(source, tmp_path, 
     assert "with one surrogate hardly anything is protected" in one
 
 
+def test_protect_says_what_is_weak_about_what_it_fitted_itself(source, tmp_path):
+    def words(*more: str | Path) -> list[str]:
+        out = tmp_path / f"out{len(more)}"
+        return [*map(str, ("protect", source, "-o", out, "--jobs=1", "--progress=none", *more))]
+
+    labels = ("--labels", source.parent / "labels.csv", "--labels-by=path")
+    quick = ("--rounds=2", "--steps=1")
+    note = "with one surrogate hardly anything is protected"
+    assert note in CliRunner().invoke(main, words(*labels, *quick)).output
+    assert note not in CliRunner().invoke(main, words("--method=random")).output
+    run(source, tmp_path / "protector")
+    given = ("--protector", tmp_path / "protector")
+    found = CliRunner().invoke(main, words(*labels, *given))
+    assert found.exit_code == 0
+    assert note not in found.output
+
+
 def test_what_happens_to_images_before_networks_see_them_is_part_of_the_plan(source, tmp_path):
     words = ("--eot=blur", "--eot=half", "--block=2", "--momentum=0.9", "--slice-size", "24", "24")
     assert run(source, tmp_path / "protector", *words).exit_code == 0
