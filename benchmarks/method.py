@@ -394,6 +394,8 @@ def _by_victim(rows: list[dict], rule: str = "selected") -> str:
 
 def _trials(rows: list[dict]) -> Iterator[str]:
     """Yield the single trials behind the means."""
+    if not rows:
+        return
     yield ""
     yield "| method | set | fit seeds | NP selected, by victim | NP last |"
     yield "|---|---|---|---|---|"
