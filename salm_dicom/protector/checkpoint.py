@@ -38,7 +38,7 @@ from salm_dicom.protector.store import UNFINISHED
 from salm_dicom.protector.surrogate import Surrogate
 from salm_dicom.protector.tensors import read_tensors, tensor_file
 
-_FORMAT = 2
+_FORMAT = 3
 _ABOUT, _CLUSTERS, _TRAINED, _REACHED, _SURROGATE = (
     "about.json", "clusters.safetensors", "trained.safetensors", "reached.json",
     "surrogate.safetensors",
