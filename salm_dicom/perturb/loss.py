@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -36,6 +36,14 @@ class LossInTurn(Protocol):
 def of_turn(loss: Loss, step: int) -> Loss:
     """Return the loss that is to be followed at a step."""
     return loss.turn(step) if isinstance(loss, LossInTurn) else loss
+
+
+def asks_in_turn(eot: Sequence[str]) -> bool:
+    """Return whether some of several networks are asked at each step, and not all.
+
+    With random transforms all are: few of them, and one draw, say too little.
+    """
+    return not eot
 
 
 def gradient(loss: Loss, x: Tensor) -> Tensor:

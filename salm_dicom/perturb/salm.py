@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from salm_dicom.perturb.budget import Limits
-from salm_dicom.perturb.loss import Loss, SparseLoss, gradient, of_turn
+from salm_dicom.perturb.loss import Loss, SparseLoss, asks_in_turn, gradient, of_turn
 from salm_dicom.perturb.pairs import top_pairs
 from salm_dicom.perturb.robust import TRANSFORMS, in_blocks
 from salm_dicom.perturb.top_k import places, top_k
@@ -162,11 +162,8 @@ class Salm:
         return slopes
 
     def _slope(self, p: _Problem, protected: Tensor, step: int) -> Tensor:
-        """Return the gradient after one draw of every transform of `eot`, and of the noise.
-
-        With `eot` it is that of all networks: few of them, and one draw, say too little.
-        """
-        loss = p.loss if self.eot else of_turn(p.loss, step)
+        """Return the gradient after one draw of every transform of `eot`, and of the noise."""
+        loss = of_turn(p.loss, step) if asks_in_turn(self.eot) else p.loss
         if self.noise:
             lots = torch.rand(protected.shape, generator=p.rng)
             protected = protected + (2 * lots - 1) * (self.noise * p.budget)

@@ -22,6 +22,7 @@ from salm_dicom.folder import atomic, working
 from salm_dicom.learning import optimiser_of, reproducible, train
 from salm_dicom.networks import NetworkSpec
 from salm_dicom.objectives import OBJECTIVES
+from salm_dicom.perturb.loss import asks_in_turn
 from salm_dicom.plan import ProtectionPlan
 from salm_dicom.protector.apply import seed_of
 from salm_dicom.protector.batches import Drawn, passes_of_training
@@ -124,7 +125,8 @@ def _weights_and_report(
     progress(f"fit ({extent})", plan.rounds, plan.rounds)
     last = _shadows(now.rounds - 1, plan)
     # of one image and network
-    passes = learner.passes + last * spec.passes(plan.steps, in_turn=not plan.eot) * _looks(spool)
+    each_look = spec.passes(plan.steps, in_turn=asks_in_turn(plan.eot))
+    passes = learner.passes + last * each_look * _looks(spool)
     report = {
         f"{extent}_samples": float(count),
         f"{extent}_rounds": float(now.rounds),
