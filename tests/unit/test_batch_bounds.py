@@ -6,7 +6,7 @@ import ctypes
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,6 +37,26 @@ def job(folder: Path, name: str, **bounds) -> Job:
         vault=folder, created=datetime(2026, 1, 2, tzinfo=UTC), site_key=b"",
         bounds=Bounds(**bounds),
     )  # fmt: skip
+
+
+def test_workers_that_never_begin_are_started_again_after_pauses_that_grow(tmp_path, monkeypatch):
+    pauses: list[float] = []
+    started: list[str] = []
+
+    class Lost(SerialExecutor):
+        def submit(self, *_: object, **__: object) -> Future[Outcome]:
+            raise BrokenExecutor
+
+    @contextmanager
+    def start(engine: str, _: int) -> Iterator[Lost]:
+        started.append(engine)
+        yield Lost()
+
+    monkeypatch.setattr(run_module, "start", start)
+    monkeypatch.setattr(run_module.time, "sleep", pauses.append)
+    with pytest.raises(PlanError, match="end before they begin a series"):
+        list(outcomes([job(tmp_path, "1")], 2, hangs_never, "local"))
+    assert (len(started), pauses) == (3, [0.5, 1.0])
 
 
 def hangs_on_the_second(one: Job) -> Outcome:
