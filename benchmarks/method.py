@@ -376,12 +376,9 @@ def _robust(robust: list[dict]) -> Iterator[str]:
         cells = []
         for name in names:
             rows = [r for r in robust if (r["method"], r["countermeasure"]) == (name, measure)]
-            cells.append(f"{spread(_selected(rows))} ({_by_victim(rows)})" if rows else "")
+            found = [r["np"]["selected"] for r in rows]
+            cells.append(f"{spread(found)} ({_by_victim(rows)})" if rows else "")
         yield f"| {measure} | " + " | ".join(cells) + " |"
-
-
-def _selected(rows: list[dict], rule: str = "selected") -> list[float]:
-    return [row["np"][rule] for row in rows]
 
 
 def _by_victim(rows: list[dict], rule: str = "selected") -> str:

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measured import shared_file  # noqa: E402
+from benchmarks.method import RULES  # noqa: E402
 from salm_dicom.audit import (  # noqa: E402
     SEGMENTERS,
     Images,
@@ -59,7 +60,6 @@ CONTENDERS: dict[str, ProtectionPlan] = {
 }
 PATIENTS, PATCHES = 13, 10
 ON_TEST, ON_VALIDATION = 3, 2
-RULES = ("selected", "clean_selected", "last", "best")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

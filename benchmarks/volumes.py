@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measured import shared_file, write_results  # noqa: E402
-from benchmarks.method import spread  # noqa: E402
+from benchmarks.method import RULES, spread  # noqa: E402
 from salm_dicom.audit import Images, Trial, normalised_protection, trial, verdict  # noqa: E402
 from salm_dicom.intensity import CT_RANGE_HU  # noqa: E402
 from salm_dicom.plan import ProtectionPlan  # noqa: E402
@@ -69,7 +69,6 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "salm, volume, fresh, spared": replace(FRESH, extent="volume", spare_one=True),
 }
 VICTIMS = ("resnet-10", "densenet-small", "convnet")
-RULES = ("selected", "clean_selected", "last", "best")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
