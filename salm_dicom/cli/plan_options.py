@@ -1,4 +1,4 @@
-"""Options that make a ProtectionPlan."""
+"""Options that make a ProtectionPlan, and what is said of one that is known to be weak."""
 
 from __future__ import annotations
 
