@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,7 @@ from scipy.stats import ttest_rel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import backbones  # noqa: E402
 from benchmarks.agreement import agreement  # noqa: E402
 from benchmarks.pneumonia import A_CLASS, A_SERIES, CLASSES, Data, load, volumes  # noqa: E402
 from salm_dicom.audit import (  # noqa: E402
@@ -37,6 +39,7 @@ from salm_dicom.audit import (  # noqa: E402
     trial,
     verdict,
 )
+from salm_dicom.audit.countermeasures import WITH_WEIGHTS  # noqa: E402
 from salm_dicom.plan import ProtectionPlan  # noqa: E402
 from salm_dicom.protector import Protector  # noqa: E402
 from salm_dicom.protector.clusters import Clusters  # noqa: E402
@@ -214,7 +217,13 @@ def held_out(data: Images) -> Images:
 
 
 def attack(
-    data: Data, early: Images, late: Images, victim: str, seed: int, measure: str = "none"
+    data: Data,
+    early: Images,
+    late: Images,
+    victim: str,
+    seed: int,
+    measure: str = "none",
+    weights: Path | None = None,
 ) -> Trial:
     """Train a victim on `early`, validate it on a third of `late`, test it on clean images."""
     return trial(
@@ -226,14 +235,15 @@ def attack(
         seed=seed,
         countermeasure=measure,
         clean_train=data.early,
+        weights=weights,
     )
 
 
 class Bench:
     """The run: reference trials on clean data once, then one row after the other."""
 
-    def __init__(self, data: Data, size: Size, out: Path) -> None:
-        self.data, self.size, self.out = data, size, out
+    def __init__(self, data: Data, size: Size, out: Path, weights: Path) -> None:
+        self.data, self.size, self.out, self.weights = data, size, out, weights
         self.clean: dict[tuple[str, str, int], Trial] = {}
         self.kept: dict[str, tuple[Images, Images]] = {}
         self.results: dict[str, object] = {
@@ -246,7 +256,9 @@ class Bench:
         key = (victim, measure, seed)
         if key not in self.clean:
             data = self.data
-            self.clean[key] = attack(data, data.early, data.late, victim, seed, measure)
+            self.clean[key] = attack(
+                data, data.early, data.late, victim, seed, measure, self.weights
+            )
             self.results["clean"]["/".join(map(str, key))] = asdict(self.clean[key])
         return self.clean[key]
 
@@ -308,7 +320,7 @@ class Bench:
             if not self.has_something_to_lose(victim, measure, seed):
                 continue
             clean = self.reference(victim, measure, seed)
-            found = attack(self.data, early, late, victim, seed, measure)
+            found = attack(self.data, early, late, victim, seed, measure, self.weights)
             row = {"method": name, "countermeasure": measure, "victim": victim}
             row["trial"] = asdict(found)
             row["np"] = self.protection(found, clean)
@@ -480,14 +492,18 @@ def main() -> None:
     )
     if size.in_step and len(size.fit_seeds) != len(size.victim_seeds):
         parser.error("--in-step takes as many fit seeds as victim seeds")
-    bench = Bench(load(), size, asked.o)
     workspace = asked.o.parent
     workspace.mkdir(parents=True, exist_ok=True)
-    for seed, name in product(size.fit_seeds, asked.only):
-        if asked.full or asked.every_seed or seed == size.fit_seeds[0] or name in PAIRED:
-            bench.row(name, seed, workspace)
-    for name in bench.kept:
-        bench.robust(name)
+    with tempfile.TemporaryDirectory() as weights:
+        bench = Bench(load(), size, asked.o, Path(weights))
+        if set(WITH_WEIGHTS).intersection(size.countermeasures):
+            known = backbones.write(size.robust_victims, bench.weights, size.victim_seeds[0])
+            bench.results["backbones"] = known
+        for seed, name in product(size.fit_seeds, asked.only):
+            if asked.full or asked.every_seed or seed == size.fit_seeds[0] or name in PAIRED:
+                bench.row(name, seed, workspace)
+        for name in bench.kept:
+            bench.robust(name)
     print("\n".join(table(bench.results)))
 
 

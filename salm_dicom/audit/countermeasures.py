@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from salm_dicom.audit.images import Images, Sets
 from salm_dicom.errors import PlanError
 from salm_dicom.perturb.robust import blur, half_and_back
 
+_RATE = 2e-3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Countermeasure:
@@ -45,6 +48,11 @@ class Countermeasure:
         Done to every batch of training.
     clean_share
         Share of the training images that the victim has unprotected.
+    backbone
+        `TUNED` or `FROZEN`: the victim begins with weights from elsewhere, all of which learn on,
+        or only those of its last layer; empty: it begins from scratch.
+    rate
+        Highest learning rate.
     tasks
         Keys of `TASKS` for which it makes sense.
     """
@@ -54,9 +62,13 @@ class Countermeasure:
     learned: Callable[[Tensor, Tensor], Filter] | None = None
     batch: Batch = untouched
     clean_share: float = 0.0
+    backbone: str = ""
+    rate: float = _RATE
     tasks: tuple[str, ...] = ("classification", "multilabel", "segmentation")
 
 
+# How a victim begins that does not begin from scratch, see `backbones`.
+TUNED, FROZEN = "tuned", "frozen"
 # It blends or hides what whole images show.
 _OF_LABELS = ("classification", "multilabel")
 
@@ -104,20 +116,36 @@ COUNTERMEASURES: dict[str, Countermeasure] = {
     "adversarial": Countermeasure(
         setting="adversarial training, PGD 10 x 2/255 within 8/255", batch=adversarial
     ),
+    "slow": Countermeasure(setting="a tenth of the learning rate", rate=_RATE / 10),
     "clean20": _clean(20),
     "clean40": _clean(40),
     "clean60": _clean(60),
     "clean80": _clean(80),
+    "pretrained": Countermeasure(
+        setting="pre-trained weights, all of which learn on at a tenth of the rate",
+        backbone=TUNED,
+        rate=_RATE / 10,
+    ),
+    "frozen": Countermeasure(
+        setting="pre-trained weights, of which only the last layer learns", backbone=FROZEN
+    ),
 }
+# Those of victims that begin with weights from elsewhere.
+WITH_WEIGHTS = tuple(name for name, one in COUNTERMEASURES.items() if one.backbone)
 
 
-def check_countermeasure(name: str, task: str) -> None:
-    """Raise where a countermeasure makes no sense for a task."""
+def check_countermeasure(name: str, task: str, weights: Path | None) -> None:
+    """Raise where a countermeasure makes no sense for a task, or needs weights and has none."""
     if task not in COUNTERMEASURES[name].tasks:
         known = (one for one, measure in COUNTERMEASURES.items() if task in measure.tasks)
         raise PlanError(
             f"countermeasure {name} cannot be used with {task}; those that can are "
             f"{', '.join(known)}"
+        )
+    if COUNTERMEASURES[name].backbone and weights is None:
+        raise PlanError(
+            f"countermeasure {name} needs weights that victims begin with: a folder with "
+            "VICTIM.safetensors (--weights)"
         )
 
 

@@ -91,6 +91,7 @@ def _settings(audit: Audit) -> dict[str, Any]:
         "extent": plan.extent,
         "size": list(audit.view.size),
         "slices_of_a_series": audit.view.slices,
+        "weights": dict(audit.weights),
         "intensity_range": None if plan.intensity_range is None else list(plan.intensity_range),
     }
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -43,6 +44,9 @@ class Settings:
         always tried, the others without countermeasure.
     epochs
         None: as many as make 450 batches, at least 12.
+    weights
+        Folder of the weights that victims begin with, see `backbones`; only for countermeasures
+        that have a backbone.
     """
 
     victims: tuple[str, ...]
@@ -51,13 +55,14 @@ class Settings:
     coverage: tuple[int, ...] = (100,)
     epochs: int | None = None
     task: str = "classification"
+    weights: Path | None = None
 
     def __post_init__(self) -> None:
         _check("task", (self.task,), tuple(TASKS))
         _check("victim", self.victims, tuple(TASKS[self.task].victims))
         _check("countermeasure", self.countermeasures, tuple(COUNTERMEASURES))
         for name in self.countermeasures:
-            check_countermeasure(name, self.task)
+            check_countermeasure(name, self.task, self.weights)
         if self.seeds < 1 or (self.epochs is not None and self.epochs < 1):
             raise PlanError("seeds and epochs need to be at least 1")
         wrong = [share for share in self.coverage if not 1 <= share <= 100]
@@ -159,8 +164,9 @@ def conduct(data: Dataset, spec: Spec, settings: Settings) -> Found:
     sets = sets_of(data, spec)
     epochs = settings.epochs_of(len(sets.train.labels))
     course = learn(
-        spec.victim, sets, seed=spec.seed, epochs=epochs, countermeasure=spec.countermeasure
-    )
+        spec.victim, sets, seed=spec.seed, epochs=epochs, countermeasure=spec.countermeasure,
+        weights=settings.weights,
+    )  # fmt: skip
     protected = course.evidence_protected
     return Found(
         spec=spec,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from salm_dicom.audit.backbones import checked
+from salm_dicom.audit.countermeasures import WITH_WEIGHTS
 from salm_dicom.audit.dataset import Dataset, Progress, dataset
 from salm_dicom.audit.experiment import Found, Settings, planned, run, why_not_late
 from salm_dicom.audit.split import FEWEST
@@ -27,6 +29,8 @@ class Audit:
         None while trials are still to come.
     not_measured
         What an audit should say and this one cannot, with the reason.
+    weights
+        SHA-256 of what each victim begins with, for countermeasures that have a backbone.
     """
 
     settings: Settings
@@ -35,6 +39,7 @@ class Audit:
     data: Dataset
     planned: int
     not_measured: dict[str, str]
+    weights: Mapping[str, str]
     found: tuple[Found, ...] = ()
     summary: Summary | None = None
 
@@ -68,18 +73,20 @@ def audit(
     TooFew
         There are too few patients or labels.
     PlanError
-        Settings and view are of different tasks.
+        Settings and view are of different tasks, or a victim's weights cannot be used.
     """
     if settings.task != view.plan.objective:
         raise PlanError(
             f"the settings are for {settings.task}, the view for {view.plan.objective}; both need "
             "the same"
         )
+    weights = settings.weights
+    known = {} if weights is None else checked(weights, settings.victims, view.size)
     data = dataset(subjects, view, progress)
     specs = planned(settings, data)
     so_far = Audit(
         settings=settings, view=view, jobs=jobs, data=data, planned=len(specs),
-        not_measured=_not_measured(data),
+        not_measured=_not_measured(settings, data), weights=known,
     )  # fmt: skip
     places = {spec: place for place, spec in enumerate(specs)}
     progress("trials", 0, len(specs))
@@ -93,10 +100,11 @@ def audit(
     return done
 
 
-def _not_measured(data: Dataset) -> dict[str, str]:
-    missing = {
-        "frozen or pre-trained backbone": "needs weights from elsewhere; nothing is downloaded"
-    }
+def _not_measured(settings: Settings, data: Dataset) -> dict[str, str]:
+    missing = {}
+    if not set(WITH_WEIGHTS).intersection(settings.countermeasures):
+        reason = "needs weights from elsewhere, --weights; nothing is downloaded"
+        missing["frozen or pre-trained backbone"] = reason
     if data.rare:
         why = f"fewer than {FEWEST} patients show them; victims see no class there"
         missing[f"classes {', '.join(data.rare)}"] = why

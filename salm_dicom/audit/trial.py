@@ -1,16 +1,20 @@
-"""One trial: train a victim from scratch on protected images, test it on clean ones."""
+"""One trial: train a victim on protected images, test it on clean ones."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from salm_dicom.audit.backbones import begin
 from salm_dicom.audit.countermeasures import (
     COUNTERMEASURES,
+    FROZEN,
+    TUNED,
     Countermeasure,
     check_countermeasure,
     mixed,
@@ -22,7 +26,6 @@ from salm_dicom.learning import reproducible
 from salm_dicom.victims import build_victim
 
 BATCH = 32
-_LEARNING_RATE = 2e-3
 _WEIGHT_DECAY = 1e-2
 # Bounds how many images a network looks at together: 256 with labels, fewer with masks.
 _IMAGES_AT_ONCE, _VOXELS_AT_ONCE = 256, 2**19
@@ -120,6 +123,7 @@ def trial(
     epochs: int = 12,
     countermeasure: str = "none",
     clean_train: Images | None = None,
+    weights: Path | None = None,
 ) -> Trial:
     """Return how well a victim does that learned from `train`; see `learn` and `Sets`."""
     sets = Sets(
@@ -129,34 +133,51 @@ def trial(
         test=test,
         clean_train=clean_train,
     )
-    found = learn(victim, sets, seed=seed, epochs=epochs, countermeasure=countermeasure)
+    found = learn(
+        victim, sets, seed=seed, epochs=epochs, countermeasure=countermeasure, weights=weights
+    )
     return found.trial()
 
 
 def learn(
-    victim: str, sets: Sets, *, seed: int, epochs: int = 12, countermeasure: str = "none"
+    victim: str,
+    sets: Sets,
+    *,
+    seed: int,
+    epochs: int = 12,
+    countermeasure: str = "none",
+    weights: Path | None = None,
 ) -> Course:
     """Train a victim and return what it did at every epoch.
 
-    AdamW, one-cycle learning rate up to 0.002, weight decay 0.01, batches of 32. Everything
-    random comes from `seed`. The loss is that of the task: cross-entropy, of masks DiceCE.
+    AdamW, one-cycle learning rate up to that of the countermeasure (0.002 mostly), weight decay
+    0.01, batches of 32. Everything random comes from `seed`. The loss is that of the task:
+    cross-entropy, of masks DiceCE.
 
     Parameters
     ----------
     victim, countermeasure
         Keys of the task's victims and of `COUNTERMEASURES`.
+    weights
+        Folder of what a victim begins with, see `backbones`, for countermeasures with a backbone.
 
     Raises
     ------
     PlanError
-        The countermeasure needs another kind of labels.
+        The countermeasure needs another kind of labels, or weights that are not there.
     """
     measure = COUNTERMEASURES[countermeasure]
-    check_countermeasure(countermeasure, task_of(sets.train.labels))
+    check_countermeasure(countermeasure, task_of(sets.train.labels), weights)
     rng = torch.Generator().manual_seed(seed)
     seen = seen_by(measure, replace(sets, train=mixed(sets, measure, rng)))
     size = tuple(seen.train.pixels.shape[2:])
-    network = build_victim(victim, outputs_of(seen.train.labels), size, seed)
+    outputs = outputs_of(seen.train.labels)
+    network = build_victim(victim, outputs, size, seed)
+    if measure.backbone and weights is not None:
+        last = begin(network, victim, weights, outputs, size)
+        network.requires_grad_(measure.backbone == TUNED)
+        for one in last:
+            one.requires_grad_(True)
     with torch.random.fork_rng(devices=[]), reproducible():
         torch.manual_seed(seed)  # dropout draws from the global generator
         return _course(network, seen, measure, epochs, rng)
@@ -166,10 +187,9 @@ def _course(
     network: nn.Module, seen: Sets, measure: Countermeasure, epochs: int, rng: torch.Generator
 ) -> Course:
     steps = epochs * math.ceil(len(seen.train.labels) / BATCH)
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=steps)
+    learning = [one for one in network.parameters() if one.requires_grad]
+    optimiser = torch.optim.AdamW(learning, lr=measure.rate, weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, measure.rate, total_steps=steps)
     task = TASKS[task_of(seen.train.labels)]
     scores, clean_scores, on_test_scores = [], [], []
     on_test: list[Tensor] = []
@@ -229,7 +249,8 @@ def _epoch(
         if len(chosen) > 1:
             pixels, wanted = images.pixels[chosen], weights[chosen]
             batch, wanted = _changed(network, pixels, wanted, task, measure, rng)
-            network.train()
+            # running means of a frozen backbone stay what they are
+            network.train(measure.backbone != FROZEN)
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(task.loss(network(batch), wanted))
             optimiser.step()

@@ -40,6 +40,7 @@ Examples:
   salm-dicom audit export/ shared/ --labels labels.csv
   salm-dicom audit export/ shared/ --labels labels.csv --seeds 1 --countermeasures none
   salm-dicom audit export/ shared/ --labels labels.csv --require 0.5 --json audit.json
+  salm-dicom audit export/ shared/ --labels labels.csv --victims densenet-121 --weights weights/
   salm-dicom audit export/ shared/ --masks masks/
   salm-dicom audit export/ shared/ --labels findings.csv --objective multilabel
 """
@@ -85,11 +86,17 @@ Examples:
 )
 @click.option(
     "--countermeasures",
-    default="shift_flip,jpeg50,jpeg10,8bit,blur1,half",
+    default="shift_flip,jpeg50,jpeg10,8bit,blur1,half,slow",
     show_default=True,
     help="What victims do to images, by comma; `none` and `all` too. Known: "
     + ", ".join(COUNTERMEASURES)
     + ".",
+)
+@click.option(
+    "--weights",
+    type=FOLDER,
+    help="Folder with VICTIM.safetensors of each victim, learned elsewhere; adds `pretrained` and "
+    "`frozen`.",
 )
 @click.option(
     "--coverage",
@@ -133,10 +140,10 @@ Examples:
 def command(**asked: Any) -> int:
     """Measure how well the export OUT is protected against training, with SOURCE as the reference.
 
-    Victims are trained from scratch on OUT and on SOURCE and tested on clean images of other
-    patients. Nothing but SOURCE, OUT and the labels or masks is read. It takes hours for a large
-    export: begin with --seeds 1, one victim, a few countermeasures. Exit 5 when --require is not
-    reached.
+    Victims are trained from scratch on OUT and on SOURCE (with --weights also from those) and
+    tested on clean images of other patients. Nothing but SOURCE, OUT, weights and the labels or
+    masks is read. It takes hours for a large export: begin with --seeds 1, one victim, a few
+    countermeasures. Exit 5 when --require is not reached.
     """
     return _run(Asked(**asked))
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COUNTERMEASURES = (
     "shift_flip", "jpeg90", "jpeg50", "jpeg10", "8bit", "2bit", "blur0.5", "blur1", "blur2",
     "median3", "median5", "half", "projection", "cutout", "cutmix", "mixup", "ueraser",
-    "adversarial", "clean20", "clean40", "clean60", "clean80",
+    "adversarial", "slow", "clean20", "clean40", "clean60", "clean80", "pretrained", "frozen",
 )  # fmt: skip
 
 
@@ -41,6 +41,7 @@ class Asked:
     seeds: int
     epochs: int | None
     countermeasures: str
+    weights: Path | None
     coverage: str
     extent: str
     size: int | None
@@ -61,14 +62,11 @@ class Asked:
 
 def settings_of(asked: Asked) -> Settings:
     """Return what an audit is to try."""
-    from salm_dicom.audit.countermeasures import COUNTERMEASURES
     from salm_dicom.audit.experiment import Settings
     from salm_dicom.errors import PlanError
 
     check_given(asked)
-    known = [n for n, one in COUNTERMEASURES.items() if asked.task in one.tasks and n != "none"]
     usual = tuple(VICTIMS)[:3] if asked.masks is None else tuple(SEGMENTERS)
-    measures = _names(asked.countermeasures)
     try:
         coverage = tuple(int(share) for share in _names(asked.coverage))
     except ValueError as error:
@@ -78,9 +76,21 @@ def settings_of(asked: Asked) -> Settings:
         victims=usual if asked.victims is None else _names(asked.victims),
         seeds=asked.seeds,
         epochs=asked.epochs,
-        countermeasures=tuple(known) if measures == ("all",) else measures,
+        countermeasures=_measures(asked),
         coverage=coverage,
+        weights=asked.weights,
     )
+
+
+def _measures(asked: Asked) -> tuple[str, ...]:
+    """Return the countermeasures; weights that are given are used, and `all` does without."""
+    from salm_dicom.audit.countermeasures import COUNTERMEASURES, WITH_WEIGHTS
+
+    names = _names(asked.countermeasures)
+    if names == ("all",):
+        of_task = (n for n, one in COUNTERMEASURES.items() if asked.task in one.tasks)
+        names = tuple(n for n in of_task if n not in ("none", *WITH_WEIGHTS))
+    return names if asked.weights is None else tuple(dict.fromkeys((*names, *WITH_WEIGHTS)))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -108,11 +108,14 @@ def test_guessing_is_one_class_everywhere():
 
 
 @pytest.mark.parametrize("name", COUNTERMEASURES)
-def test_countermeasures_that_know_labels_only_are_refused(name):
+def test_countermeasures_that_know_labels_only_or_lack_weights_are_refused(name):
     measure = COUNTERMEASURES[name]
     images = discs(4, 0)
     few = {"validation": images, "clean_validation": images, "test": images, "seed": 0}
-    if name not in ("cutout", "cutmix", "mixup", "projection"):
+    if measure.backbone:
+        with pytest.raises(PlanError, match="needs weights"):
+            trial("unet-wide", images, **few, epochs=1, countermeasure=name)
+    elif name not in ("cutout", "cutmix", "mixup", "projection"):
         found = trial("unet-wide", images, **few, epochs=1, countermeasure=name, clean_train=images)
         assert 0 <= found.last <= 1
     else:

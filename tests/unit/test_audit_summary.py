@@ -80,6 +80,7 @@ def audit(**scores: float) -> Audit:
         data=DATA,
         planned=len(found),
         not_measured={"late arrival": "a reason"},
+        weights={},
         found=tuple(found),
         summary=summarise(found, DATA),
     )
