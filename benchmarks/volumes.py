@@ -1,13 +1,14 @@
 """Does it protect volumes? 3-D victims that learn which organ lies in the middle of a CT crop.
 
-Run: .venv/bin/python benchmarks/volumes.py [--splits 0 1] [--victim-seeds N ...] [--only NAME ...]
+Run: .venv/bin/python benchmarks/volumes.py [--splits 0 1] [--seeds 0 1 2] [--only NAME ...]
     [--again]
 SALM_SHARED names the folder whose data/ has nifti_ct_seg/ and ct_siemens_j2k_series/ (else
 ../shared): two patients with organs. Victims learn crops of one and are tested on the other; a
 split says which. Each crop, 8 x 16 x 16 voxels of 3 mm, is a series of its own; crops of an organ
-overlap, and so do those that an epoch is chosen on and those that are learned.
-Every method of a split takes one to three minutes on one core, is written when it is there, and
-found by a later run.
+overlap, and so do those that an epoch is chosen on and those that are learned. Every seed has fits
+and victims of its own, the same crops.
+Every method of a split and seed takes one to three minutes on one core, a first one of fresh
+surrogates ten; it is written when it is there, and found by a later run.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "salm, volume, fresh, spared": replace(FRESH, extent="volume", spare_one=True),
 }
 VICTIMS = ("resnet-10", "densenet-small", "convnet")
+# Victims of seed n begin with weights of this seed and n.
+VICTIMS_FROM = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,24 +258,24 @@ class Split:
         return learn, choose, about
 
 
-def measure(split: Split, name: str, seeds: Sequence[int], size: Size) -> Iterator[dict[str, Any]]:
+def measure(split: Split, name: str, seed: int, size: Size) -> Iterator[dict[str, Any]]:
     """Yield a row for each victim of a contender; of `clean` it learns from the source."""
     learn, choose, about = split.learn, split.choose, {}
     if name != "clean":
-        learn, choose, about = split.protected(CONTENDERS[name])
-    for seed, victim in product(seeds, VICTIMS):
-        found = split.attack(victim, seed, learn, choose, size.epochs)
-        yield {"victim": victim, "victim_seed": seed, "trial": asdict(found)} | about
+        learn, choose, about = split.protected(replace(CONTENDERS[name], seed=seed))
+    for victim in VICTIMS:
+        found = split.attack(victim, VICTIMS_FROM + seed, learn, choose, size.epochs)
+        yield {"seed": seed, "victim": victim, "trial": asdict(found)} | about
 
 
 def protections(rows: Sequence[dict[str, Any]], name: str, rule: str) -> list[float | None]:
-    """Return the normalised protection of a contender by split, victim and its seed.
+    """Return the normalised protection of a contender by split, victim and seed.
 
     None where the clean victim is no better than guessing.
     """
 
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
-        return row["split"], row["victim"], row["victim_seed"]
+        return row["split"], row["victim"], row["seed"]
 
     clean = {key(row): row["trial"][rule] for row in rows if row["method"] == "clean"}
     mine = sorted((row for row in rows if row["method"] == name), key=key)
@@ -344,7 +347,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--splits", type=int, nargs="+", choices=(0, 1), default=[0, 1])
-    parser.add_argument("--victim-seeds", type=int, nargs="+", default=[100])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--again", action="store_true", help="also what the results have")
     parser.add_argument(
@@ -357,10 +360,10 @@ def main() -> None:
     rows = before["rows"] if before.get("size") == asdict(size) and not asked.again else []
     for number in asked.splits:
         split = Split.of(number, known, size)
-        for name in ("clean", *asked.only):
-            there = {r["victim_seed"] for r in rows if (r["split"], r["method"]) == (number, name)}
-            seeds = [seed for seed in asked.victim_seeds if seed not in there]
-            for row in measure(split, name, seeds, size) if seeds else ():
+        for seed, name in product(asked.seeds, ("clean", *asked.only)):
+            if any((r["split"], r["seed"], r["method"]) == (number, seed, name) for r in rows):
+                continue
+            for row in measure(split, name, seed, size):
                 rows.append({"split": number, "method": name} | row)
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
             write_results(asked.json, LIBRARIES, size=asdict(size), rows=rows)

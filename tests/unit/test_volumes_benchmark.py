@@ -29,7 +29,7 @@ def row(method: str, split: int, score: float, **more: float) -> dict:
         "method": method,
         "split": split,
         "victim": "convnet",
-        "victim_seed": 100,
+        "seed": 0,
         "trial": rules,
     } | more
 
