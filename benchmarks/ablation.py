@@ -3,8 +3,8 @@
 Run: .venv/bin/python benchmarks/ablation.py [--of-fresh] [--only NAME ...] [--seeds N ...]
     [--epochs N] [--part K --of N]
 Every row is the plan of `method.py` (8/255, rho 0.2, 8 rounds) with one setting changed, fitted
-and applied as the package does it; `--of-fresh`: that with fresh surrogates and a spared label (6
-rounds), two fits each, written to `fresh_settings.json`; there by --epochs 12. Three victims that
+and applied as the package does it; `--of-fresh`: that with fresh surrogates and a spared
+label, two fits each, written to `fresh_settings.json`; there by --epochs 12. Three victims that
 are no surrogate's architecture train; the test set is not looked at. A row takes one to four
 minutes on one core; rows that the results have are not measured again.
 """
