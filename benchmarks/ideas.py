@@ -10,7 +10,6 @@ An idea takes ten seconds to two minutes on one core. What holds here goes to `m
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -30,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import method  # noqa: E402
+from benchmarks.measured import write_results  # noqa: E402
 from benchmarks.pneumonia import CLASSES, load, volumes  # noqa: E402
 from salm_dicom.audit import Images, normalised_protection, trial  # noqa: E402
 from salm_dicom.foreground import outline  # noqa: E402
@@ -665,8 +665,7 @@ def main(known: dict[str, Idea], out: str) -> None:
         scores = " | ".join(f"{fmean(row[m]):.2f}" for m in asked.measures)
         print(f"| {name} | {scores} | {row['psnr']:.1f} | {row['changed']:.2f} | {seconds:.0f} |",
               flush=True)  # fmt: skip
-        asked.o.parent.mkdir(parents=True, exist_ok=True)
-        asked.o.write_text(json.dumps(rows, indent=1) + "\n")
+        write_results(asked.o, method.LIBRARIES, rows=rows)
 
 
 def protected(

@@ -78,10 +78,12 @@ def arguments(doc: str, name: str, *, repeats: int = 3) -> argparse.ArgumentPars
 
 def write_results(path: Path, libraries: Sequence[str], **numbers: Any) -> None:
     """Write numbers as JSON under when, on what machine and with which versions."""
+    from salm_dicom.audit.document import processor  # brings torch along
+
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "os": platform.system()},
+        "machine": {"cpu": processor(), "cores": os.cpu_count(), "os": platform.system()},
         "versions": {"python": platform.python_version()} | {n: version(n) for n in libraries},
     }
     path.write_text(json.dumps(about | numbers, indent=2) + "\n", encoding="utf-8")

@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import backbones  # noqa: E402
 from benchmarks.agreement import agreement  # noqa: E402
+from benchmarks.measured import write_results  # noqa: E402
 from benchmarks.pneumonia import A_CLASS, A_SERIES, CLASSES, Data, load, volumes  # noqa: E402
 from salm_dicom.audit import (  # noqa: E402
     COUNTERMEASURES,
@@ -45,6 +46,7 @@ from salm_dicom.protector import Protector  # noqa: E402
 from salm_dicom.protector.clusters import Clusters  # noqa: E402
 from salm_dicom.protector.fit import Study, fit  # noqa: E402
 
+LIBRARIES = ("salm_dicom", "torch", "monai", "numpy")
 PLAN = ProtectionPlan(
     method="salm", epsilon="8/255", intensity_range=(0.0, 255.0), slice_size=(28, 28), batches=20,
     batch_size=32, momentum=0.5,
@@ -333,8 +335,7 @@ class Bench:
         print(" ".join(str(v) if isinstance(v, str | int) else f"{v:.3g}" for v in kept.values()),
               "| NP", scores, file=sys.stderr, flush=True)  # fmt: skip
         self.results[table].append(row)
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(json.dumps(self.results, indent=1) + "\n")
+        write_results(self.out, LIBRARIES, **self.results)
 
 
 def spread(values: list[float]) -> str:

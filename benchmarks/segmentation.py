@@ -25,8 +25,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.measured import shared_file  # noqa: E402
-from benchmarks.method import RULES  # noqa: E402
+from benchmarks.measured import shared_file, write_results  # noqa: E402
+from benchmarks.method import LIBRARIES, RULES  # noqa: E402
 from salm_dicom.audit import (  # noqa: E402
     SEGMENTERS,
     Images,
@@ -202,7 +202,7 @@ class Bench:
         """Print a row, keep it, and write all there are."""
         print(table, json.dumps(row), file=sys.stderr, flush=True)
         self.results[table].append(row)
-        self.out.write_text(json.dumps(self.results, indent=1) + "\n")
+        write_results(self.out, LIBRARIES, **self.results)
 
 
 def protection(clean: float, protected: float, chance: float) -> float | None:
@@ -258,7 +258,6 @@ def main() -> None:
         fit_seeds=tuple(asked.fit_seeds or size.fit_seeds),
         epochs=asked.epochs or size.epochs,
     )
-    asked.o.parent.mkdir(parents=True, exist_ok=True)
     bench = Bench(size, asked.only, asked.o)
     for seed in size.fit_seeds:
         bench.split(seed)

@@ -40,7 +40,7 @@ def document(audit: Audit, left_out: Mapping[str, int]) -> dict[str, Any]:
         "machine": {
             "python": platform.python_version(),
             "system": platform.platform(),
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "jobs": audit.jobs,
             "threads_of_a_job": 1,
@@ -69,7 +69,7 @@ def write_document(audit: Audit, left_out: Mapping[str, int], path: Path) -> Non
     partial.replace(path)
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the model of the processor, where the system says it."""
     try:
         found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
