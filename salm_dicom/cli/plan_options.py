@@ -34,8 +34,8 @@ def note_on(plan: ProtectionPlan) -> str:
         return ""
     return (
         "note: with one surrogate hardly anything is protected, as far as was measured; "
-        "--surrogates fresh --spare-one protects many radiographs far better, and takes several "
-        "times as long"
+        "--surrogates fresh --spare-one protects many radiographs far better against usual "
+        "training (audit tells), and takes several times as long"
     )
 
 
