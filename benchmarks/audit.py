@@ -199,7 +199,10 @@ SMALL = Size(
 )  # fmt: skip
 FULL = Size(
     patients=240, each=7,
-    audit=("--victims=resnet-18,densenet-121,efficientnet-b0", "--countermeasures=all"),
+    audit=(
+        "--victims=resnet-18,densenet-121,efficientnet-b0", "--countermeasures=all",
+        "--device=auto",
+    ),
 )  # fmt: skip
 
 

@@ -44,6 +44,7 @@ from salm_dicom.audit.countermeasures import WITH_WEIGHTS  # noqa: E402
 from salm_dicom.plan import ProtectionPlan  # noqa: E402
 from salm_dicom.protector import Protector  # noqa: E402
 from salm_dicom.protector.clusters import Clusters  # noqa: E402
+from salm_dicom.protector.device import device_of  # noqa: E402
 from salm_dicom.protector.fit import Study, fit  # noqa: E402
 
 LIBRARIES = ("salm_dicom", "torch", "monai", "numpy")
@@ -191,7 +192,7 @@ def protected(protector: Protector, data: Images) -> tuple[Images, dict[str, flo
     return found, {"psnr": psnr, "ssim": float(similar.mean()), "changed": changed}
 
 
-def fitted(plan: ProtectionPlan, data: Images, workspace: Path) -> Protector:
+def fitted(plan: ProtectionPlan, data: Images, workspace: Path, device: str = "cpu") -> Protector:
     """Return a protector that was fitted on the images, as `salm-dicom fit` does it."""
     if not plan.needs_surrogate:
         return Protector(plan=plan)
@@ -199,7 +200,7 @@ def fitted(plan: ProtectionPlan, data: Images, workspace: Path) -> Protector:
         Study(label=label, load=lambda volume=volume: volume)
         for label, _, volume in volumes(data, together(plan))
     ]
-    return fit(studies, plan, workspace)
+    return replace(fit(studies, plan, workspace, device=device), device=device)
 
 
 def together(plan: ProtectionPlan) -> int:
@@ -218,49 +219,41 @@ def held_out(data: Images) -> Images:
     return Images(pixels=data.pixels[chosen], labels=data.labels[chosen])
 
 
-def attack(
-    data: Data,
-    early: Images,
-    late: Images,
-    victim: str,
-    seed: int,
-    measure: str = "none",
-    weights: Path | None = None,
-) -> Trial:
-    """Train a victim on `early`, validate it on a third of `late`, test it on clean images."""
-    return trial(
-        victim,
-        early,
-        validation=held_out(late),
-        clean_validation=data.validation,
-        test=data.test,
-        seed=seed,
-        countermeasure=measure,
-        clean_train=data.early,
-        weights=weights,
-    )
-
-
 class Bench:
     """The run: reference trials on clean data once, then one row after the other."""
 
-    def __init__(self, data: Data, size: Size, out: Path, weights: Path) -> None:
-        self.data, self.size, self.out, self.weights = data, size, out, weights
+    def __init__(self, data: Data, size: Size, out: Path, weights: Path, device: str) -> None:
+        self.data, self.size, self.out = data, size, out
+        self.weights, self.device = weights, device
         self.clean: dict[tuple[str, str, int], Trial] = {}
         self.kept: dict[str, tuple[Images, Images]] = {}
         self.results: dict[str, object] = {
-            "size": asdict(size), "chance": CHANCE, "clean": {}, "rows": [], "robust": [],
-            "left_out": [],
+            "device": device, "size": asdict(size), "chance": CHANCE, "clean": {}, "rows": [],
+            "robust": [], "left_out": [],
         }  # fmt: skip
+
+    def attack(
+        self, early: Images, late: Images, victim: str, seed: int, measure: str = "none"
+    ) -> Trial:
+        """Train a victim on `early`, validate it on a third of `late`, test it on clean images."""
+        return trial(
+            victim,
+            early,
+            validation=held_out(late),
+            clean_validation=self.data.validation,
+            test=self.data.test,
+            seed=seed,
+            countermeasure=measure,
+            clean_train=self.data.early,
+            weights=self.weights,
+            device=self.device,
+        )
 
     def reference(self, victim: str, measure: str, seed: int) -> Trial:
         """Return the trial of this victim on clean images, run once."""
         key = (victim, measure, seed)
         if key not in self.clean:
-            data = self.data
-            self.clean[key] = attack(
-                data, data.early, data.late, victim, seed, measure, self.weights
-            )
+            self.clean[key] = self.attack(self.data.early, self.data.late, victim, seed, measure)
             self.results["clean"]["/".join(map(str, key))] = asdict(self.clean[key])
         return self.clean[key]
 
@@ -285,7 +278,8 @@ class Bench:
     def row(self, name: str, fit_seed: int, workspace: Path) -> None:
         """Fit, protect both sets, attack; add one row for each victim."""
         began = time.perf_counter()
-        protector = fitted(replace(CONTENDERS[name], seed=fit_seed), self.data.early, workspace)
+        plan = replace(CONTENDERS[name], seed=fit_seed)
+        protector = fitted(plan, self.data.early, workspace, self.device)
         fit_seconds = time.perf_counter() - began
         early, fidelity = protected(protector, self.data.early)
         late, _ = protected(protector, self.data.late)
@@ -306,7 +300,7 @@ class Bench:
         ):
             if not self.has_something_to_lose(victim, "none", seed):
                 continue
-            found = attack(self.data, train, other, victim, seed)
+            found = self.attack(train, other, victim, seed)
             clean = self.reference(victim, "none", seed)
             row = common | {"set": which, "victim": victim, "victim_seed": seed}
             row |= {"trial": asdict(found), "np": self.protection(found, clean)}
@@ -322,7 +316,7 @@ class Bench:
             if not self.has_something_to_lose(victim, measure, seed):
                 continue
             clean = self.reference(victim, measure, seed)
-            found = attack(self.data, early, late, victim, seed, measure, self.weights)
+            found = self.attack(early, late, victim, seed, measure)
             row = {"method": name, "countermeasure": measure, "victim": victim}
             row["trial"] = asdict(found)
             row["np"] = self.protection(found, clean)
@@ -473,6 +467,7 @@ def main() -> None:
     parser.add_argument("--countermeasures", nargs="*", choices=COUNTERMEASURES)
     parser.add_argument("--victims", nargs="+", choices=VICTIMS, help="instead of the size's")
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto")
     parser.add_argument("-o", type=Path, default=ROOT / "benchmarks" / "results" / "method.json")
     asked = parser.parse_args()
     if asked.tables:
@@ -496,7 +491,7 @@ def main() -> None:
     workspace = asked.o.parent
     workspace.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as weights:
-        bench = Bench(load(), size, asked.o, Path(weights))
+        bench = Bench(load(), size, asked.o, Path(weights), device_of(asked.device))
         if set(WITH_WEIGHTS).intersection(size.countermeasures):
             known = backbones.write(size.robust_victims, bench.weights, size.victim_seeds[0])
             bench.results["backbones"] = known

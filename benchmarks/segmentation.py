@@ -38,6 +38,7 @@ from salm_dicom.audit import (  # noqa: E402
 )
 from salm_dicom.plan import ProtectionPlan  # noqa: E402
 from salm_dicom.protector import Mask, Protector  # noqa: E402
+from salm_dicom.protector.device import device_of  # noqa: E402
 from salm_dicom.protector.fit import Study, fit  # noqa: E402
 from salm_dicom.volume import StoredPixels, Volume  # noqa: E402
 
@@ -125,14 +126,22 @@ class Shared:
 
 
 def shared(
-    plan: ProtectionPlan, stored: np.ndarray, masks: np.ndarray, learn: Sequence[int], work: Path
+    plan: ProtectionPlan,
+    stored: np.ndarray,
+    masks: np.ndarray,
+    learn: Sequence[int],
+    work: Path,
+    device: str,
 ) -> Shared:
     """Return all patients as they are shared by a protector that was fitted on some of them."""
     began = time.perf_counter()
     studies = [
         Study(load=lambda p=p: volume(stored[p]), mask=lambda p=p: mask(masks[p])) for p in learn
     ]
-    protector = fit(studies, plan, work) if plan.needs_surrogate else Protector(plan=plan)
+    if plan.needs_surrogate:
+        protector = replace(fit(studies, plan, work, device=device), device=device)
+    else:
+        protector = Protector(plan=plan)
     delta = np.stack(
         [
             protector.apply(volume(stored[p]), series_uid=f"{p}", label=mask(masks[p])).delta
@@ -151,10 +160,12 @@ def shared(
 class Bench:
     """The run: for each split the reference on clean data, then one contender after the other."""
 
-    def __init__(self, size: Size, only: Sequence[str], out: Path) -> None:
+    def __init__(self, size: Size, only: Sequence[str], out: Path, device: str) -> None:
         self.stored, self.masks = load()
-        self.size, self.only, self.out = size, only, out
-        self.results: dict[str, object] = {"size": asdict(size), "clean": [], "rows": []}
+        self.size, self.only, self.out, self.device = size, only, out, device
+        self.results: dict[str, object] = {
+            "device": device, "size": asdict(size), "clean": [], "rows": [],
+        }  # fmt: skip
 
     def split(self, seed: int) -> None:
         """Measure every contender on one split of the patients."""
@@ -171,7 +182,8 @@ class Bench:
             self.add("clean", row | {"trial": asdict(found)})
         for name in self.only:
             plan = replace(CONTENDERS[name], seed=seed)
-            made = shared(plan, self.stored, self.masks, learn, self.out.parent)
+            work = self.out.parent
+            made = shared(plan, self.stored, self.masks, learn, work, self.device)
             for (victim, victim_seed), reference in clean.items():
                 found = self.attack(made.stored, victim, victim_seed)
                 row = {
@@ -196,6 +208,7 @@ class Bench:
             test=images(self.stored[test], self.masks[test]),
             seed=seed,
             epochs=self.size.epochs,
+            device=self.device,
         )
 
     def add(self, table: str, row: dict[str, object]) -> None:
@@ -248,6 +261,7 @@ def main() -> None:
     parser.add_argument("--fit-seeds", type=int, nargs="*", help="instead of those of the size")
     parser.add_argument("--epochs", type=int, help="instead of those of the size")
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto")
     default = ROOT / "benchmarks" / "results" / "segmentation.json"
     parser.add_argument("-o", type=Path, default=default)
     asked = parser.parse_args()
@@ -258,7 +272,7 @@ def main() -> None:
         fit_seeds=tuple(asked.fit_seeds or size.fit_seeds),
         epochs=asked.epochs or size.epochs,
     )
-    bench = Bench(size, asked.only, asked.o)
+    bench = Bench(size, asked.only, asked.o, device_of(asked.device))
     for seed in size.fit_seeds:
         bench.split(seed)
     print("\n".join(table(bench.results)))

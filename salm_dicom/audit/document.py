@@ -43,6 +43,7 @@ def document(audit: Audit, left_out: Mapping[str, int]) -> dict[str, Any]:
             "processor": processor(),
             "cores": os.cpu_count(),
             "jobs": audit.jobs,
+            "device": audit.settings.device,
             "threads_of_a_job": 1,
         },
         "settings": _settings(audit),

@@ -47,6 +47,8 @@ class Settings:
     weights
         Folder of the weights that victims begin with, see `backbones`; only for countermeasures
         that have a backbone.
+    device
+        Where victims learn, see `device_of`.
     """
 
     victims: tuple[str, ...]
@@ -56,6 +58,7 @@ class Settings:
     epochs: int | None = None
     task: str = "classification"
     weights: Path | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         _check("task", (self.task,), tuple(TASKS))
@@ -165,7 +168,7 @@ def conduct(data: Dataset, spec: Spec, settings: Settings) -> Found:
     epochs = settings.epochs_of(len(sets.train.labels))
     course = learn(
         spec.victim, sets, seed=spec.seed, epochs=epochs, countermeasure=spec.countermeasure,
-        weights=settings.weights,
+        weights=settings.weights, device=settings.device,
     )  # fmt: skip
     protected = course.evidence_protected
     return Found(

@@ -23,6 +23,7 @@ from salm_dicom.audit.countermeasures import (
 from salm_dicom.audit.images import Images, Sets
 from salm_dicom.audit.tasks import TASKS, Task, outputs_of, task_of
 from salm_dicom.learning import reproducible
+from salm_dicom.protector.surrogate import OnDevice
 from salm_dicom.victims import build_victim
 
 BATCH = 32
@@ -124,6 +125,7 @@ def trial(
     countermeasure: str = "none",
     clean_train: Images | None = None,
     weights: Path | None = None,
+    device: str = "cpu",
 ) -> Trial:
     """Return how well a victim does that learned from `train`; see `learn` and `Sets`."""
     sets = Sets(
@@ -134,8 +136,9 @@ def trial(
         clean_train=clean_train,
     )
     found = learn(
-        victim, sets, seed=seed, epochs=epochs, countermeasure=countermeasure, weights=weights
-    )
+        victim, sets, seed=seed, epochs=epochs, countermeasure=countermeasure, weights=weights,
+        device=device,
+    )  # fmt: skip
     return found.trial()
 
 
@@ -147,6 +150,7 @@ def learn(
     epochs: int = 12,
     countermeasure: str = "none",
     weights: Path | None = None,
+    device: str = "cpu",
 ) -> Course:
     """Train a victim and return what it did at every epoch.
 
@@ -160,6 +164,8 @@ def learn(
         Keys of the task's victims and of `COUNTERMEASURES`.
     weights
         Folder of what a victim begins with, see `backbones`, for countermeasures with a backbone.
+    device
+        Where it learns, see `device_of`; on another kind sums come out slightly otherwise.
 
     Raises
     ------
@@ -180,7 +186,7 @@ def learn(
             one.requires_grad_(True)
     with torch.random.fork_rng(devices=[]), reproducible():
         torch.manual_seed(seed)  # dropout draws from the global generator
-        return _course(network, seen, measure, epochs, rng)
+        return _course(OnDevice(network, device), seen, measure, epochs, rng)
 
 
 def _course(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,7 @@ from salm_dicom.cli.audit_asked import (
     settings_of,
     view_of,
 )
+from salm_dicom.cli.engine_options import device_option
 from salm_dicom.cli.options import (
     FOLDER,
     labels_options,
@@ -132,6 +134,7 @@ Examples:
 )
 @click.option("--require", type=float, metavar="NP", help="Exit 5 if a countermeasure leaves less.")
 @click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Workers.")
+@partial(device_option, what="numbers")
 @click.option("--json", "json_file", type=FOLDER, metavar="FILE", help="Write all that was found.")
 @click.option("--plots", type=FOLDER, help="Folder for SVG; needs salm_dicom[report].")
 @progress_option

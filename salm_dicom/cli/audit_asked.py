@@ -49,6 +49,7 @@ class Asked:
     intensity_range: tuple[float, float] | None
     require: float | None
     jobs: int
+    device: str
     json_file: Path | None
     plots: Path | None
     progress: str
@@ -64,6 +65,7 @@ def settings_of(asked: Asked) -> Settings:
     """Return what an audit is to try."""
     from salm_dicom.audit.experiment import Settings
     from salm_dicom.errors import PlanError
+    from salm_dicom.protector.device import device_of
 
     check_given(asked)
     usual = tuple(VICTIMS)[:3] if asked.masks is None else tuple(SEGMENTERS)
@@ -79,6 +81,7 @@ def settings_of(asked: Asked) -> Settings:
         countermeasures=_measures(asked),
         coverage=coverage,
         weights=asked.weights,
+        device=device_of(asked.device),
     )
 
 

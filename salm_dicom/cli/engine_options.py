@@ -51,15 +51,15 @@ def jobs_option(function: F) -> F:
     )(function)
 
 
-def device_option(function: F) -> F:
+def device_option(function: F, what: str = "pixels") -> F:
     """Add --device."""
     return click.option(
         "--device",
         default="cpu",
         show_default=True,
         metavar="DEVICE",
-        help="Where the networks of a method run: cpu, cuda, cuda:N, or auto (cuda where there is "
-        "one). Another kind of processor, GPU or CPU, gives slightly other pixels.",
+        help="Where networks run: cpu, cuda, cuda:N, or auto (cuda where there is one). Another "
+        f"kind of processor, GPU or CPU, gives slightly other {what}.",
     )(function)
 
 

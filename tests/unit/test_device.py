@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
 
+from salm_dicom.audit import Images, trial
 from salm_dicom.cli.main import main
 from salm_dicom.errors import PlanError
 from salm_dicom.plan import ProtectionPlan
@@ -76,6 +78,31 @@ def test_a_missing_device_ends_a_command_before_it_writes(tmp_path, command):
     assert run.exit_code == 2
     assert "Use --device cpu" in run.output
     assert not (tmp_path / "out").exists()
+
+
+def test_an_audit_asks_for_its_device_before_it_reads(tmp_path):
+    asked = ["audit", str(tmp_path / "no"), str(tmp_path / "out"), "--labels", "labels.csv"]
+    run = CliRunner().invoke(main, [*asked, "--device=cuda:99"])
+    assert run.exit_code == 2
+    assert "Use --device cpu" in run.output
+
+
+def test_a_victim_learns_on_the_device_and_finds_the_same_on_one_of_the_same_kind(monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    images = Images(pixels=torch.rand((24, 1, 28, 28), generator=rng), labels=torch.arange(24) % 2)
+    known = {"validation": images, "clean_validation": images, "test": images, "seed": 0}
+    placed: list[str] = []
+
+    class Noting(OnDevice):
+        def __init__(self, network: nn.Module, device: str) -> None:
+            super().__init__(network, device)
+            placed.append(device)
+
+    monkeypatch.setattr(import_module("salm_dicom.audit.trial"), "OnDevice", Noting)
+    one, other = (trial("convnet", images, **known, epochs=2, countermeasure="adversarial",
+                        device=device) for device in ("cpu", "cpu:0"))  # fmt: skip
+    assert one == other
+    assert placed == ["cpu", "cpu:0"]
 
 
 def test_a_method_without_a_network_asks_for_no_device(tmp_path):
