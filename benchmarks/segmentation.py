@@ -32,7 +32,7 @@ from salm_dicom.audit import (  # noqa: E402
     Images,
     Trial,
     chance_of_masks,
-    normalised_protection,
+    protection_if_any,
     trial,
     verdict,
 )
@@ -190,10 +190,7 @@ class Bench:
                     "method": name, "fit_seed": seed, "victim": victim, "victim_seed": victim_seed,
                     "psnr": made.psnr, "changed": made.changed, "passes": made.passes,
                     "seconds": made.seconds, "trial": asdict(found),
-                    "np": {
-                        rule: protection(getattr(reference, rule), getattr(found, rule), chance)
-                        for rule in RULES
-                    },
+                    "np": protections(reference, found, chance),
                 }  # fmt: skip
                 self.add("rows", row)
 
@@ -218,9 +215,10 @@ class Bench:
         write_results(self.out, LIBRARIES, **self.results)
 
 
-def protection(clean: float, protected: float, chance: float) -> float | None:
-    """Return the normalised protection; None where the clean victim learned nothing to lose."""
-    return normalised_protection(clean, protected, chance) if clean > chance else None
+def protections(clean: Trial, found: Trial, chance: float) -> dict[str, float | None]:
+    """Return the normalised protection at each epoch that a victim may stop at."""
+    pairs = {rule: (getattr(clean, rule), getattr(found, rule)) for rule in RULES}
+    return {rule: protection_if_any(*pair, chance) for rule, pair in pairs.items()}
 
 
 def spread(found: list[float | None]) -> str:

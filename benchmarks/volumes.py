@@ -38,7 +38,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measured import shared_file, write_results  # noqa: E402
 from benchmarks.method import RULES, spread  # noqa: E402
-from salm_dicom.audit import Images, Trial, normalised_protection, trial, verdict  # noqa: E402
+from salm_dicom.audit import Images, Trial, protection_if_any, trial, verdict  # noqa: E402
 from salm_dicom.intensity import CT_RANGE_HU  # noqa: E402
 from salm_dicom.plan import ProtectionPlan  # noqa: E402
 from salm_dicom.protector import Protector  # noqa: E402
@@ -280,7 +280,7 @@ def protections(rows: Sequence[dict[str, Any]], name: str, rule: str) -> list[fl
     clean = {key(row): row["trial"][rule] for row in rows if row["method"] == "clean"}
     mine = sorted((row for row in rows if row["method"] == name), key=key)
     pairs = [(clean[key(row)], row["trial"][rule]) for row in mine]
-    return [normalised_protection(a, b, CHANCE) if a > CHANCE else None for a, b in pairs]
+    return [protection_if_any(a, b, CHANCE) for a, b in pairs]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

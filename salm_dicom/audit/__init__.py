@@ -2,7 +2,12 @@
 
 from salm_dicom.audit.countermeasures import COUNTERMEASURES, Countermeasure
 from salm_dicom.audit.images import Images, Sets
-from salm_dicom.audit.score import chance_of_masks, normalised_protection, verdict
+from salm_dicom.audit.score import (
+    chance_of_masks,
+    normalised_protection,
+    protection_if_any,
+    verdict,
+)
 from salm_dicom.audit.trial import Course, Trial, learn, trial
 from salm_dicom.victims import SEGMENTERS, VICTIMS
 
@@ -18,6 +23,7 @@ __all__ = [
     "chance_of_masks",
     "learn",
     "normalised_protection",
+    "protection_if_any",
     "trial",
     "verdict",
 ]

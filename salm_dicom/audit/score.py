@@ -64,6 +64,11 @@ def normalised_protection(clean: float, protected: float, chance: float) -> floa
     return (clean - protected) / (clean - chance)
 
 
+def protection_if_any(clean: float, protected: float, chance: float) -> float | None:
+    """Return the normalised protection; None where the clean victim learned nothing to lose."""
+    return normalised_protection(clean, protected, chance) if clean > chance else None
+
+
 def verdict(protection: float) -> str:
     """Return what a mean normalised protection means, in plain words."""
     percent = f"{100 * min(max(protection, 0.0), 1.0):.0f} % of what could be learned was lost"

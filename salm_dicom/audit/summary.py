@@ -13,7 +13,7 @@ from salm_dicom.audit.countermeasures import COUNTERMEASURES
 from salm_dicom.audit.dataset import Dataset
 from salm_dicom.audit.experiment import NONE, Found
 from salm_dicom.audit.interval import Draws, Interval
-from salm_dicom.audit.score import PARTIAL, WEAK, verdict
+from salm_dicom.audit.score import PARTIAL, WEAK, protection_if_any, verdict
 
 # What a victim that learned from clean images made of the test images, and one of protected ones.
 Evidence = tuple[Tensor, Tensor]
@@ -205,7 +205,7 @@ def _row(kind: tuple[str, int, str], runs: Sequence[Evidence], draws: Draws, cha
 
 def _of_run(run: Evidence, draws: Draws, chance: float) -> float | None:
     clean, protected = (draws.score(one) for one in run)
-    return (clean - protected) / (clean - chance) if clean > chance else None
+    return protection_if_any(clean, protected, chance)
 
 
 def judged(clean: Interval, protection: Interval | None, chance: float, patients: int = FEW) -> str:
