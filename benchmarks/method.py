@@ -14,7 +14,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -362,7 +362,7 @@ def table(results: dict) -> Iterator[str]:
         )
     yield from _clusters(results["rows"])
     yield from _trials(results["rows"])
-    yield from _compared(results["rows"])
+    yield from compared([r for r in results["rows"] if r["set"] == "early"], COMPARED)
     yield from _robust(results["robust"])
     for line in results.get("left_out", ()):  # earlier runs have none
         yield f"\nLeft out: {line}."
@@ -409,15 +409,11 @@ def _trials(rows: list[dict]) -> Iterator[str]:
         yield f"| {name} | {which} | {seeds} | {_by_victim(mine)} | {_by_victim(mine, 'last')} |"
 
 
-def _compared(rows: list[dict]) -> Iterator[str]:
+def compared(rows: list[dict], wanted: Iterable[tuple[str, str]]) -> Iterator[str]:
     """Yield the differences of methods in pairs of the same seeds and victim."""
-    of = {
-        (r["method"], r["fit_seed"], r["victim"], r["victim_seed"]): r["np"]
-        for r in rows
-        if r["set"] == "early"
-    }
+    of = {(r["method"], r["fit_seed"], r["victim"], r["victim_seed"]): r["np"] for r in rows}
     known = {key[0] for key in of}
-    pairs = [pair for pair in COMPARED if known.issuperset(pair)]
+    pairs = [pair for pair in wanted if known.issuperset(pair)]
     if pairs:
         yield ""
         yield "| in pairs | NP selected: difference | better | t | p | NP last | t | p |"
@@ -426,7 +422,8 @@ def _compared(rows: list[dict]) -> Iterator[str]:
         both = [(of[k], of[other, *k[1:]]) for k in of if k[0] == one and (other, *k[1:]) in of]
         cells = [f"| {one} less {other} "]
         for rule in ("selected", "last"):
-            found, beside = ([pair[side][rule] for pair in both] for side in (0, 1))
+            there = [pair for pair in both if None not in (pair[0][rule], pair[1][rule])]
+            found, beside = ([pair[side][rule] for pair in there] for side in (0, 1))
             gains = [a - b for a, b in zip(found, beside, strict=True)]
             test = ttest_rel(found, beside)
             better = f"{sum(g > 0 for g in gains)} of {len(gains)} | " if rule == "selected" else ""

@@ -4,6 +4,7 @@ Run: .venv/bin/python benchmarks/segmentation.py [--full]        (needs h5py)
 SALM_SHARED names the folder whose data/msd_lung_patches/val_patches.h5 is read (else ../shared).
 The small size took some 20 minutes on one core without fresh surrogates, each of whose fits takes
 a quarter of an hour (--only); every row is written as soon as it is there.
+--tables FILE... prints the tables of finished runs together, and runs nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measured import shared_file, write_results  # noqa: E402
-from benchmarks.method import LIBRARIES, RULES  # noqa: E402
+from benchmarks.method import LIBRARIES, RULES, compared  # noqa: E402
 from salm_dicom.audit import (  # noqa: E402
     SEGMENTERS,
     Images,
@@ -250,11 +251,14 @@ def table(results: dict) -> Iterator[str]:
             f"{' | '.join(map(spread, rules))} | {numbers[0]:.1f} | {numbers[1]:.2f} | "
             f"{numbers[2]:.0f} | {numbers[3]:.0f} | {words} |"
         )
+    ours = [name for name in CONTENDERS if name.startswith("salm")]
+    yield from compared(results["rows"], product(ours, ("dense", "random")))
 
 
 def main() -> None:
     """Run what was asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tables", type=Path, nargs="+", metavar="FILE", help="of these runs")
     parser.add_argument("--full", action="store_true", help="4 splits x 3 victim seeds, hours")
     parser.add_argument("--fit-seeds", type=int, nargs="*", help="instead of those of the size")
     parser.add_argument("--epochs", type=int, help="instead of those of the size")
@@ -263,6 +267,11 @@ def main() -> None:
     default = ROOT / "benchmarks" / "results" / "segmentation.json"
     parser.add_argument("-o", type=Path, default=default)
     asked = parser.parse_args()
+    if asked.tables:
+        runs = [json.loads(one.read_text()) for one in asked.tables]
+        pooled = {part: [r for run in runs for r in run[part]] for part in ("clean", "rows")}
+        print("\n".join(table(pooled)))
+        return
     torch.set_num_threads(1)
     size = FULL if asked.full else Size()
     size = replace(

@@ -129,7 +129,8 @@ def test_the_benchmark_tries_every_mask_mode_and_prints_rows_that_fail():
     assert {plan.method for plan in CONTENDERS.values()} == {"salm", "dense", "random"}
     clean = {"selected": 0.6}
     row = {
-        "method": "salm, gradient", "psnr": 38.0, "changed": 0.2, "passes": 80, "seconds": 9.0,
+        "method": "salm, gradient", "fit_seed": 0, "victim": "a", "victim_seed": 1, "psnr": 38.0,
+        "changed": 0.2, "passes": 80, "seconds": 9.0,
         "trial": {"selected": 0.6}, "np": {"selected": 0.0, "clean_selected": -0.1, "last": 0.1},
     }  # fmt: skip
     given = [{"trial": clean, "chance": 0.1}]
@@ -139,3 +140,20 @@ def test_the_benchmark_tries_every_mask_mode_and_prints_rows_that_fail():
     assert "-0.10 ± 0.00" in lines[-1]
     unknown = row | {"np": row["np"] | {"last": None}}
     assert "0.10 ± 0.00 (1 unknown)" in list(table({"clean": given, "rows": [row, unknown]}))[-1]
+
+
+def test_the_benchmark_compares_with_dense_and_random_victim_by_victim_where_both_are_known():
+    def row(method: str, victim: str, selected: float | None, last: float) -> dict[str, object]:
+        return {
+            "method": method, "fit_seed": 0, "victim": victim, "victim_seed": 100, "psnr": 38.0,
+            "changed": 0.2, "passes": 80, "seconds": 9.0, "trial": {"selected": 0.6},
+            "np": {"selected": selected, "clean_selected": 0.0, "last": last},
+        }  # fmt: skip
+
+    rows = [row("salm, gradient", v, s, s or 0) for v, s in (("a", 0.4), ("b", 0.6), ("c", 0.9))]
+    rows += [row("dense", v, s, 0.25) for v, s in (("a", 0.1), ("b", 0.2), ("c", None))]
+    given = [{"trial": {"selected": 0.6}, "chance": 0.1}]
+    line = list(table({"clean": given, "rows": rows}))[-1]
+    # by hand: 0.3 and 0.4, of mean 0.35, deviation 0.07 and t = 0.35 / (0.0707 / sqrt 2) = 7
+    assert line.startswith("| salm, gradient less dense | 0.35 ± 0.07 | 2 of 2 | 7.0 | 0.090 |")
+    assert "| 0.38 ± 0.25 |" in line  # 0.15, 0.35 and 0.65
