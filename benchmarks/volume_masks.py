@@ -16,6 +16,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -182,18 +183,19 @@ def measure(split: Split, name: str, size: Size, seed: int = 100) -> Iterator[di
         yield {"victim": victim, "chance": chance, "trial": asdict(found)} | about
 
 
-def protections(rows: Sequence[dict[str, Any]], name: str, rule: str) -> list[float]:
+def protections(
+    rows: Sequence[dict[str, Any]], name: str, rule: str
+) -> dict[tuple[int, str], float]:
     """Return the normalised protection of a contender by split and victim."""
-    clean = {
-        (row["split"], row["victim"]): row["trial"][rule]
-        for row in rows
-        if row["method"] == "clean"
+
+    def of(method: str) -> dict[tuple[int, str], dict[str, Any]]:
+        return {(row["split"], row["victim"]): row for row in rows if row["method"] == method}
+
+    clean = of("clean")
+    return {
+        key: normalised_protection(clean[key]["trial"][rule], row["trial"][rule], row["chance"])
+        for key, row in of(name).items()
     }
-    return [
-        normalised_protection(clean[row["split"], row["victim"]], row["trial"][rule], row["chance"])
-        for row in rows
-        if row["method"] == name
-    ]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -211,14 +213,15 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     for name in dict.fromkeys(row["method"] for row in rows if row["method"] != "clean"):
         mine = [row for row in rows if row["method"] == name]
         cells = [spread([row["trial"][one] for row in mine]) for one in ("selected", "train")]
-        cells += [spread(protections(rows, name, rule)) for rule in RULES[:3]]
+        found = [list(protections(rows, name, rule).values()) for rule in RULES[:3]]
+        cells += [spread(of_rule) for of_rule in found]
         yield (
             f"| {name} | {' | '.join(cells)} | {fmean(row['psnr'] for row in mine):.1f} | "
             f"{fmean(row['changed'] for row in mine):.2f} | "
-            f"{verdict(fmean(protections(rows, name, 'selected'))).split(':')[0]} |"
+            f"{verdict(fmean(found[0])).split(':')[0]} |"
         )
     yield ""
-    yield from extents(lambda name, rule: protections(rows, name, rule))
+    yield from extents(partial(protections, rows))
 
 
 def main() -> None:

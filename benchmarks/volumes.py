@@ -1,7 +1,7 @@
 """Does it protect volumes? 3-D victims that learn which organ lies in the middle of a CT crop.
 
 Run: .venv/bin/python benchmarks/volumes.py [--splits 0 1] [--seeds 0 1 2] [--only NAME ...]
-    [--again]
+    [--again | --tables]
 SALM_SHARED names the folder whose data/ has nifti_ct_seg/ and ct_siemens_j2k_series/ (else
 ../shared): two patients with organs. Victims learn crops of one and are tested on the other; a
 split says which. Each crop, 8 x 16 x 16 voxels of 3 mm, is a series of its own; crops of an organ
@@ -19,8 +19,9 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +31,7 @@ import numpy as np
 import torch
 from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation
 from numpy.typing import NDArray
+from scipy.stats import ttest_rel
 from torch import Tensor
 from torch.nn import functional
 
@@ -70,6 +72,10 @@ CONTENDERS: dict[str, ProtectionPlan] = {
     "salm, volume, fresh, spared": replace(FRESH, extent="volume", spare_one=True),
 }
 VICTIMS = ("resnet-10", "densenet-small", "convnet")
+# Fewer pairs say nothing of chance.
+FEWEST = 3
+# Returns the protections of a contender by a rule: of each trial, None where nothing was learned.
+Found = Callable[[str, str], Mapping[tuple[Any, ...], float | None]]
 # Victims of seed n begin with weights of this seed and n.
 VICTIMS_FROM = 100
 
@@ -268,19 +274,20 @@ def measure(split: Split, name: str, seed: int, size: Size) -> Iterator[dict[str
         yield {"seed": seed, "victim": victim, "trial": asdict(found)} | about
 
 
-def protections(rows: Sequence[dict[str, Any]], name: str, rule: str) -> list[float | None]:
+def protections(
+    rows: Sequence[dict[str, Any]], name: str, rule: str
+) -> dict[tuple[Any, ...], float | None]:
     """Return the normalised protection of a contender by split, victim and seed.
 
-    None where the clean victim is no better than guessing.
+    None where the clean victim is hardly better than guessing, as in an audit.
     """
 
-    def key(row: dict[str, Any]) -> tuple[Any, ...]:
-        return row["split"], row["victim"], row["seed"]
+    def scores(method: str) -> dict[tuple[Any, ...], float]:
+        mine = (row for row in rows if row["method"] == method)
+        return {(row["split"], row["victim"], row["seed"]): row["trial"][rule] for row in mine}
 
-    clean = {key(row): row["trial"][rule] for row in rows if row["method"] == "clean"}
-    mine = sorted((row for row in rows if row["method"] == name), key=key)
-    pairs = [(clean[key(row)], row["trial"][rule]) for row in mine]
-    return [protection_if_any(a, b, CHANCE) for a, b in pairs]
+    clean = scores("clean")
+    return {key: protection_if_any(clean[key], one, CHANCE) for key, one in scores(name).items()}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -299,8 +306,9 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|"
     for name in dict.fromkeys(row["method"] for row in rows if row["method"] != "clean"):
         mine = [row for row in rows if row["method"] == name]
-        cells = [_known(protections(rows, name, rule)) for rule in RULES[:3]]
-        known = [one for one in protections(rows, name, "selected") if one is not None]
+        found = [list(protections(rows, name, rule).values()) for rule in RULES[:3]]
+        cells = [_known(of_rule) for of_rule in found]
+        known = [one for one in found[0] if one is not None]
         yield (
             f"| {name} | {spread([row['trial']['selected'] for row in mine])} | "
             f"{' | '.join(cells)} | {fmean(row['psnr'] for row in mine):.1f} | "
@@ -308,7 +316,12 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             f"{verdict(fmean(known)).split(':')[0] if known else 'unknown'} |"
         )
     yield ""
-    yield from extents(lambda name, rule: protections(rows, name, rule))
+    found = partial(protections, rows)
+    yield from extents(found)
+    yield ""
+    for name in CONTENDERS:
+        if name.startswith("salm"):
+            yield from beside(found, name, "random", f"{name} less random")
 
 
 def _score(row: dict[str, Any]) -> str:
@@ -321,24 +334,26 @@ def _known(found: Sequence[float | None]) -> str:
     return spread(values) + unknown if values else "unknown"
 
 
-def extents(found: Callable[[str, str], Sequence[float | None]]) -> Iterator[str]:
-    """Yield how volume extent does against slice extent, victim by victim.
+def extents(found: Found) -> Iterator[str]:
+    """Yield how volume extent does against slice extent, victim by victim."""
+    for surrogates in ("", ", fresh", ", fresh, spared"):
+        pair = (f"salm, {extent}{surrogates}" for extent in ("volume", "slice"))
+        yield from beside(found, *pair, f"Volume less slice extent{surrogates}")
 
-    Parameters
-    ----------
-    found
-        Returns the protections of a contender by a rule.
-    """
-    for surrogates, rule in product(("", ", fresh", ", fresh, spared"), ("selected", "last")):
-        both = (found(f"salm, {extent}{surrogates}", rule) for extent in ("volume", "slice"))
-        pairs = zip(*both, strict=False)
-        gains = [a - b for a, b in pairs if a is not None and b is not None]
-        if gains:
-            better = sum(gain > 0 for gain in gains)
-            yield (
-                f"Volume less slice extent{surrogates}, NP {rule}: {spread(gains)}, more in "
-                f"{better} of {len(gains)} pairs."
-            )
+
+def beside(found: Found, one: str, other: str, title: str) -> Iterator[str]:
+    """Yield how a contender does against another in pairs where both are known, if any are."""
+    for rule in ("selected", "last"):
+        mine, others = found(one, rule), found(other, rule)
+        both = [(mine[key], others[key]) for key in mine if key in others]
+        pairs = [(a, b) for a, b in both if a is not None and b is not None]
+        if pairs:
+            gains = [a - b for a, b in pairs]
+            line = f"{title}, NP {rule}: {spread(gains)}, more in {sum(g > 0 for g in gains)} of "
+            line += f"{len(gains)} pairs"
+            if len(pairs) >= FEWEST:
+                line += f" (p = {ttest_rel(*zip(*pairs, strict=True)).pvalue:.3f})"
+            yield f"{line}."
 
 
 def main() -> None:
@@ -350,10 +365,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--again", action="store_true", help="also what the results have")
+    parser.add_argument("--tables", action="store_true", help="print what the results have")
     parser.add_argument(
         "--json", type=Path, default=ROOT / "benchmarks" / "results" / "volumes.json"
     )
     asked = parser.parse_args()
+    if asked.tables:
+        print("\n".join(table(json.loads(asked.json.read_text())["rows"])))
+        return
     torch.set_num_threads(1)
     size, known = Size(), patients()
     before = json.loads(asked.json.read_text()) if asked.json.exists() else {}

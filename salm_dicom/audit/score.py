@@ -11,6 +11,8 @@ from salm_dicom.errors import PlanError
 STRONG = 0.9
 PARTIAL = 0.5
 WEAK = 0.2
+# A clean victim that is less than this above chance has not learned enough to lose something.
+LEARNED = 0.1
 
 
 def chance_of_masks(masks: Tensor) -> float:
@@ -65,8 +67,9 @@ def normalised_protection(clean: float, protected: float, chance: float) -> floa
 
 
 def protection_if_any(clean: float, protected: float, chance: float) -> float | None:
-    """Return the normalised protection; None where the clean victim learned nothing to lose."""
-    return normalised_protection(clean, protected, chance) if clean > chance else None
+    """Return the normalised protection; None where the clean victim learned too little to lose."""
+    is_learned = clean - chance >= LEARNED
+    return normalised_protection(clean, protected, chance) if is_learned else None
 
 
 def verdict(protection: float) -> str:

@@ -13,12 +13,10 @@ from salm_dicom.audit.countermeasures import COUNTERMEASURES
 from salm_dicom.audit.dataset import Dataset
 from salm_dicom.audit.experiment import NONE, Found
 from salm_dicom.audit.interval import Draws, Interval
-from salm_dicom.audit.score import PARTIAL, WEAK, protection_if_any, verdict
+from salm_dicom.audit.score import LEARNED, PARTIAL, WEAK, protection_if_any, verdict
 
 # What a victim that learned from clean images made of the test images, and one of protected ones.
 Evidence = tuple[Tensor, Tensor]
-# A clean victim that is less than this above chance has not learned enough to lose something.
-_LEARNED = 0.1
 # Fewer patients to test on tell nothing: drawing them again cannot show how they differ.
 _FEWEST = 3
 # Fewer than this are warned of: one of them decides much.
@@ -44,7 +42,7 @@ class Row:
     protection
         Normalised protection; None where clean victims learn nothing.
     of_runs
-        That of each victim and seed by itself; None where its clean victim is at chance.
+        That of each victim and seed by itself; None where its clean victim learned too little.
     restored
         Share of the loss without countermeasure that this one gives back; None where nothing was
         lost, or for the trials without countermeasure.
@@ -189,7 +187,7 @@ def _row(kind: tuple[str, int, str], runs: Sequence[Evidence], draws: Draws, cha
     drawn_clean, drawn = (draws.scores(torch.stack(list(some))) for some in zip(*runs, strict=True))
     clean = Interval.of(drawn_clean)
     gain = (drawn_clean - chance).clamp(min=_LEAST_GAIN)
-    is_learned = clean.low > chance and clean.value - chance >= _LEARNED
+    is_learned = clean.low > chance and clean.value - chance >= LEARNED
     protection = Interval.of((drawn_clean - drawn) / gain) if is_learned else None
     return Row(
         countermeasure=kind[0],

@@ -78,7 +78,7 @@ def test_a_protector_changes_crops_within_its_budget():
 def test_protection_is_what_was_lost_of_what_could_be():
     rows = [row("clean", 0, 0.5), row(TEXTURED, 0, 0.3), row("clean", 1, 0.3)]
     rows += [row("salm, volume", 0, 0.5), row("salm, slice", 0, 0.1)]
-    assert protections(rows, TEXTURED, "selected") == [0.5]
+    assert protections(rows, TEXTURED, "selected") == {(0, "unet"): 0.5}
     lines = list(table(rows))
     assert sum("clean unet" in line for line in lines) == 2
     assert any(line.startswith(f"| {TEXTURED} | 0.30") for line in lines)

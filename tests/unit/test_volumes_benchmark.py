@@ -23,13 +23,13 @@ def patient(seed: int) -> Patient:
     )
 
 
-def row(method: str, split: int, score: float, **more: float) -> dict:
+def row(method: str, split: int, score: float, seed: int = 0, **more: float) -> dict:
     rules = dict.fromkeys(("selected", "clean_selected", "last", "best"), score)
     return {
         "method": method,
         "split": split,
         "victim": "convnet",
-        "seed": 0,
+        "seed": seed,
         "trial": rules,
     } | more
 
@@ -76,6 +76,20 @@ def test_the_table_compares_extents_in_pairs_and_says_where_nothing_was_learned(
         row("salm, slice", 0, 0.75, **about), row("salm, slice", 1, 0.2, **about),
         row("salm, volume", 0, 0.5, **about), row("salm, volume", 1, 0.2, **about),
     ]  # fmt: skip
+    # of another seed, which nothing can be compared with
+    rows += [row("clean", 0, 0.75, seed=1), row("salm, slice", 0, 0.25, seed=1, **about)]
+    rows += [row("random", 0, 0.75, **about)]
     lines = list(table(rows))
     assert "| salm, volume | 0.35 ± 0.21 | 0.50 ± 0.00 (1 unknown) |" in "\n".join(lines)
-    assert lines[-1].endswith("0.50 ± 0.00, more in 1 of 1 pairs.")
+    assert "Volume less slice extent, NP last: 0.50 ± 0.00, more in 1 of 1 pairs." in lines
+    assert "salm, slice less random, NP last: 0.00 ± 0.00, more in 0 of 1 pairs." in lines
+
+
+def test_pairs_have_a_p_value_from_three_on():
+    rows = [row("clean", 0, 0.75, seed=n) for n in range(4)]
+    rows += [row("random", 0, 0.75, seed=n, psnr=37.0, changed=0.2) for n in range(3)]
+    scores = (0.65, 0.55, 0.6, 0.3)  # NP 0.2, 0.4, 0.3; the last has no pair
+    rows += [row("salm, slice", 0, s, seed=n, psnr=37, changed=0.2) for n, s in enumerate(scores)]
+    # t = 0.3 / (0.1 / sqrt 3) = 5.196 with two degrees of freedom
+    said = "salm, slice less random, NP selected: 0.30 ± 0.10, more in 3 of 3 pairs (p = 0.035)."
+    assert said in table(rows)
