@@ -2,7 +2,8 @@
 
 Run: .venv/bin/python benchmarks/method.py [--full]
 SALM_SHARED names the folder whose data/pneumoniamnist/pneumoniamnist.npz is read (else ../shared).
-The small size took 45 minutes on one core, with fewer contenders; rows are written as they come.
+The small size is for half an hour to an hour on one core; rows are written as they come, and --only
+names other contenders. Victims learn on --device.
 --tables FILE... prints the tables of finished runs together, and runs nothing.
 """
 
@@ -91,6 +92,7 @@ CONTENDERS: dict[str, ProtectionPlan] = {
 PAIRED = (
     "one_sided",
     "one_sided, coarse",
+    "one_sided, coarse, rho 0.3",
     "hybrid",
     "texture",
     "salm",
@@ -146,6 +148,7 @@ class Size:
     victim_seeds: tuple[int, ...]
     victims: tuple[str, ...]
     countermeasures: tuple[str, ...]
+    contenders: tuple[str, ...]
     late: bool = True
     robust_victims: tuple[str, ...] = ("resnet-10", "densenet-small", "convnet")
     in_step: bool = False
@@ -161,13 +164,23 @@ SMALL = Size(
     fit_seeds=(0, 1),
     victim_seeds=(100,),
     victims=("resnet-10", "densenet-small", "convnet"),
-    countermeasures=("shift_flip", "jpeg50", "8bit", "blur1", "half", "clean20"),
+    countermeasures=("shift_flip", "jpeg50", "8bit", "blur1", "half", "slow", "clean20"),
+    contenders=(
+        "salm, fresh, spared",
+        "dense, fresh, spared",
+        "random_mask, fresh, spared",
+        "low_gradient, fresh, spared",
+        "one_sided, coarse, rho 0.3",
+        "salm",
+        "random",
+    ),
 )
 FULL = Size(
     fit_seeds=(0, 1, 2),
     victim_seeds=(100, 101, 102),
     victims=("resnet-10", "densenet-small", "convnet", "densenet-121", "efficientnet-b0"),
     countermeasures=tuple(m for m in COUNTERMEASURES if m != "none"),
+    contenders=tuple(CONTENDERS),
 )
 
 
@@ -463,7 +476,7 @@ def main() -> None:
     parser.add_argument("--early-only", action="store_true", help="measure no late arrival")
     parser.add_argument("--countermeasures", nargs="*", choices=COUNTERMEASURES)
     parser.add_argument("--victims", nargs="+", choices=VICTIMS, help="instead of the size's")
-    parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="instead of the size's")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto")
     parser.add_argument("-o", type=Path, default=ROOT / "benchmarks" / "results" / "method.json")
     asked = parser.parse_args()
@@ -477,6 +490,7 @@ def main() -> None:
         fit_seeds=tuple(asked.fit_seeds or size.fit_seeds),
         victim_seeds=tuple(asked.victim_seeds or size.victim_seeds),
         victims=tuple(asked.victims or size.victims),
+        contenders=tuple(asked.only or size.contenders),
         late=not asked.early_only,
         in_step=asked.in_step,
         countermeasures=tuple(
@@ -492,7 +506,7 @@ def main() -> None:
         if set(WITH_WEIGHTS).intersection(size.countermeasures):
             known = backbones.write(size.robust_victims, bench.weights, size.victim_seeds[0])
             bench.results["backbones"] = known
-        for seed, name in product(size.fit_seeds, asked.only):
+        for seed, name in product(size.fit_seeds, size.contenders):
             if asked.full or asked.every_seed or seed == size.fit_seeds[0] or name in PAIRED:
                 bench.row(name, seed, workspace)
         for name in bench.kept:
