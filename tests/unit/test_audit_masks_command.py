@@ -246,7 +246,10 @@ def test_settings_and_view_of_different_tasks_are_refused():
     with pytest.raises(PlanError, match="cannot be used with segmentation"):
         Settings(victims=("unet-wide",), countermeasures=("cutmix",), task="segmentation")
     known = [n for n, one in COUNTERMEASURES.items() if "segmentation" in one.tasks]
-    masks = Settings(victims=("unet-wide",), countermeasures=tuple(known), task="segmentation")
+    masks = Settings(
+        victims=("unet-wide",), countermeasures=tuple(known), task="segmentation",
+        weights=Path("weights"),
+    )  # fmt: skip
     assert planned(masks, dataset([subject(n, {"kidney": 4}) for n in range(5)], VIEW))
 
 
