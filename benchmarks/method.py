@@ -2,8 +2,8 @@
 
 Run: .venv/bin/python benchmarks/method.py [--full]
 SALM_SHARED names the folder whose data/pneumoniamnist/pneumoniamnist.npz is read (else ../shared).
-The small size is for half an hour to an hour on one core; rows are written as they come, and --only
-names other contenders. Victims learn on --device.
+The small size took 35 minutes on one core (results/method_small.json); rows are written as they
+come, and --only names other contenders. Victims learn on --device.
 --tables FILE... prints the tables of finished runs together, and runs nothing.
 """
 
