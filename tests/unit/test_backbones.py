@@ -217,7 +217,7 @@ def test_an_audit_with_weights_has_two_rows_more_and_says_which_weights(folder, 
         (["--weights={folder}/none"], "no convnet.safetensors"),
     ],
 )
-def test_weights_that_cannot_be_used_are_refused_before_anything_is_read(folder, more, said):
+def test_weights_that_cannot_be_used_are_refused(folder, more, said):
     places = (folder / "export", folder / "out", "--labels", folder / "labels.csv")
     result = run("audit", *places, *QUICK, *(part.format(folder=folder) for part in more))
     assert result.exit_code == 2
